@@ -1,0 +1,42 @@
+"""Press a PyTorch, Hugging Face, GGUF or ONNX model into the best ONNX model for a target, verified and measured."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+#: public name -> module that holds it; loaded on first use, so that ``import coldpress`` costs nothing
+_HOMES = {
+    "ColdpressError": "coldpress.errors",
+    "Context": "coldpress.parts",
+    "Metric": "coldpress.parts",
+    "Model": "coldpress.model",
+    "Pass": "coldpress.parts",
+    "Report": "coldpress.engine",
+    "Step": "coldpress.workflow",
+    "Store": "coldpress.store",
+    "Target": "coldpress.target",
+    "Value": "coldpress.parts",
+    "Verify": "coldpress.workflow",
+    "Workflow": "coldpress.workflow",
+    "auto_opt": "coldpress.api",
+    "evaluate": "coldpress.api",
+    "optimize": "coldpress.api",
+    "plan": "coldpress.api",
+    "run": "coldpress.api",
+    "run_pass": "coldpress.api",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'coldpress' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

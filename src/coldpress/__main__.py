@@ -1,0 +1,5 @@
+"""``python -m coldpress``."""
+
+from coldpress.cli import main
+
+main()

@@ -1,0 +1,88 @@
+"""The Python API: the verbs of the command line as functions, with the same names and defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from coldpress import recipes
+from coldpress.engine import Console, Report
+from coldpress.engine import run as _run
+from coldpress.store import Store
+from coldpress.target import resolve_target
+from coldpress.workflow import Step, Verify, Workflow, load_workflow
+
+_TARGET = ("device", "provider", "threads")
+
+
+def optimize_workflow(
+    model: str,
+    output: str | None = None,
+    *,
+    no_verify: bool = False,
+    tolerance: str | None = None,
+    eval_data: tuple[str, ...] = (),
+    seed: int = 0,
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> Workflow:
+    """The workflow behind ``auto-opt`` and ``optimize``.
+
+    ``options``: ``device``, ``provider``, ``threads``, and the parameters of the pass ``press``.
+    """
+    target = resolve_target(**{name: options.pop(name) for name in _TARGET if name in options})
+    if trust_remote_code:
+        options["trust_remote_code"] = True
+    workflow = Workflow(
+        model=str(model),
+        passes=recipes.press_recipe(options),
+        target=target,
+        output=str(output) if output is not None else None,
+        verify=Verify(not no_verify, tolerance, tuple(eval_data)),
+        trust_remote_code=trust_remote_code,
+        seed=seed,
+    )
+    for step in workflow.passes:
+        step.make()
+    return workflow
+
+
+def optimize(model: str | Path, output: str | Path | None = None, *, overwrite: bool = False, **options: Any) -> Report:
+    """Turn a model into a verified ONNX model in the folder ``output``.
+
+    ``options`` are those of ``coldpress optimize``: ``precision="int4"``, ``device="cpu"``, ``tolerance="0.1"``, ``no_verify=True``,
+    ``block_size=32``, ... Raises ColdpressError; a model that is worse than its tolerance is written, and
+    ``Report.exit_code`` is 3.
+    """
+    workflow = optimize_workflow(str(model), None if output is None else str(output), **options)
+    return _run(workflow, overwrite=overwrite)
+
+
+auto_opt = optimize
+
+
+def run(workflow: Workflow | dict[str, Any] | str | Path, *, overwrite: bool = False, cache_dir: str | Path | None = None) -> Report:
+    """Run a workflow: an object, plain data, or a YAML or JSON file."""
+    checked = workflow if isinstance(workflow, Workflow) else load_workflow(workflow)
+    return _run(checked, store=Store(cache_dir), overwrite=overwrite)
+
+
+def run_pass(name: str, model: str | Path, output: str | Path | None = None, *, overwrite: bool = False, **parameters: Any) -> Report:
+    """Run one pass on a model, without verification. ``parameters`` are the pass's fields, or ``device``, ``provider``."""
+    target = resolve_target(**{key: parameters.pop(key) for key in _TARGET if key in parameters})
+    workflow = Workflow(str(model), (Step(name, parameters),), target, str(output) if output else None, Verify(False))
+    return _run(workflow, overwrite=overwrite)
+
+
+def plan(model: str | Path, **options: Any) -> dict[str, Any]:
+    """What ``optimize`` with these options would cost: seconds, memory, disk and output bytes."""
+    from coldpress.plan import plan as _plan
+
+    return _plan(optimize_workflow(str(model), **options))
+
+
+def evaluate(*models: str | Path, metrics: tuple[str, ...] = ("size", "perplexity"), **options: Any) -> list[dict[str, Any]]:
+    """Measure models; one mapping of metric to numbers for each. See ``coldpress evaluate``."""
+    from coldpress.evaluate import evaluate as _evaluate
+
+    return _evaluate([str(model) for model in models], metrics, console=Console(), **options)

@@ -1,0 +1,135 @@
+"""The command line: ``coldpress``, and the same command under the documents' name ``olive``.
+
+One file holds one verb. This module knows their names and first lines, so that help needs none of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from typing import Any
+
+import click
+
+from coldpress.errors import WORK_FAILED, ColdpressError, did_you_mean
+
+VERBS = {
+    "auto-opt": "Turn a model into the best ONNX model for a device.",
+    "optimize": "The same as auto-opt, under its newer name.",
+    "run": "Run a workflow file (YAML or JSON).",
+    "run-pass": "Run one pass on one model.",
+    "plan": "Predict time, memory, disk and output size; do nothing.",
+    "verify": "Compare a pressed model with its source.",
+    "evaluate": "Measure one or more models and show one table.",
+    "benchmark": "Measure generation speed of models, interleaved.",
+    "chat": "Talk to a pressed model in the terminal.",
+    "doctor": "Examine this machine and installation.",
+    "list": "List passes and metrics.",
+    "show": "Show a pass or metric with its parameters.",
+    "cache": "Look into the cache, or clean it.",
+    "completion": "Print the shell completion script for bash, zsh or fish.",
+}
+
+
+class _Verbs(click.Group):
+    """Loads a verb's file when the verb is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        name = cmd_name.replace("_", "-")
+        if name not in VERBS:
+            return None
+        module = importlib.import_module(f"coldpress.cli.{name.replace('-', '_')}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        name = args[0].replace("_", "-")
+        if name not in VERBS:
+            raise ColdpressError(f"there is no command '{args[0]}'", hint=did_you_mean(name, VERBS))
+        return super().resolve_command(ctx, [name, *args[1:]])
+
+
+@click.group(
+    cls=_Verbs,
+    help="Press a model into the best ONNX model for a target, verified and measured.",
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": lambda token: token.replace("-", "_")},
+)
+@click.version_option(package_name="coldpress")
+def app() -> None:
+    pass
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line and exit with its code: 0 done, 1 the work failed, 2 the request was wrong, 3 worse than tolerance."""
+    arguments = sys.argv[1:] if args is None else args
+    signal.signal(signal.SIGTERM, _terminated)
+    sys.exit(_exit_code(arguments))
+
+
+def _exit_code(arguments: list[str]) -> int:
+    try:
+        code = app.main(arguments, prog_name="coldpress", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        click.echo("stopped; nothing half-written is left behind", err=True)
+        return 130
+    except click.UsageError as error:
+        return _report(_from_click(error))
+    except ColdpressError as error:
+        return _report(error)
+    except OSError as error:
+        return _report(_from_system(error), debug="--debug" in arguments)
+    except Exception as error:
+        if "--debug" in arguments:
+            raise
+        failure = f"{type(error).__name__}: {error}"
+        return _report(ColdpressError(failure, hint="this is a bug: --debug shows where", exit_code=WORK_FAILED))
+
+
+def _report(error: ColdpressError, debug: bool = False) -> int:
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {error.message}", err=True)
+    if error.hint:
+        click.echo(f"{click.style('hint:', fg='cyan', bold=True)} {error.hint}", err=True)
+    if debug:
+        raise error
+    return error.exit_code
+
+
+def _from_click(error: click.UsageError) -> ColdpressError:
+    if isinstance(error, click.NoSuchOption):
+        option = error.option_name
+        known = [name for parameter in (error.ctx.command.params if error.ctx else []) for name in parameter.opts]
+        return ColdpressError(f"there is no option '{option}'", hint=did_you_mean(option, [n for n in known if n.startswith("--")]))
+    command = f"{error.ctx.command_path} --help" if error.ctx else "coldpress --help"
+    message = error.format_message().rstrip(".")
+    if isinstance(error, click.BadParameter) and isinstance(getattr(error.param, "type", None), click.Choice):
+        choices = [str(choice) for choice in error.param.type.choices]  # type: ignore[union-attr]
+        wrong = message.partition("'")[2].rpartition("' is not")[0].rpartition("'")[2] or message.split("'")[-2]
+        return ColdpressError(f"{error.param.opts[0]}: '{wrong}' is not one of its values", hint=did_you_mean(wrong, choices))  # type: ignore[union-attr]
+    return ColdpressError(message[0].lower() + message[1:], hint=f"see {command}")
+
+
+def _from_system(error: OSError) -> ColdpressError:
+    import errno
+
+    if error.errno == errno.ENOSPC:
+        return ColdpressError(
+            f"no space left on the disk ({error.filename or 'while writing'})",
+            hint="free some, or move the cache with --cache_dir; `coldpress plan` says how much is needed",
+            exit_code=WORK_FAILED,
+        )
+    return ColdpressError(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), exit_code=WORK_FAILED)
+
+
+def _terminated(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,33 @@
+"""``auto-opt``: from a model and a target to a verified ONNX model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from coldpress.cli import VERBS
+from coldpress.cli.options import common_options, given, model_option, output_option, pass_options, target_options, verify_options
+from coldpress.passes.press import Press
+
+
+@click.command("auto-opt", help=VERBS["auto-opt"])
+@model_option
+@output_option("models/optimized")
+@pass_options(Press, leave_out=("trust_remote_code",))
+@target_options
+@verify_options
+@click.option("--trust_remote_code", is_flag=True, help="Run code that comes with the model.")
+@click.option("--seed", type=int, default=0, show_default=True, help="For every random choice.")
+@click.option("--overwrite", is_flag=True, help="Replace files in an output folder that is not empty.")
+@click.option("--dry_run", is_flag=True, help="Show the plan and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@common_options
+def command(session: Any, overwrite: bool, dry_run: bool, as_json: bool, **arguments: Any) -> int:
+    from coldpress.api import optimize_workflow
+    from coldpress.cli.finish import plan_and_show, run_and_show
+
+    workflow = optimize_workflow(**given(arguments))
+    if dry_run:
+        return plan_and_show(session, workflow, as_json)
+    return run_and_show(session, workflow, overwrite, as_json)

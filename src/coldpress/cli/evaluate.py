@@ -1,0 +1,32 @@
+"""``evaluate``: measure models, one table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from coldpress.cli import VERBS
+from coldpress.cli.options import common_options, target_options
+
+
+@click.command("evaluate", help=VERBS["evaluate"])
+@click.argument("models", nargs=-1, required=True)
+@click.option("--metric", "metrics", multiple=True, help="size, perplexity, divergence, generation, memory; may be repeated.")
+@click.option("--source", help="The model that the metric divergence compares with.")
+@target_options
+@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
+@common_options
+def command(session: Any, models: tuple[str, ...], metrics: tuple[str, ...], source: str | None, as_json: bool, **target: Any) -> None:
+    from coldpress.evaluate import evaluate, flat
+    from coldpress.report.terminal import comparison
+    from coldpress.target import resolve_target
+
+    chosen = metrics or (("size", "divergence") if source else ("size", "perplexity"))
+    rows = evaluate(
+        models, chosen, source=source, target=resolve_target(**target), store=session.store, console=session.console
+    )
+    if as_json:
+        session.data(rows)
+    else:
+        session.show(comparison(*flat(rows, chosen)))

@@ -1,0 +1,33 @@
+"""The end of every verb that makes a model: run the workflow, show what came of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coldpress.workflow import Workflow
+
+
+def run_and_show(session: Any, workflow: Workflow, overwrite: bool, as_json: bool) -> int:
+    """Run a workflow and print its summary (or its report as JSON); returns the exit code."""
+    from coldpress.engine import run
+
+    report = run(workflow, store=session.store, console=session.console, overwrite=overwrite, command=session.command)
+    if as_json:
+        session.data(report.data)
+    else:
+        from coldpress.report.terminal import summary
+
+        session.show(summary(report.data))
+    return report.exit_code
+
+
+def plan_and_show(session: Any, workflow: Workflow, as_json: bool) -> int:
+    """Print what a workflow would cost."""
+    from coldpress.plan import plan, table
+
+    planned = plan(workflow, say=session.say)
+    if as_json:
+        session.data(planned)
+    else:
+        session.show(table(planned))
+    return 0

@@ -1,0 +1,50 @@
+"""``run-pass``: one pass on one model; ``run-pass NAME --help`` shows the pass's own options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from coldpress import parts
+from coldpress.cli import VERBS
+from coldpress.cli.options import common_options, given, model_option, output_option, pass_options, target_options
+
+
+class _Passes(click.Group):
+    """Each pass is a command whose options are the pass's fields."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(parts.names("passes"))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        part = parts.find("passes", cmd_name)
+
+        @click.command(cmd_name, help=(part.__doc__ if "(" not in (part.__doc__ or "(") else None) or f"The pass {cmd_name}.")
+        @model_option
+        @output_option("models/run-pass")
+        @pass_options(part)
+        @target_options
+        @click.option("--overwrite", is_flag=True, help="Replace files in an output folder that is not empty.")
+        @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+        @common_options
+        def command(session: Any, overwrite: bool, as_json: bool, **arguments: Any) -> int:
+            return _run(session, cmd_name, overwrite, as_json, given(arguments))
+
+        return command
+
+
+def _run(session: Any, name: str, overwrite: bool, as_json: bool, arguments: dict[str, Any]) -> int:
+    from coldpress.cli.finish import run_and_show
+    from coldpress.target import resolve_target
+    from coldpress.workflow import Step, Verify, Workflow
+
+    model, output = arguments.pop("model"), arguments.pop("output")
+    target = resolve_target(**{key: arguments.pop(key) for key in ("device", "provider", "threads") if key in arguments})
+    step = Step(name.replace("-", "_"), arguments)
+    trusted = bool(arguments.get("trust_remote_code"))
+    workflow = Workflow(model, (step,), target, output, Verify(False), metrics=(), trust_remote_code=trusted)
+    return run_and_show(session, workflow, overwrite, as_json)
+
+
+command = _Passes("run-pass", help=VERBS["run-pass"])

@@ -1,0 +1,84 @@
+"""What a verb needs of the terminal: lines on stderr, a progress bar that disappears, data on stdout."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import sys
+from typing import Any
+
+import click
+
+from coldpress.engine import Console
+from coldpress.store import Store
+
+_LOGGING = {0: logging.DEBUG, 1: logging.INFO, 2: logging.WARNING, 3: logging.ERROR, 4: logging.CRITICAL}
+
+
+class Session:
+    """One call of the command line; a context manager that cleans the progress bar away."""
+
+    def __init__(self, log_level: int, cache_dir: str | None):
+        self.log_level = log_level
+        self.store = Store(cache_dir)
+        self._bar: Any = None
+        self._task: tuple[str, Any] | None = None
+        logging.basicConfig(level=_LOGGING[log_level], stream=sys.stderr, format="%(message)s")
+        for noisy in ("httpx", "filelock", "urllib3", "asyncio", "huggingface_hub"):
+            logging.getLogger(noisy).setLevel(max(logging.WARNING, _LOGGING[log_level]) if log_level else logging.DEBUG)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *reason: Any) -> None:
+        self._stop_bar()
+
+    @property
+    def console(self) -> Console:
+        return Console(self.say, self.progress)
+
+    @property
+    def command(self) -> str:
+        return shlex.join(["coldpress", *sys.argv[1:]])
+
+    def say(self, line: str) -> None:
+        """A finished step; shown at log level 1 and below, and on a terminal."""
+        if self.log_level <= 1 or (sys.stderr.isatty() and self.log_level <= 2):
+            self._stop_bar()
+            click.echo(line, err=True)
+
+    def progress(self, what: str, done: float, total: float) -> None:
+        """How far the current step is, with the time left; only on a terminal."""
+        if not sys.stderr.isatty() or self.log_level > 2:
+            return
+        if self._task is None or self._task[0] != what:
+            self._stop_bar()
+            self._task = (what, self._started_bar().add_task(what, total=total))
+        self._bar.update(self._task[1], completed=done, total=total)
+
+    def show(self, renderable: Any) -> None:
+        """Something for people on stdout: a table, a verdict."""
+        from rich.console import Console as RichConsole
+
+        self._stop_bar()
+        RichConsole(soft_wrap=False).print(renderable)
+
+    def data(self, value: Any) -> None:
+        """Something for programs on stdout."""
+        self._stop_bar()
+        click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+    def _started_bar(self) -> Any:
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=RichConsole(stderr=True), transient=True)
+        self._bar.start()
+        return self._bar
+
+    def _stop_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar, self._task = None, None

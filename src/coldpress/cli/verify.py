@@ -1,0 +1,43 @@
+"""``verify``: compare a pressed model with the model it was made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from coldpress.cli import VERBS
+from coldpress.cli.options import common_options, target_options
+
+
+@click.command("verify", help=VERBS["verify"])
+@click.argument("model")
+@click.option("--source", help="The model it was made from; default: the one its report names.")
+@click.option("--tolerance", help="Limits, such as 0.1 (KL) or kl=0.1,ppl=1.05.")
+@click.option("--eval_data", multiple=True, help="Text or jsonl file to compare on, instead of the shipped text.")
+@click.option("--trust_remote_code", is_flag=True, help="Run code that comes with the source.")
+@target_options
+@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
+@common_options
+def command(session: Any, model: str, source: str | None, as_json: bool, **arguments: Any) -> int:
+    from coldpress.engine import read_report, verify_pressed
+    from coldpress.errors import WORSE_THAN_TOLERANCE
+    from coldpress.target import resolve_target
+    from coldpress.verify import VERIFIED
+    from coldpress.workflow import Verify
+
+    target = resolve_target(**{key: arguments.pop(key) for key in ("device", "provider", "threads")})
+    original = source or read_report(Path(model))["source"]["name"]
+    request = Verify(True, arguments["tolerance"], arguments["eval_data"])
+    verdict = verify_pressed(
+        model, original, target, request, session.store, session.console, trust_remote_code=arguments["trust_remote_code"]
+    )
+    if as_json:
+        session.data({"verdict": verdict.verdict, "reasons": verdict.reasons, **verdict.numbers})
+    else:
+        for name in ("kl", "top1_agreement", "perplexity", "source_perplexity", "generation_agreement"):
+            if name in verdict.numbers:
+                click.echo(f"{name:<22} {verdict.numbers[name]:.4f}")
+        click.echo(": ".join([verdict.verdict, "; ".join(verdict.reasons)]) if verdict.reasons else verdict.verdict)
+    return 0 if verdict.verdict == VERIFIED else WORSE_THAN_TOLERANCE

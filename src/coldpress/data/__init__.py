@@ -1,0 +1,1 @@
+"""Where batches come from: for calibration, training and evaluation."""

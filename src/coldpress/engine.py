@@ -1,0 +1,226 @@
+"""From a workflow to a verified model in its output folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from coldpress import parts, recipes, schema
+from coldpress.errors import WORSE_THAN_TOLERANCE, ColdpressError
+from coldpress.job import Job, Progress, Result
+from coldpress.model import Model, content_key
+from coldpress.output import check_output, is_current, publish
+from coldpress.sources import find_model
+from coldpress.store import Store
+from coldpress.systems.local import Local
+from coldpress.target import Target, machine
+from coldpress.verify import WORSE, Verdict, verify
+from coldpress.workflow import Step, Verify, Workflow
+
+_REPORTED_VERSIONS = ("coldpress", "onnxruntime", "onnxruntime-genai", "mobius-onnx", "onnx-ir", "numpy", "torch", "transformers")
+
+
+@dataclass(frozen=True)
+class Console:
+    """How a run speaks: ``say`` a line, ``progress(what, done, total)``; silent by default."""
+
+    say: Callable[[str], None] = lambda line: None
+    progress: Progress = lambda what, done, total: None
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of a run. ``data`` is what report.json holds; ``model`` the finished model."""
+
+    data: dict[str, Any]
+    model: Model
+    up_to_date: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """0 when a model was written (and verified, unless that was turned off), 3 when it is worse than its tolerance."""
+        return WORSE_THAN_TOLERANCE if self.data["verdict"] == WORSE else 0
+
+
+@dataclass
+class _Run:
+    workflow: Workflow
+    store: Store
+    console: Console
+    command: str | None
+    results: list[tuple[Step, Result]] = field(default_factory=list)
+
+
+def run(
+    workflow: Workflow,
+    *,
+    store: Store | None = None,
+    console: Console = Console(),
+    overwrite: bool = False,
+    command: str | None = None,
+) -> Report:
+    """Do a workflow: passes, verification, measurements, and the report, into the workflow's output folder.
+
+    Raises ColdpressError before any work when the request is wrong. ``overwrite`` allows to replace files in an output
+    folder that is not empty; files that no run wrote stay. ``command`` is what the report names for repeating it.
+    """
+    request = _Run(workflow, store or Store(), console, command)
+    source = find_model(workflow.model, trust_remote_code=workflow.trust_remote_code, say=console.say)
+    steps = recipes.complete(workflow, source)
+    _check(steps, source, workflow)
+    output = Path(workflow.output) if workflow.output else None
+    identity = {"workflow": schema.plain(replace(workflow, output=None)), "source": source.key, "steps": schema.plain(steps)}
+    if output is not None:
+        known = is_current(output, identity)
+        if known is not None:
+            console.say(f"{output} is up to date")
+            return Report(known, Model(output, "onnx", content_key(output), {}), up_to_date=True)
+        check_output(output, overwrite)
+    original, pressed = _pass_by_pass(request, source, steps)
+    verdict = verify(pressed, original, workflow.target, workflow.verify, request.store, console.progress)
+    console.say(_verdict_line(verdict))
+    report = _report(request, source, pressed, verdict, _measure(request, pressed))
+    if output is not None:
+        publish(pressed, output, {**report, "identity": identity}, _resolved(workflow).to_yaml())
+    return Report(report, pressed)
+
+
+def _check(steps: Sequence[Step], source: Model, workflow: Workflow) -> None:
+    """Every pass can do its work, and each takes what the one before it gives; said before any work."""
+    current = source
+    for step in steps:
+        made = step.make()
+        parts.check_needs(type(made))
+        if current.format not in made.accepts:
+            raise ColdpressError(
+                f"pass '{step.type}' takes {' or '.join(made.accepts)}, but gets {current.format}",
+                hint=f"give it a model in that format, or leave out '{step.type}'",
+            )
+        made.check(current, workflow.target)
+        current = Model(current.path, made.produces, "", current.notes)
+
+
+def _pass_by_pass(request: _Run, source: Model, steps: Sequence[Step]) -> tuple[Model, Model]:
+    """The source in Hugging Face form (what the result is compared with) and the result."""
+    original = model = source
+    for step in steps:
+        parameters = schema.plain(step.make())
+        job = Job("pass", step.type, parameters, model, request.workflow.target, seed=request.workflow.seed)
+        [(_, result)] = Local().map([job], request.store, request.console.progress)
+        assert result.model is not None
+        request.results.append((Step(step.type, parameters), result))
+        request.console.say(f"{step.type}: {'found in the cache' if result.cached else f'{result.seconds:.1f} s'}")
+        model = result.model
+        original = model if model.format == "hf" else original
+    return original, model
+
+
+def _measure(request: _Run, model: Model) -> dict[str, dict[str, Any]]:
+    jobs = [Job("metric", name, {}, model, request.workflow.target) for name in request.workflow.metrics]
+    return {job.part: dict(result.numbers) for job, result in Local().map(jobs, request.store, request.console.progress)}
+
+
+def _resolved(workflow: Workflow) -> Workflow:
+    """The workflow with every parameter of its passes spelled out."""
+    return replace(workflow, passes=tuple(Step(step.type, schema.plain(step.make())) for step in workflow.passes))
+
+
+def _verdict_line(verdict: Verdict) -> str:
+    return "; ".join([verdict.verdict, *verdict.reasons])
+
+
+def _report(request: _Run, source: Model, model: Model, verdict: Verdict, measured: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    notes, numbers = model.notes, dict(verdict.numbers)
+    seconds = sum(result.seconds for _, result in request.results if not result.cached)
+    return {
+        "coldpress": _version("coldpress"),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "verdict": verdict.verdict,
+        "reasons": verdict.reasons,
+        "source": _source(source, notes),
+        "target": schema.plain(request.workflow.target),
+        "passes": [
+            {"name": step.type, "parameters": step.parameters, "seconds": result.seconds, "cached": result.cached}
+            for step, result in request.results
+        ],
+        "quality": {name: value for name, value in numbers.items() if name != "answers"},
+        "tolerance": schema.plain(verdict.tolerance) if verdict.tolerance else None,
+        "answers": numbers.get("answers", []),
+        **{_SECTIONS.get(name, name): values for name, values in measured.items()},
+        "layers": notes.get("layers", []),
+        "timings": [*notes.get("timings", []), {"step": "verify", "seconds": verdict.seconds}],
+        "seconds": seconds,
+        "machine": machine(),
+        "versions": {name: found for name in _REPORTED_VERSIONS if (found := _version(name))},
+        "command": request.command,
+    }
+
+
+_SECTIONS = {"generation": "speed"}
+
+
+def _source(source: Model, notes: Any) -> dict[str, Any]:
+    return {
+        "name": source.notes.get("source", str(source.path)),
+        "origin": source.notes.get("origin"),
+        "architecture": notes.get("architecture"),
+        "parameters": notes.get("source_weights"),
+        "bytes": sum(file.stat().st_size for file in _weight_files(source.path)),
+        "notes": list(notes.get("remarks", [])),
+    }
+
+
+def _weight_files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    return [file for file in path.iterdir() if file.suffix in (".safetensors", ".onnx", ".data", ".gguf")]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """The report in an output folder."""
+    file = folder / "report.json"
+    if not file.exists():
+        raise ColdpressError(f"{folder} has no report.json", hint="it is written by auto-opt, optimize and run")
+    data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return data
+
+
+def verify_pressed(
+    model: str,
+    source: str,
+    target: Target,
+    request: Verify,
+    store: Store,
+    console: Console = Console(),
+    *,
+    trust_remote_code: bool = False,
+) -> Verdict:
+    """Compare a model in a folder with the model it was made from, whatever form that has."""
+    pressed = find_model(model, say=console.say)
+    original = find_model(source, trust_remote_code=trust_remote_code, say=console.say)
+    notes = {"precision": _precision_in(pressed.path), **pressed.notes}
+    steps = recipes.complete(Workflow(source, target=target), original)
+    if steps:
+        original, _ = _pass_by_pass(_Run(Workflow(source, target=target), store, console, None), original, steps)
+    return verify(replace(pressed, notes=notes), original, target, request, store, console.progress)
+
+
+def _precision_in(folder: Path) -> str:
+    """The precision that a folder's report names; the strictest if there is none."""
+    try:
+        passes = read_report(folder)["passes"]
+    except ColdpressError:
+        return "fp32"
+    return next((step["parameters"]["precision"] for step in passes if "precision" in step["parameters"]), "fp32")

@@ -1,0 +1,39 @@
+"""The one exception that users see plain: what is wrong, and what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+WORK_FAILED = 1
+REQUEST_WRONG = 2
+WORSE_THAN_TOLERANCE = 3
+
+
+class ColdpressError(Exception):
+    """A failure with a message for the user and, where there is one, the next action.
+
+    ``message`` names the rule, the place and the value seen. ``hint`` is one sentence with the next
+    action. ``exit_code`` is what the command line ends with: 2 when the request was wrong (the default),
+    1 when the work failed, 3 when a model was written that is worse than its tolerance.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, exit_code: int = REQUEST_WRONG):
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.exit_code = exit_code
+
+    def __reduce__(self):
+        return _rebuild, (self.message, self.hint, self.exit_code)
+
+
+def _rebuild(message: str, hint: str | None, exit_code: int) -> ColdpressError:
+    return ColdpressError(message, hint=hint, exit_code=exit_code)
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """A hint that names the closest of the ``known`` names, or all of them when none is close."""
+    names = sorted(known)
+    close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.55)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names)}"

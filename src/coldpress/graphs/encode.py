@@ -1,0 +1,231 @@
+"""Rewriting a captured graph so that its weights are quantized, and laying out its data file.
+
+``MatMulNBits`` and ``GatherBlockQuantized`` are contrib operators of ONNX Runtime
+(https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md). Weights keep their row layout, so a
+fused product is the rows of its parts one above the other, and an embedding that is tied to the head
+shares its bytes: two initializers, one place in the file.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx_ir as ir
+
+from coldpress.graphs.kernels import Encoding
+from coldpress.graphs.layout import Layout, Place, Quantized
+from coldpress.graphs.linears import Embedding, Linear, find_embeddings, find_head, find_linears, is_router
+from coldpress.networks.checkpoint import Span
+
+CONTRIB = "com.microsoft"
+_ONNX_TYPES = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
+_NAMES = {**{code: name for name, code in _ONNX_TYPES.items()}, ir.DataType.INT64: "int64", ir.DataType.INT32: "int32"}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Which encoding each weight gets; None keeps it float.
+
+    ``overrides`` are (glob over module names, encoding or None) pairs; the first that matches wins over
+    the role's encoding. ``accuracy_level`` 4 lets the CPU multiply in int8, 0 leaves activations float.
+    """
+
+    dtype: str
+    linear: Encoding | None = None
+    head: Encoding | None = None
+    embedding: Encoding | None = None
+    accuracy_level: int = 0
+    overrides: list[tuple[str, Encoding | None]] = field(default_factory=list)
+
+    def of(self, role: str, module: str) -> Encoding | None:
+        if is_router(module):
+            return None
+        for pattern, encoding in self.overrides:
+            if fnmatch.fnmatchcase(module, pattern):
+                return encoding
+        return getattr(self, role)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Precision:
+        encodings = {role: Encoding(**data[role]) if data[role] else None for role in ("linear", "head", "embedding")}
+        overrides = [(pattern, Encoding(**code) if code else None) for pattern, code in data["overrides"]]
+        return cls(data["dtype"], **encodings, accuracy_level=data["accuracy_level"], overrides=overrides)
+
+
+@dataclass
+class _Rewriter:
+    graph: ir.Graph
+    sources: Mapping[str, Span]
+    precision: Precision
+    layout: Layout
+
+    def linear(self, linear: Linear, role: str) -> None:
+        encoding = self.precision.of(role, linear.module)
+        if encoding is None:
+            self._transpose(linear)
+            return
+        entry = self._quantize(linear.module, role, linear.weights, encoding)
+        product = linear.matmul
+        bias = self._bias_after(product)
+        inputs = [product.inputs[0], *self._weight_values(entry, [entry.rows, entry.blocks, -1])]
+        if bias is not None:
+            inputs += [None] * (5 - len(inputs)) + [bias[1]]
+        last = bias[0] if bias is not None else product
+        node = ir.node(
+            "MatMulNBits",
+            inputs,
+            attributes={
+                "K": linear.columns,
+                "N": linear.rows,
+                "bits": encoding.bits,
+                "block_size": encoding.block_size,
+                "accuracy_level": self.precision.accuracy_level,
+            },
+            domain=CONTRIB,
+            name="lm_head" if role == "head" else linear.module,
+        )
+        self._replace(last, node, remove=[last, *([product] if bias is not None else []), *linear.obsolete])
+
+    def _transpose(self, linear: Linear) -> None:
+        """Store a float weight as ``[in, out]``: a runtime would otherwise keep a transposed copy in memory."""
+        readers = {id(node) for weight in linear.weights for node, _ in weight.uses()}
+        if readers - {id(node) for node in linear.obsolete}:
+            return  # tied to an embedding, which reads it as it is
+        shape, dtype = [linear.columns, linear.rows], linear.weights[0].dtype
+        spans = [self.sources[weight.name] for weight in linear.weights]
+        entry = self.layout.add_plain(f"{linear.module}.weight_t", spans, shape, _NAMES[dtype], transposed=True)
+        weight = stored(self.graph, entry.name, entry.place, shape, dtype, self.layout.data)
+        linear.matmul.replace_input_with(1, weight)
+        linear.matmul.name = linear.module
+        self._remove_unread(linear.obsolete)
+
+    def embedding(self, embedding: Embedding) -> None:
+        encoding = self.precision.of("embedding", embedding.module)
+        if encoding is None:
+            return
+        shared = [entry for entry in self.layout.quantized if [s.name for s in entry.sources] == [embedding.weight.name]]
+        entry = shared[0] if shared else self._quantize(embedding.module, "embedding", [embedding.weight], encoding)
+        codes, *rest = self._weight_values(entry, [entry.rows, -1], suffix=".lookup")
+        node = ir.node(
+            "GatherBlockQuantized",
+            [codes, embedding.gather.inputs[1], *rest],
+            attributes={
+                "bits": entry.encoding.bits,
+                "block_size": entry.encoding.block_size,
+                "gather_axis": 0,
+                "quantize_axis": 1,
+            },
+            domain=CONTRIB,
+            name=embedding.module,
+        )
+        self._replace(embedding.gather, node, remove=[embedding.gather])
+
+    def _quantize(self, module: str, role: str, weights: list[ir.Value], encoding: Encoding) -> Quantized:
+        spans = [self.sources[weight.name] for weight in weights]
+        named = [Span(w.name, s.file, s.dtype, s.shape, s.offset, s.strides) for w, s in zip(weights, spans, strict=True)]
+        return self.layout.add_quantized(f"{module}.weight", role, named, encoding, self.precision.dtype)
+
+    def _weight_values(self, entry: Quantized, shape: list[int], suffix: str = "") -> list[ir.Value]:
+        """The initializers of codes, scales and zero points; ``shape`` is that of the codes, -1 what is left."""
+        left = entry.codes.bytes
+        for size in shape[:-1]:
+            left //= size
+        zero_columns = -(-entry.blocks * entry.encoding.bits // 8)
+        values = [self._stored(f"{entry.name}.codes{suffix}", entry.codes, [*shape[:-1], left], ir.DataType.UINT8)]
+        scale_type = _ONNX_TYPES[entry.scale_dtype]
+        values.append(self._stored(f"{entry.name}.scales", entry.scales, [entry.rows, entry.blocks], scale_type))
+        if entry.zero_points is not None:
+            place = entry.zero_points
+            name = f"{entry.name}.zero_points"
+            values.append(self._stored(name, place, [entry.rows, zero_columns], ir.DataType.UINT8))
+        return values
+
+    def _stored(self, name: str, place: Place, shape: list[int], dtype: ir.DataType) -> ir.Value:
+        if name in self.graph.initializers:
+            return self.graph.initializers[name]
+        return stored(self.graph, name, place, shape, dtype, self.layout.data)
+
+    def _bias_after(self, product: ir.Node) -> tuple[ir.Node, ir.Value] | None:
+        """The Add of a bias from the checkpoint that directly follows a product, if that is its only reader."""
+        uses = list(product.outputs[0].uses())
+        if len(uses) != 1 or uses[0][0].op_type != "Add" or product.outputs[0].is_graph_output():
+            return None
+        add, position = uses[0]
+        bias = add.inputs[1 - position]
+        known = bias is not None and bias.name in self.sources and len(bias.shape or ()) == 1
+        return (add, bias) if known else None
+
+    def _replace(self, last: ir.Node, node: ir.Node, remove: list[ir.Node]) -> None:
+        output = last.outputs[0]
+        node.outputs[0].shape, node.outputs[0].type = output.shape, output.type
+        self.graph.insert_before(last, node)
+        ir.convenience.replace_all_uses_with(output, node.outputs[0], replace_graph_outputs=True)
+        node.outputs[0].name, output.name = output.name, None
+        self._remove_unread(remove)
+
+    def _remove_unread(self, nodes: list[ir.Node]) -> None:
+        for node in nodes:
+            if not any(value.uses() or value.is_graph_output() for value in node.outputs):
+                self.graph.remove(node, safe=True)
+
+
+def encode(model: ir.Model, sources: Mapping[str, Span], precision: Precision, graph_file: str, vocabulary: int) -> Layout:
+    """Rewrite ``model`` in place and give every weight its place in the data file."""
+    graph, layout = model.graph, Layout(graph_file)
+    rewriter = _Rewriter(graph, sources, precision, layout)
+    linears = list(find_linears(graph, sources))
+    head = find_head(graph, linears)
+    embeddings = list(find_embeddings(graph, sources, vocabulary))
+    for linear in linears:
+        rewriter.linear(linear, "head" if linear is head else "linear")
+    for embedding in embeddings:
+        rewriter.embedding(embedding)
+    if layout.quantized:
+        model.opset_imports.setdefault(CONTRIB, 1)
+    _place_floats(graph, sources, layout)
+    return layout
+
+
+def last_position_only(graph: ir.Graph, head_name: str) -> None:
+    """Feed the head only the last position of a prompt: the others' logits are never read by a generator."""
+    node = next(node for node in graph if node.name == head_name)
+    hidden = node.inputs[0]
+    index = ir.Value(name="coldpress/minus_one", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([1]))
+    index.const_value = ir.tensor([-1], dtype=ir.DataType.INT64, name=index.name)
+    graph.register_initializer(index)
+    pick = ir.node("Gather", [hidden, index], attributes={"axis": 1}, name="coldpress/last_position")
+    pick.outputs[0].name = "coldpress/last_position"
+    pick.outputs[0].type = hidden.type
+    graph.insert_before(node, pick)
+    node.replace_input_with(0, pick.outputs[0])
+    for output in graph.outputs:
+        if output.name == "logits" and output.shape is not None:
+            output.shape = ir.Shape([output.shape[0], 1, output.shape[2]])
+
+
+def stored(graph: ir.Graph, name: str, place: Place, shape: list[int], dtype: ir.DataType, file: str) -> ir.Value:
+    """An initializer whose bytes lie in the data file."""
+    value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+    _point_at(value, place, dtype, file)
+    graph.register_initializer(value)
+    return value
+
+
+def _point_at(value: ir.Value, place: Place, dtype: ir.DataType, file: str) -> None:
+    value.const_value = ir.ExternalTensor(
+        file, offset=place.offset, length=place.bytes, dtype=dtype, shape=value.shape, name=value.name
+    )
+
+
+def _place_floats(graph: ir.Graph, sources: Mapping[str, Span], layout: Layout) -> None:
+    """Give the weights that stay float their places; drop initializers that nobody reads any more."""
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            graph.initializers.pop(name)
+        elif value.const_value is None:
+            shape = [int(size) for size in value.shape]
+            entry = layout.add_plain(name, [sources[name]], shape, _NAMES[value.dtype])
+            _point_at(value, entry.place, value.dtype, layout.data)

@@ -1,0 +1,90 @@
+"""genai_config.json: what onnxruntime-genai must know to generate with a decoder.
+
+Reference: https://onnxruntime.ai/docs/genai/reference/config.html
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from coldpress.graphs.capture import Captured
+
+#: model types with a meaning of their own in onnxruntime-genai; all others run as its generic "decoder"
+_OWN_TYPES = {"llama", "mistral", "qwen2", "qwen3", "phi", "phi3", "gemma", "gemma2", "gemma3_text", "granite", "olmo", "smollm3"}
+_PROVIDER_OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "cpu": [],
+    "cuda": [{"cuda": {"enable_cuda_graph": "0"}}],
+    "dml": [{"dml": {}}],
+    "webgpu": [{"webgpu": {}}],
+    "trt-rtx": [{"NvTensorRtRtx": {}}],
+}
+
+
+def write_genai_config(captured: Captured, folder: Path, output: Path, provider: str) -> None:
+    """Write ``genai_config.json`` for a captured decoder; nothing for models that are no decoders."""
+    if "model" not in captured.components:
+        return
+    graph = captured.components["model"].graph
+    inputs = [value.name for value in graph.inputs]
+    if "past_key_values.0.key" not in inputs:
+        return
+    generation = _json(folder / "generation_config.json")
+    config, hf = captured.config, captured.hf_config
+    tokens = {name: _first_known(name, generation, hf) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    in_place = any(node.op_type == "GroupQueryAttention" for node in graph)
+    context = int(getattr(config, "max_position_embeddings", 0) or 2048)
+    model = {
+        "type": hf.get("model_type") if hf.get("model_type") in _OWN_TYPES else "decoder",
+        "context_length": context,
+        "vocab_size": int(config.vocab_size),
+        **_token_ids(tokens),
+        "decoder": {
+            "session_options": {"log_id": "onnxruntime-genai", "provider_options": _PROVIDER_OPTIONS.get(provider, [])},
+            "filename": "model.onnx",
+            "head_size": int(config.head_dim),
+            "hidden_size": int(config.hidden_size),
+            "num_attention_heads": int(config.num_attention_heads),
+            "num_hidden_layers": int(config.num_hidden_layers),
+            "num_key_value_heads": int(config.num_key_value_heads),
+            "inputs": _input_names(inputs),
+            "outputs": {
+                "logits": "logits",
+                "present_key_names": "present.%d.key",
+                "present_value_names": "present.%d.value",
+            },
+        },
+    }
+    search = {"max_length": context, "past_present_share_buffer": in_place, **_search(generation)}
+    (output / "genai_config.json").write_text(json.dumps({"model": model, "search": search}, indent=2), encoding="utf-8")
+
+
+def _json(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def _first_known(name: str, *configs: dict[str, Any]) -> Any:
+    return next((config[name] for config in configs if config.get(name) is not None), None)
+
+
+def _token_ids(tokens: dict[str, Any]) -> dict[str, Any]:
+    """The special tokens; onnxruntime-genai wants a pad token, so the end token stands in where there is none."""
+    if tokens["pad_token_id"] is None:
+        end = tokens["eos_token_id"]
+        tokens["pad_token_id"] = end[0] if isinstance(end, list) else end
+    return {name: value for name, value in tokens.items() if value is not None}
+
+
+def _input_names(inputs: list[str]) -> dict[str, str]:
+    names = {name: name for name in ("input_ids", "attention_mask", "position_ids") if name in inputs}
+    return {**names, "past_key_names": "past_key_values.%d.key", "past_value_names": "past_key_values.%d.value"}
+
+
+def _search(generation: dict[str, Any]) -> dict[str, Any]:
+    """The source's sampling settings, where it has some; greedy otherwise."""
+    search: dict[str, Any] = {"do_sample": bool(generation.get("do_sample", False)), "num_beams": 1}
+    for name in ("temperature", "top_p", "top_k", "repetition_penalty"):
+        if generation.get(name) is not None:
+            search[name] = generation[name]
+    return search

@@ -1,0 +1,302 @@
+"""A chat model in ONNX on this machine: scored by onnxruntime, answering by onnxruntime-genai.
+
+A pressed graph computes logits for the last position only, as generation needs no others. To score a text, the
+node that picks that position is bypassed in memory; the folder stays as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from coldpress.errors import ColdpressError
+from coldpress.target import physical_cores
+
+if TYPE_CHECKING:
+    import onnx
+
+#: The node between the last norm and the head that keeps one position; its first input is the whole hidden state.
+LAST_POSITION = "coldpress/last_position"
+
+#: Operators with a weight -> the input that holds it.
+_LINEAR = {"MatMulNBits": 1, "MatMul": 1, "Gemm": 1, "DynamicQuantizeMatMul": 1}
+_PASS_THROUGH = ("Transpose", "Concat", "Cast", "Identity", "Reshape", "DequantizeLinear", "QuantizeLinear")
+_SCORED = "coldpress/scored_logits"
+
+
+class Decoder:
+    """A causal language model folder that gives the logits of whole texts.
+
+    ``folder`` holds the graph, its data file and, for key-value shapes that the graph leaves open, a
+    genai_config.json. ``threads`` 0 means one for each core.
+    """
+
+    def __init__(self, folder: Path, threads: int = 0, provider: str = "CPUExecutionProvider"):
+        self.folder = Path(folder)
+        self._config = read_genai_config(self.folder)
+        self._threads, self._provider = threads or physical_cores(), provider
+        self._graph = scoring_graph(graph_file(self.folder))
+        self._session = self._open(self._graph)
+
+    def logits(self, window: np.ndarray) -> np.ndarray:
+        """For token ids [tokens], the logits [tokens, vocab] in float32."""
+        (scores,) = self._run(self._session, [_SCORED], window)
+        return scores.reshape(-1, scores.shape[-1])
+
+    def linears(self) -> dict[str, tuple[str, ...]]:
+        """In the order of the graph: output of a linear layer -> the modules whose weights it applies.
+
+        Several modules when the graph joins their weights. The layer that gives the logits is ``lm_head``.
+        """
+        return _linear_outputs(self._graph.graph)
+
+    def linear_outputs(self, window: np.ndarray, names: Iterable[str]) -> dict[str, np.ndarray]:
+        """The outputs [tokens, out] of the linear layers with these modules' weights, bias included.
+
+        Layers that share one node (joined q, k, v) each get the output of that node.
+        """
+        import onnx
+
+        asked = set(names)
+        wanted = {module: tensor for tensor, modules in self.linears().items() for module in modules if module in asked}
+        model = onnx.ModelProto()
+        model.CopyFrom(self._graph)
+        tensors = sorted(set(wanted.values()))
+        seen = [_output_as_float(model.graph, tensor, f"coldpress/seen/{tensor}") for tensor in tensors]
+        values = dict(zip(tensors, self._run(self._open(model), seen, window), strict=True))
+        return {module: values[tensor].reshape(-1, values[tensor].shape[-1]) for module, tensor in wanted.items()}
+
+    def _open(self, graph: onnx.ModelProto) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.log_severity_level = 3
+        folder = str(graph_file(self.folder).parent.resolve())
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+        return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=[self._provider])
+
+    def _run(self, session: Any, outputs: list[str], window: np.ndarray) -> list[np.ndarray]:
+        feeds = {value.name: self._feed(value, len(window), window) for value in session.get_inputs()}
+        return [value.numpy() for value in session.run_with_ort_values(outputs, feeds)]
+
+    def _feed(self, value: Any, count: int, window: np.ndarray) -> Any:
+        from onnxruntime import OrtValue
+
+        if value.name == "input_ids":
+            array = np.asarray(window).reshape(1, count)
+        elif value.name == "attention_mask":
+            array = np.ones((1, count))
+        elif value.name == "position_ids":
+            array = np.arange(count).reshape(1, count)
+        elif value.name.startswith("past"):
+            return self._empty_past(value)
+        else:
+            raise ColdpressError(f"the graph in {self.folder} has an input this scorer does not know: '{value.name}'")
+        return OrtValue.ortvalue_from_numpy(array.astype(np.int32 if "int32" in value.type else np.int64))
+
+    def _empty_past(self, value: Any) -> Any:
+        """A key or value cache without positions; bfloat16 has no numpy type, so the ONNX type goes along."""
+        from onnx import TensorProto, helper
+        from onnxruntime import OrtValue
+
+        decoder = self._config.get("model", {}).get("decoder", {})
+        heads = value.shape[1] if isinstance(value.shape[1], int) else decoder.get("num_key_value_heads")
+        size = value.shape[3] if isinstance(value.shape[3], int) else decoder.get("head_size")
+        if heads is None or size is None:
+            raise ColdpressError(f"neither the graph nor genai_config.json in {self.folder} says the size of {value.name}")
+        name = value.type.removeprefix("tensor(").removesuffix(")")
+        kind = TensorProto.DataType.Value(name.upper())
+        dtype = np.uint16 if name == "bfloat16" else helper.tensor_dtype_to_np_dtype(kind)
+        return OrtValue.ortvalue_from_numpy_with_onnx_type(np.zeros((1, heads, 0, size), dtype), kind)
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """What a model answered and how long it took.
+
+    ``stopped``: the last token is one of the model's stop tokens. ``prompt_s``: processing the prompt;
+    ``first_token_s``: that plus choosing the first token; ``decode_s``: each later token.
+    """
+
+    tokens: list[int]
+    stopped: bool
+    first_token_s: float
+    prompt_s: float
+    decode_s: list[float]
+
+
+class Generator:
+    """A model folder opened by onnxruntime-genai, with a fixed number of threads.
+
+    ``on_cpu`` ignores the execution provider that the folder names.
+    """
+
+    def __init__(self, folder: Path, threads: int = 0, on_cpu: bool = False):
+        import onnxruntime_genai as og
+
+        self.folder = Path(folder)
+        self._settings = read_genai_config(self.folder)["model"]
+        config = og.Config(str(self.folder))
+        session = {"intra_op_num_threads": threads or physical_cores()}
+        config.overlay(json.dumps({"model": {"decoder": {"session_options": session}}}))
+        if on_cpu:
+            config.clear_providers()
+        self._model = og.Model(config)
+
+    def generate(
+        self, prompt_ids: Sequence[int], max_new_tokens: int, past_stop_tokens: bool = False
+    ) -> GenerationResult:
+        """The greedy answer to a prompt; ``past_stop_tokens`` never ends early (to measure time)."""
+        import onnxruntime_genai as og
+
+        length = min(len(prompt_ids) + max_new_tokens, self._settings["context_length"])
+        options = {"max_length": length, "min_length": length if past_stop_tokens else 0}
+        params = og.GeneratorParams(self._model)
+        params.set_search_options(do_sample=False, num_beams=1, repetition_penalty=1.0, **options)
+        generator = og.Generator(self._model, params)
+        start = time.perf_counter()
+        generator.append_tokens(np.asarray(prompt_ids, dtype=np.int32))
+        moments, tokens = [time.perf_counter()], []
+        while not generator.is_done():
+            generator.generate_next_token()
+            tokens.append(int(generator.get_next_tokens()[0]))
+            moments.append(time.perf_counter())
+        stopped = bool(tokens) and tokens[-1] in stop_tokens(self._settings)
+        return GenerationResult(
+            tokens, stopped, moments[min(1, len(tokens))] - start, moments[0] - start, np.diff(moments)[1:].tolist()
+        )
+
+
+def generate(folder: Path, prompt_ids: Sequence[int], max_new_tokens: int, threads: int = 0) -> GenerationResult:
+    """Load a model folder and answer one prompt greedily."""
+    return Generator(folder, threads).generate(prompt_ids, max_new_tokens)
+
+
+def chat_prompt(folder: Path, messages: Sequence[Mapping[str, str]]) -> str:
+    """The text a chat becomes by the folder's template; without a template, the messages' plain text."""
+    import onnxruntime_genai as og
+
+    if not has_chat_template(Path(folder)):
+        return "\n".join(message["content"] for message in messages) + "\n"
+    text: str = og.Tokenizer(str(folder)).apply_chat_template(
+        json.dumps([dict(message) for message in messages]), add_generation_prompt=True
+    )
+    return text
+
+
+def read_genai_config(folder: Path) -> dict[str, Any]:
+    """The folder's genai_config.json; empty when there is none."""
+    file = Path(folder) / "genai_config.json"
+    if not file.is_file():
+        return {}
+    try:
+        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ColdpressError(f"{file} is not JSON: {error}") from error
+    return config
+
+
+def stop_tokens(settings: Mapping[str, Any]) -> set[int]:
+    """The ids under ``eos_token_id``, which may be one number, a list, or absent."""
+    ids = settings.get("eos_token_id")
+    return set() if ids is None else {ids} if isinstance(ids, int) else set(ids)
+
+
+def graph_file(folder: Path) -> Path:
+    """The decoder's graph: the file that genai_config.json names, else model.onnx."""
+    name = read_genai_config(folder).get("model", {}).get("decoder", {}).get("filename", "model.onnx")
+    file = Path(folder) / name
+    if not file.is_file():
+        raise ColdpressError(f"no {name} in {folder}")
+    return file
+
+
+def scoring_graph(file: Path) -> onnx.ModelProto:
+    """The graph, without weights, changed to give float32 logits of every position as ``coldpress/scored_logits``."""
+    import onnx
+
+    model = onnx.load(str(file), load_external_data=False)
+    graph = model.graph
+    for node in graph.node:
+        if node.name == LAST_POSITION:
+            _reroute(graph, node.output[0], node.input[0])
+    del graph.value_info[:]
+    logits = next((output for output in graph.output if output.name == "logits"), None)
+    if logits is None:
+        raise ColdpressError(f"{file} has no output named logits, so it is not a causal language model")
+    graph.output.remove(logits)
+    _output_as_float(graph, logits.name, _SCORED)
+    return model
+
+
+def _output_as_float(graph: onnx.GraphProto, tensor: str, name: str) -> str:
+    """Add a float32 output with the values of any float tensor."""
+    import onnx
+
+    graph.node.append(onnx.helper.make_node("Cast", [tensor], [name], to=onnx.TensorProto.FLOAT))
+    graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    return name
+
+
+def _reroute(graph: onnx.GraphProto, old: str, new: str) -> None:
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name == old:
+                node.input[index] = new
+
+
+def _linear_outputs(graph: onnx.GraphProto) -> dict[str, tuple[str, ...]]:
+    made = {name: node for node in graph.node for name in node.output}
+    weights = {tensor.name for tensor in graph.initializer}
+    adds = {name: node for node in graph.node if node.op_type == "Add" for name in node.input}
+    found: dict[str, tuple[str, ...]] = {}
+    for node in graph.node:
+        if node.op_type not in _LINEAR:
+            continue
+        modules = tuple(
+            module
+            for name in _origins(node.input[_LINEAR[node.op_type]], made, weights)
+            for module in _modules_of(name)
+        )
+        tensor, add = node.output[0], adds.get(node.output[0])
+        if add is not None and any(_origins(name, made, weights) for name in add.input):
+            tensor = add.output[0]
+        if modules:
+            found[tensor] = ("lm_head",) if tensor == "logits" else modules
+    return found
+
+
+def _origins(name: str, made: Mapping[str, onnx.NodeProto], weights: set[str]) -> list[str]:
+    """The initializers that a tensor is only another shape, order or type of; none for a computed tensor."""
+    if name in weights:
+        return [name]
+    node = made.get(name)
+    if node is None or node.op_type not in _PASS_THROUGH:
+        return []
+    inputs = node.input if node.op_type == "Concat" else node.input[:1]
+    return [origin for each in inputs for origin in _origins(each, made, weights)]
+
+
+def _modules_of(weight: str) -> list[str]:
+    """``model.layers.0.mlp.up_proj.weight.scales`` -> ``[model.layers.0.mlp.up_proj]``.
+
+    mobius names a weight that it joined from several ``q.weight__k.weight__v.weight__axis_0__concat``.
+    """
+    parts = [re.split(r"\.weight(?:$|[._])", part)[0] for part in weight.split("__") if ".weight" in part]
+    return parts or [weight]
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Whether the folder holds a chat template, in either of the places where transformers puts it."""
+    config = folder / "tokenizer_config.json"
+    return (folder / "chat_template.jinja").is_file() or (
+        config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get("chat_template"))
+    )

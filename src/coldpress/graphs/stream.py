@@ -1,0 +1,204 @@
+"""Filling a model's data file: every weight is read, quantized and written in chunks of rows, on all cores.
+
+Neither the float model nor the quantized one is ever in memory: sources are mapped, and the data file is
+mapped for writing, so that the system writes pages back when it likes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from coldpress.errors import ColdpressError
+from coldpress.graphs.kernels import Encoding
+from coldpress.graphs.layout import Layout, Place, Plain, Quantized
+from coldpress.networks.checkpoint import Span, as_float32
+from coldpress.quant.grid import Codes, Grid, dequantize
+from coldpress.quant.pack import pack, pack_zero_points
+
+#: weights a task holds as float32 at a time; with the quantizer's temporaries about 16 MB a thread
+CHUNK_WEIGHTS = 1 << 20
+
+Quantizer = Callable[[np.ndarray, Grid], Codes]
+
+
+@dataclass
+class LayerError:
+    """What quantizing one weight cost: ``relative_error`` is ``|W - W'| / |W|`` (Frobenius norms)."""
+
+    name: str
+    role: str
+    encoding: Encoding
+    relative_error: float
+    bytes: int
+
+
+@dataclass
+class _Sums:
+    error: float = 0.0
+    weight: float = 0.0
+
+
+def fill(
+    layout: Layout,
+    folder: Path,
+    quantizer: Quantizer,
+    *,
+    threads: int = 1,
+    progress: Callable[[float, float], None] = lambda done, total: None,
+) -> list[LayerError]:
+    """Write ``folder / layout.data``; returns the error of each quantized weight, in the layout's order."""
+    file = folder / layout.data
+    with file.open("wb") as stream:
+        stream.truncate(layout.size_bytes)
+    if not layout.size_bytes:
+        return []
+    data = np.memmap(file, mode="r+", dtype=np.uint8)
+    sums = {entry.name: _Sums() for entry in layout.quantized}
+    total = sum(entry.rows * entry.columns for entry in layout.quantized) + sum(
+        math.prod(entry.shape) for entry in layout.plain
+    )
+    done = 0
+    with ThreadPoolExecutor(threads) as pool:
+        for name, weights, error, weight in _bounded(pool, threads, _tasks(layout, data, quantizer)):
+            if name in sums:
+                sums[name].error += error
+                sums[name].weight += weight
+            done += weights
+            progress(done, total)
+    data.flush()
+    return [_layer_error(entry, sums[entry.name]) for entry in layout.quantized]
+
+
+_Task = Callable[[], tuple[str, int, float, float]]
+
+
+def _bounded(pool: ThreadPoolExecutor, threads: int, tasks: Iterator[_Task]) -> Iterator[tuple[str, int, float, float]]:
+    """Run tasks with at most a few waiting, so that memory does not grow with the model."""
+    pending: set[Future[tuple[str, int, float, float]]] = set()
+    for task in tasks:
+        pending.add(pool.submit(task))
+        if len(pending) >= 2 * threads:
+            finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in finished)
+    yield from (future.result() for future in wait(pending).done)
+
+
+def _tasks(layout: Layout, data: np.ndarray, quantizer: Quantizer) -> Iterator[_Task]:
+    for quantized in layout.quantized:
+        for span, start, stop, row in _row_ranges(quantized.sources, quantized.columns):
+            yield _Quantize(quantized, span, start, stop, row, data, quantizer)
+    for plain in layout.plain:
+        columns = max(1, math.prod(plain.sources[0].shape[1:]))
+        for span, start, stop, row in _row_ranges(plain.sources, columns):
+            yield _Copy(plain, span, start, stop, row, data)
+
+
+def _row_ranges(sources: list[Span], columns: int) -> Iterator[tuple[Span, int, int, int]]:
+    """(source, first row, last row + 1, row in the stacked result) in chunks of about CHUNK_WEIGHTS."""
+    above, step = 0, max(1, CHUNK_WEIGHTS // columns)
+    for span in sources:
+        rows = span.shape[0] if span.shape else 1
+        for start in range(0, rows, step):
+            yield span, start, min(start + step, rows), above + start
+        above += rows
+
+
+@dataclass
+class _Quantize:
+    entry: Quantized
+    span: Span
+    start: int
+    stop: int
+    row: int
+    data: np.ndarray
+    quantizer: Quantizer
+
+    def __call__(self) -> tuple[str, int, float, float]:
+        entry, encoding = self.entry, self.entry.encoding
+        weight = np.ascontiguousarray(self.span.rows(self.start, self.stop))
+        norm = _finite_norm(weight, self.span)
+        codes = self.quantizer(weight, Grid(encoding.bits, encoding.block_size, encoding.symmetric))
+        rows = slice(self.row, self.row + len(weight))
+        _table(self.data, entry.codes, np.uint8, entry.rows)[rows] = pack(codes.codes, encoding.bits).reshape(len(weight), -1)
+        _write_cast(_table(self.data, entry.scales, _STORED[entry.scale_dtype], entry.rows)[rows], codes.scales, entry.scale_dtype)
+        if entry.zero_points is not None:
+            zeros = _zero_points(codes, encoding.bits)
+            _table(self.data, entry.zero_points, np.uint8, entry.rows)[rows] = pack_zero_points(zeros, encoding.bits)
+        difference = dequantize(codes, entry.columns)
+        np.subtract(difference, weight, out=difference)
+        return entry.name, weight.size, _square(difference), norm
+
+
+@dataclass
+class _Copy:
+    entry: Plain
+    span: Span
+    start: int
+    stop: int
+    row: int
+    data: np.ndarray
+
+    def __call__(self) -> tuple[str, int, float, float]:
+        entry, dtype = self.entry, _STORED[self.entry.dtype]
+        place = self.data[entry.place.offset : entry.place.offset + entry.place.bytes].view(dtype).reshape(entry.shape)
+        view = self.span.view() if self.span.shape else self.span.view().reshape(1)
+        values = view[self.start : self.stop]
+        if entry.dtype in _FLOATS:
+            values = as_float32(values, self.span.dtype)
+            _finite_norm(values, self.span)
+        rows = slice(self.row, self.row + len(values))
+        target = place[:, rows] if entry.transposed else place.reshape(-1, *place.shape[1:])[rows] if place.shape else place
+        _write_cast(target, values.T if entry.transposed else values, entry.dtype)
+        return entry.name, values.size, 0.0, 0.0
+
+
+_FLOATS = ("float32", "float16", "bfloat16")
+_STORED = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, "int64": np.int64, "int32": np.int32}
+
+
+def _table(data: np.ndarray, place: Place, dtype: type, rows: int) -> np.ndarray:
+    return data[place.offset : place.offset + place.bytes].view(dtype).reshape(rows, -1)
+
+
+def _write_cast(target: np.ndarray, values: np.ndarray, dtype: str) -> None:
+    """Write float32 values as ``dtype``; bfloat16 rounds to nearest even."""
+    if dtype == "bfloat16":
+        bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+        values = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    target[...] = values
+
+
+def _zero_points(codes: Codes, bits: int) -> np.ndarray:
+    if codes.zero_points is not None:
+        return codes.zero_points
+    return np.full(codes.scales.shape, 1 << (bits - 1), np.uint8)
+
+
+def _square(values: np.ndarray) -> float:
+    flat = values.reshape(-1)
+    return float(np.dot(flat, flat))
+
+
+def _finite_norm(weight: np.ndarray, span: Span) -> float:
+    """The sum of squares; a NaN or an infinity anywhere shows in it, and then is looked for and named."""
+    norm = _square(np.ascontiguousarray(weight))
+    if math.isfinite(norm):
+        return norm
+    bad = np.argwhere(~np.isfinite(weight))
+    if len(bad) == 0:
+        return float(np.sum(np.square(weight, dtype=np.float64)))
+    raise ColdpressError(
+        f"tensor '{span.name}' in {span.file} holds {weight[tuple(bad[0])]} (first at {bad[0].tolist()} of a chunk)",
+        hint="the checkpoint is damaged or its training diverged: get another copy",
+    )
+
+
+def _layer_error(entry: Quantized, sums: _Sums) -> LayerError:
+    relative = math.sqrt(sums.error / sums.weight) if sums.weight else 0.0
+    return LayerError(entry.name.removesuffix(".weight"), entry.role, entry.encoding, relative, entry.bytes)

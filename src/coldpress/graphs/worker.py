@@ -1,0 +1,152 @@
+"""The process that builds and rewrites graphs: ``python -m coldpress.graphs.worker REQUEST.json``.
+
+It runs apart from the process that moves weights, so that the memory of the libraries that build graphs is given back
+before the first weight is read, and so that what it does to its imports (see ``deferred_torch``) stays its own.
+The last line it prints is its answer as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from coldpress.errors import WORK_FAILED, ColdpressError
+from coldpress.graphs.layout import Layout, read_layouts, write_layouts
+from coldpress.networks.checkpoint import Checkpoint, Span, read_header
+
+_LARGE_CONSTANT_BYTES = 1 << 16
+
+
+def build_graph(folder: Path, output: Path, request: Mapping[str, Any]) -> tuple[list[Layout], dict[str, Any]]:
+    """Run the worker; returns the layouts of the graphs written to ``output`` and what is worth noting of the model.
+
+    ``request``: ``provider``, ``dtype``, ``precision``, ``logits``, ``genai``, ``trust_remote_code``.
+    """
+    Checkpoint(folder).tensors  # noqa: B018  a broken checkpoint is said here, before a process starts
+    question = output / "request.json"
+    question.write_text(json.dumps({"folder": str(folder), "output": str(output), **request}), encoding="utf-8")
+    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+    command = [sys.executable, "-m", "coldpress.graphs.worker", str(question)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    question.unlink()
+    answer = _answer(done)
+    if "error" in answer:
+        raise ColdpressError(answer["error"], hint=answer["hint"], exit_code=answer["exit_code"])
+    layouts = read_layouts(output / "layouts.json")
+    (output / "layouts.json").unlink()
+    return layouts, answer
+
+
+def _answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    try:
+        return json.loads(done.stdout.strip().splitlines()[-1])
+    except (IndexError, ValueError):
+        last = done.stderr.strip().splitlines()[-12:] or [f"exit code {done.returncode}"]
+        raise ColdpressError("building the graph failed:\n  " + "\n  ".join(last), exit_code=WORK_FAILED) from None
+
+
+def main(question: Path) -> dict[str, Any]:
+    from coldpress.graphs.capture import capture
+    from coldpress.graphs.encode import Precision, encode, last_position_only
+    from coldpress.graphs.genai import write_genai_config
+
+    request = json.loads(question.read_text(encoding="utf-8"))
+    folder, output = Path(request["folder"]), Path(request["output"])
+    scratch = output / "capture"
+    scratch.mkdir()
+    captured = capture(
+        folder,
+        provider=request["provider"],
+        dtype={"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[request["dtype"]],
+        scratch=scratch,
+        trust_remote_code=request["trust_remote_code"],
+    )
+    precision = Precision.from_json(request["precision"])
+    vocabulary = int(getattr(captured.config, "vocab_size", 0) or 0)
+    layouts = []
+    for name, model in captured.components.items():
+        sources = {**captured.sources, **_large_constants(model, scratch / f"{name}_constants.safetensors")}
+        _require_all(model, sources)
+        layouts.append(encode(model, sources, precision, f"{name}.onnx", vocabulary))
+        if request["logits"] == "last" and (head := _head_name(model, captured.sources)):
+            last_position_only(model.graph, head)
+        _save(model, output / f"{name}.onnx")
+    write_layouts(layouts, output / "layouts.json")
+    if request["genai"]:
+        write_genai_config(captured, folder, output, request["provider"])
+    return _notes(captured)
+
+
+def _head_name(model: Any, sources: Mapping[str, Span]) -> str | None:
+    for output in model.graph.outputs:
+        node = output.producer() if output.name == "logits" else None
+        while node is not None and node.op_type not in ("MatMul", "MatMulNBits"):
+            values = [value for value in node.inputs if value is not None and value.producer() is not None]
+            node = values[0].producer() if values else None
+        if node is not None:
+            return node.name
+    return None
+
+
+def _large_constants(model: Any, file: Path) -> dict[str, Span]:
+    """Move tables that the builder computed (rotary caches) to a file, from where they go into the data file."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    arrays = {}
+    for name, value in model.graph.initializers.items():
+        if value.const_value is not None and value.const_value.nbytes > _LARGE_CONSTANT_BYTES:
+            array = value.const_value.numpy()
+            arrays[name] = array if array.dtype == np.int64 else array.astype(np.float32)
+            value.const_value = None
+    if not arrays:
+        return {}
+    save_file(arrays, file)
+    return read_header(file)
+
+
+def _require_all(model: Any, sources: Mapping[str, Span]) -> None:
+    for name, value in model.graph.initializers.items():
+        if value.const_value is None and name not in sources and value.uses():
+            raise ColdpressError(
+                f"the checkpoint has no tensor for '{name}'", hint="is config.json that of these weights?"
+            )
+        if value.const_value is None and name in sources:
+            wanted, got = [int(size) for size in value.shape], list(sources[name].shape)
+            if wanted != got:
+                raise ColdpressError(
+                    f"tensor '{name}' has shape {got}, config.json asks for {wanted}",
+                    hint="is config.json that of these weights?",
+                )
+
+
+def _save(model: Any, file: Path) -> None:
+    import onnx_ir as ir
+
+    for node in model.graph:
+        node.metadata_props.clear()
+    model.metadata_props["producer"] = "coldpress"
+    ir.save(model, file)
+
+
+def _notes(captured: Any) -> dict[str, Any]:
+    return {
+        "architecture": (captured.hf_config.get("architectures") or [captured.hf_config.get("model_type")])[0],
+        "components": list(captured.components),
+    }
+
+
+if __name__ == "__main__":
+    try:
+        result = main(Path(sys.argv[1]))
+    except ColdpressError as error:
+        result = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
+    print(json.dumps(result))
+    sys.stdout.flush()
+    os._exit(0)  # skips tearing down a few hundred modules

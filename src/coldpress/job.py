@@ -1,0 +1,128 @@
+"""One unit of work as plain data: a pass or a metric on a model. Every system ends in ``execute``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from coldpress import parts, schema
+from coldpress.model import Model
+from coldpress.store import Store
+from coldpress.target import Target
+
+Progress = Callable[[str, float, float], None]
+_KINDS = {"pass": "passes", "metric": "metrics"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A pass or metric, its parameters, and what it works on. Equal jobs have equal keys."""
+
+    kind: str  # "pass" or "metric"
+    part: str
+    parameters: Mapping[str, Any]
+    model: Model
+    target: Target = Target()
+    source: Model | None = None
+    seed: int = 0
+
+    @property
+    def part_class(self) -> type[Any]:
+        return parts.find(_KINDS[self.kind], self.part)
+
+    @property
+    def key(self) -> str:
+        """The hash of everything that decides the result; paths and threads of a pass do not."""
+        part = self.part_class
+        facts = {
+            "part": [self.kind, self.part, part.version],
+            "parameters": schema.plain(self.parameters),
+            "model": self.model.key,
+            "source": self.source.key if self.source else None,
+            "target": [self.target.device, self.target.provider, self.target.threads if self.kind == "metric" else 0],
+            "seed": self.seed,
+            "needs": {name: _version(name) for name in part.needs},
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        return schema.plain(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Job:
+        source = data["source"]
+        return cls(
+            **{
+                **data,
+                "model": _model(data["model"]),
+                "source": _model(source) if source else None,
+                "target": Target(**data["target"]),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job gave: a model (of a pass) or numbers (of a metric)."""
+
+    seconds: float
+    cached: bool
+    model: Model | None = None
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+
+
+def execute(job: Job, store: Store, progress: Progress = lambda what, done, total: None) -> Result:
+    """Do a job, or find its result in the store. A job that fails leaves nothing behind."""
+    with store.lock(job.key):
+        return lookup(job, store) or _work(job, store, progress)
+
+
+def lookup(job: Job, store: Store) -> Result | None:
+    """The stored result of a job, if there is one."""
+    entry = store.get(job.key)
+    if entry is None:
+        return None
+    return _result(job, entry.folder, entry.record, cached=True)
+
+
+def _work(job: Job, store: Store, progress: Progress) -> Result:
+    started = time.perf_counter()
+    part = schema.build(job.part_class, dict(job.parameters), job.part)
+    with store.scratch() as scratch:
+        context = parts.Context(scratch, job.target, job.source, progress, job.seed)
+        if job.kind == "pass":
+            made = part.run(job.model, context)
+            value = {"format": made.format, "file": _inside(made.path, scratch), "notes": schema.plain(made.notes)}
+        else:
+            value = {"numbers": part.measure(job.model, context)}
+        value["seconds"] = time.perf_counter() - started
+        entry = store.put(job.key, scratch, value)
+    return _result(job, entry.folder, entry.record, cached=False)
+
+
+def _result(job: Job, folder: Path, value: Mapping[str, Any], *, cached: bool) -> Result:
+    if job.kind == "metric":
+        return Result(value["seconds"], cached, numbers=value["numbers"])
+    model = Model(folder / value["file"], value["format"], job.key, value["notes"])
+    return Result(value["seconds"], cached, model=model)
+
+
+def _inside(path: Path, scratch: Path) -> str:
+    return path.relative_to(scratch).as_posix()
+
+
+def _model(data: Mapping[str, Any]) -> Model:
+    return Model(**{**data, "path": Path(data["path"])})
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,222 @@
+"""How far an ONNX chat model is from its source: on held-out text, token by token, and in its own answers.
+
+On text: the Kullback-Leibler divergence KL(source || model) of the next-token distributions, how often both prefer
+the same token, and both perplexities. In answers: the model replies greedily to a few chat prompts, and the source,
+shown prompt and reply, tells at how many positions it would have written the same token.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from coldpress.errors import ColdpressError
+from coldpress.graphs.runtime import Decoder, Generator, chat_prompt, has_chat_template, read_genai_config, stop_tokens
+from coldpress.metrics.perplexity import log_softmax, perplexity, scoring_provider, token_losses
+from coldpress.model import Model
+from coldpress.networks import heldout
+from coldpress.networks.reference import Reference
+from coldpress.parts import Context, Metric, Value
+
+QUESTIONS = (
+    "What is the capital of France?",
+    "Explain in two sentences why the sky is blue.",
+    "Write a Python function that returns the larger of two numbers.",
+)
+_ROWS = 64
+_LONGEST_PERIOD = 12
+_LOOPS_FROM = 0.5
+_GOES_ALONG_FROM = 0.75
+
+
+@dataclass(frozen=True)
+class Divergence(Metric):
+    """Compares an ONNX model with ``ctx.source``, its Hugging Face folder."""
+
+    windows: int = field(default=8, metadata={"help": "how many windows of text to compare on"})
+    tokens: int = field(default=256, metadata={"help": "tokens in a window"})
+    files: tuple[str, ...] = field(default=(), metadata={"help": "text or jsonl files instead of the built-in text"})
+    new_tokens: int = field(default=40, metadata={"help": "length of each answer in tokens"})
+    trust_remote_code: bool = field(default=False, metadata={"help": "run model code from the source folder"})
+
+    values: ClassVar[Mapping[str, Value]] = {
+        "kl": Value("lower", "nats"),
+        "kl_p99": Value("lower", "nats"),
+        "top1_agreement": Value("higher"),
+        "perplexity": Value("lower"),
+        "source_perplexity": Value("lower"),
+        "perplexity_ratio": Value("lower"),
+        "generation_agreement": Value("higher"),
+        "looping_answers": Value("lower"),
+        "stop_tokens_missing": Value("lower"),
+    }
+    accepts: ClassVar[tuple[str, ...]] = ("onnx",)
+    needs: ClassVar[tuple[str, ...]] = ("onnxruntime-genai", "transformers")
+
+    def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
+        """The numbers, plus ``answers`` and how they were scored.
+
+        A folder without genai_config.json cannot answer: the numbers about answers are then left out.
+        """
+        if ctx.source is None or ctx.source.format != "hf":
+            raise ColdpressError("divergence needs the Hugging Face model to compare with")
+        source = ctx.source.path
+        answers = self._answers(model.path, ctx) if read_genai_config(model.path) else []
+        windows = heldout.windows(source, self.tokens, self.windows, self.files)
+        reference = Reference(source, self.trust_remote_code)
+        scores = iter(reference.logits([*windows, *(answer.sequence() for answer in answers)]))
+        decoder = Decoder(model.path, ctx.target.thread_count, scoring_provider(ctx))
+        numbers = _on_text(windows, scores, decoder, ctx)
+        del decoder
+        for answer in answers:
+            answer.judge(next(scores), reference)
+        return {
+            **numbers,
+            **_on_answers(answers),
+            **_setup(model.path, source, answers),
+            "scored_with": scoring_provider(ctx),
+            "source_streamed": reference.streamed,
+        }
+
+    def _answers(self, folder: Path, ctx: Context) -> list[Answer]:
+        tokenizer = heldout.load_tokenizer(folder)
+        start = [] if has_chat_template(folder) else heldout.start_tokens(tokenizer, folder)
+        generator = Generator(folder, ctx.target.thread_count, on_cpu=not ctx.target.is_here)
+        answers = []
+        for question in QUESTIONS:
+            text = chat_prompt(folder, [{"role": "user", "content": question}])
+            prompt = [*start, *tokenizer.encode(text, add_special_tokens=False).ids]
+            result = generator.generate(prompt, self.new_tokens)
+            written = tokenizer.decode(result.tokens)
+            answers.append(Answer(question, prompt, result.tokens, written, result.stopped))
+        return answers
+
+
+@dataclass
+class Answer:
+    """A model's reply to a question and what the source says to it."""
+
+    question: str
+    prompt: list[int]
+    tokens: list[int]
+    text: str
+    ended: bool
+    agreed: list[bool] = field(default_factory=list)
+    loops: bool = False
+
+    def sequence(self) -> np.ndarray:
+        """Prompt and reply, without the last token, which nothing follows."""
+        return np.array([*self.prompt, *self.tokens[:-1]], dtype=np.int64)
+
+    def judge(self, source_logits: np.ndarray, reference: Reference) -> None:
+        """Note where the source agrees, and whether the reply is caught in a loop that is not the source's.
+
+        Any model goes along with a loop that is already there, so what counts is whether the source agreed up to the
+        second round. If it did not, and does not loop on its own either, the loop is the model's fault.
+        """
+        choices = source_logits[len(self.prompt) - 1 :].argmax(axis=-1)
+        self.agreed = (choices == np.array(self.tokens)).tolist()
+        if not _is_loop(self.tokens):
+            return
+        start, _, period = repeated_run(self.tokens)
+        if np.mean(self.agreed[: start + 2 * period]) < _GOES_ALONG_FROM:
+            self.loops = not _is_loop(reference.greedy(self.prompt, len(self.tokens)))
+
+    def details(self) -> dict[str, Any]:
+        return {
+            "question": self.question,
+            "answer": self.text,
+            "ended": self.ended,
+            "agreement": float(np.mean(self.agreed)),
+            "repetition": repeated_run(self.tokens)[1] / len(self.tokens),
+            "loops": self.loops,
+        }
+
+
+def kl_divergence(source: np.ndarray, model: np.ndarray) -> np.ndarray:
+    """KL(source || model) in nats at each position, float64 [tokens], from two sets of logits [tokens, vocab]."""
+    if source.shape != model.shape:
+        raise ColdpressError(f"the model gives logits {list(model.shape)}, its source {list(source.shape)}")
+    parts = []
+    for start in range(0, len(source), _ROWS):
+        expected = log_softmax(source[start : start + _ROWS])
+        difference = expected - log_softmax(model[start : start + _ROWS])
+        parts.append((np.exp(expected) * difference).sum(axis=-1, dtype=np.float64))
+    return np.concatenate(parts)
+
+
+def repeated_run(tokens: Sequence[int]) -> tuple[int, int, int]:
+    """The longest run that says a piece of at most 12 tokens three times or more: start, length, piece; or zeros."""
+    longest = (0, 0, 0)
+    for period in range(1, min(_LONGEST_PERIOD, len(tokens) // 3) + 1):
+        same = 0
+        for index, (earlier, later) in enumerate(zip(tokens, tokens[period:], strict=False)):
+            same = same + 1 if earlier == later else 0
+            if same >= 2 * period and same + period > longest[1]:
+                longest = (index - same + 1, same + period, period)
+    return longest
+
+
+def _is_loop(tokens: Sequence[int]) -> bool:
+    """Whether at least half of a reply of some length is one repeated piece."""
+    return len(tokens) >= _LONGEST_PERIOD and repeated_run(tokens)[1] >= _LOOPS_FROM * len(tokens)
+
+
+def _on_text(windows: list[np.ndarray], scores: Iterable[np.ndarray], decoder: Decoder, ctx: Context) -> dict[str, Any]:
+    kl, same, losses, source_losses = [], [], [], []
+    for done, (window, expected) in enumerate(zip(windows, scores, strict=False), start=1):
+        logits = decoder.logits(window)
+        kl.append(kl_divergence(expected, logits))
+        same.append(expected.argmax(axis=-1) == logits.argmax(axis=-1))
+        losses.append(token_losses(logits, window))
+        source_losses.append(token_losses(expected, window))
+        ctx.progress("comparing with the source", done, len(windows))
+    every, own, source = np.concatenate(kl), perplexity(losses), perplexity(source_losses)
+    return {
+        "kl": float(every.mean()),
+        "kl_p99": float(np.quantile(every, 0.99)),
+        "top1_agreement": float(np.concatenate(same).mean()),
+        "perplexity": own,
+        "source_perplexity": source,
+        "perplexity_ratio": own / source,
+        "compared_tokens": len(every),
+    }
+
+
+def _on_answers(answers: list[Answer]) -> dict[str, Any]:
+    if not answers:
+        return {}
+    written = sum(len(answer.tokens) for answer in answers)
+    return {
+        "generation_agreement": sum(sum(answer.agreed) for answer in answers) / max(1, written),
+        "looping_answers": sum(answer.loops for answer in answers),
+        "answers": [answer.details() for answer in answers],
+    }
+
+
+def _setup(folder: Path, source: Path, answers: list[Answer]) -> dict[str, Any]:
+    """What a chat needs besides good logits: every stop token of the source, and the same tokenizer."""
+    if not answers:
+        return {}
+    missing = source_stop_tokens(source) - stop_tokens(read_genai_config(folder)["model"])
+    same = all(
+        heldout.load_tokenizer(folder).encode(text).ids == heldout.load_tokenizer(source).encode(text).ids
+        for text in heldout.texts()
+    )
+    return {"stop_tokens_missing": len(missing), "missing_stop_tokens": sorted(missing), "tokenizer_is_same": same}
+
+
+def source_stop_tokens(folder: Path) -> set[int]:
+    """The stop tokens of a Hugging Face folder: generation_config.json goes before config.json."""
+    for name in ("generation_config.json", "config.json"):
+        file = folder / name
+        settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        found = stop_tokens(settings) or stop_tokens(settings.get("text_config") or {})
+        if found:
+            return found
+    return set()

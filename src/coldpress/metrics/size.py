@@ -1,0 +1,152 @@
+"""How large a model is on disk, and how many bits each of its source's weights takes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from coldpress.graphs.runtime import graph_file
+from coldpress.model import Model, files_of
+from coldpress.parts import Context, Metric, Value
+
+if TYPE_CHECKING:
+    import onnx
+
+#: operator -> its inputs that belong to a quantized weight (scales, zero points) or are tables, not weights
+_NOT_WEIGHTS = {
+    "MatMulNBits": (2, 3, 4),
+    "GatherBlockQuantized": (2, 3),
+    "DequantizeLinear": (1, 2),
+    "QuantizeLinear": (1, 2),
+    "DynamicQuantizeMatMul": (2, 3),
+    "MatMulInteger": (2, 3),
+    "QMoE": (3, 6, 9),
+}
+_TABLES = {"GroupQueryAttention": (7, 8), "RotaryEmbedding": (2, 3)}
+_SAME_VALUES = ("Reshape", "Transpose", "Cast", "Identity")
+_PACKED = (".weight_packed", ".qweight")
+_QUANTIZER_DATA = (".weight_scale", ".weight_zero_point", ".weight_shape", ".weight_g_idx", ".scales", ".qzeros", ".g_idx")
+
+
+@dataclass(frozen=True)
+class Size(Metric):
+    """Bytes of the weights' files and of everything, and bits per weight with scales and zero points.
+
+    A weight is one number of the source: a tied matrix counts once, packed codes count as the numbers they stand
+    for, rotary tables do not count.
+    """
+
+    values: ClassVar[Mapping[str, Value]] = {
+        "model_bytes": Value("lower", "bytes"),
+        "total_bytes": Value("lower", "bytes"),
+        "weights": Value("neither"),
+        "bits_per_weight": Value("lower", "bits"),
+    }
+    accepts: ClassVar[tuple[str, ...]] = ("onnx", "hf")
+
+    def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
+        total = sum(file.stat().st_size for file in files_of(model.path))
+        if model.format == "hf":
+            files = sorted(model.path.glob("*.safetensors"))
+            weights, weight_bytes = _count_safetensors(files, model.path)
+        else:
+            files, weights, weight_bytes = _count_graph(graph_file(model.path))
+        return {
+            "model_bytes": sum(file.stat().st_size for file in files),
+            "total_bytes": total,
+            "weights": weights,
+            "bits_per_weight": 8 * weight_bytes / weights if weights else 0.0,
+        }
+
+
+def _count_graph(file: Path) -> tuple[list[Path], int, int]:
+    """The files of a graph, the number of weights it stands for, and their bytes with scales and zero points."""
+    import onnx
+
+    graph = onnx.load(str(file), load_external_data=False).graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    made = {name: node for node in graph.node for name in node.output}
+    counts: dict[str, int] = {}
+    companions: set[str] = set()
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            tensor = tensors.get(_origin(name, made))
+            if tensor is None or index in _TABLES.get(node.op_type, ()):
+                continue
+            if index in _NOT_WEIGHTS.get(node.op_type, ()):
+                companions.add(tensor.name)
+            elif represented := _represented(node, tensor):
+                counts[tensor.name] = max(represented, counts.get(tensor.name, 0))
+    stored = sum(_bytes(tensors[name]) for name in companions | counts.keys())
+    data = {entry.value for t in graph.initializer for entry in t.external_data if entry.key == "location"}
+    return [file, *(file.parent / name for name in sorted(data))], sum(counts.values()), stored
+
+
+def _origin(name: str, made: Mapping[str, onnx.NodeProto]) -> str:
+    """The tensor whose values a node input holds, under another shape or type perhaps."""
+    while name in made and made[name].op_type in _SAME_VALUES:
+        name = made[name].input[0]
+    return name
+
+
+def _represented(node: onnx.NodeProto, tensor: onnx.TensorProto) -> int:
+    """How many weights of the source a node's input holds; 0 for shapes, indices and single constants."""
+    from onnx import TensorProto
+
+    settings = {attribute.name: attribute.i for attribute in node.attribute}
+    numbers, kind = math.prod(tensor.dims), tensor.data_type
+    if node.op_type == "MatMulNBits" and kind == TensorProto.UINT8:
+        return settings["N"] * settings["K"]
+    if node.op_type == "GatherBlockQuantized" and kind == TensorProto.UINT8:
+        return numbers * 8 // settings.get("bits", 4)
+    if node.op_type == "QMoE" and kind == TensorProto.UINT8:
+        return numbers * 8 // settings.get("expert_weight_bits", 4)
+    codes = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4)
+    floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+    return numbers if kind in (*codes, *floats) and numbers > 1 else 0
+
+
+def _bytes(tensor: onnx.TensorProto) -> int:
+    from onnx import TensorProto, helper
+
+    numbers = math.prod(tensor.dims)
+    if tensor.data_type in (TensorProto.INT4, TensorProto.UINT4):
+        return (numbers + 1) // 2
+    if tensor.data_type == TensorProto.BFLOAT16:
+        return 2 * numbers
+    return numbers * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+
+
+def _count_safetensors(files: list[Path], folder: Path) -> tuple[int, int]:
+    """Weights and their bytes, from the files' headers; packed codes count as the numbers they stand for."""
+    config = folder / "config.json"
+    bits = _quantized_bits(json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {})
+    weights = stored = 0
+    for file in files:
+        for name, entry in _header(file).items():
+            begin, end = entry["data_offsets"]
+            stored += end - begin
+            if name.endswith(_PACKED):
+                weights += 8 * (end - begin) // bits
+            elif not name.endswith(_QUANTIZER_DATA):
+                weights += math.prod(entry["shape"])
+    return weights, stored
+
+
+def _header(file: Path) -> dict[str, Any]:
+    with file.open("rb") as stream:
+        header: dict[str, Any] = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    header.pop("__metadata__", None)
+    return header
+
+
+def _quantized_bits(config: Mapping[str, Any]) -> int:
+    """Bits of packed codes by a config's ``quantization_config`` (compressed-tensors, GPTQ, AWQ)."""
+    quantization = config.get("quantization_config") or {}
+    groups = (quantization.get("config_groups") or {}).values()
+    found = [quantization.get("bits"), *((group.get("weights") or {}).get("num_bits") for group in groups)]
+    return next((bits for bits in found if bits), 4)

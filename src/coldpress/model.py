@@ -1,0 +1,64 @@
+"""A model on disk: a read-only folder or file, its format, and a key for its content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from coldpress.errors import ColdpressError, did_you_mean
+
+FORMATS = ("hf", "onnx", "gguf", "adapter", "pt2", "openvino", "mlflow")
+_SAMPLE_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that nobody changes: passes read one and write another.
+
+    ``path`` is a folder (``hf``, ``onnx``) or a file (``gguf``). ``key`` identifies the content: two models
+    with equal keys are interchangeable. ``notes`` are JSON values that later steps and reports read,
+    such as where the model came from or what a quantizer measured.
+    """
+
+    path: Path
+    format: str
+    key: str
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise ColdpressError(f"unknown model format '{self.format}'", hint=did_you_mean(self.format, FORMATS))
+
+
+def files_of(path: Path) -> Iterator[Path]:
+    """The regular files of a model in a fixed order; hidden files and folders are not part of it."""
+    if path.is_file():
+        yield path
+        return
+    for entry in sorted(path.rglob("*")):
+        if entry.is_file() and not any(part.startswith(".") for part in entry.relative_to(path).parts):
+            yield entry
+
+
+def content_key(path: Path) -> str:
+    """A key for the content of a model.
+
+    Hashing gigabytes would cost more than pressing them, so large files count by name, size, modification
+    time and their first and last 64 KiB (a safetensors header, an ONNX graph); small files count whole.
+    """
+    digest = hashlib.sha256()
+    for file in files_of(path):
+        stat = file.stat()
+        name = file.name if path.is_file() else file.relative_to(path).as_posix()
+        whole = stat.st_size <= 2 * _SAMPLE_BYTES
+        digest.update(json.dumps([name, stat.st_size, None if whole else stat.st_mtime_ns]).encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(2 * _SAMPLE_BYTES if whole else _SAMPLE_BYTES))
+            if not whole:
+                stream.seek(-_SAMPLE_BYTES, 2)
+                digest.update(stream.read())
+    return digest.hexdigest()

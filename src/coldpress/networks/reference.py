@@ -1,0 +1,327 @@
+"""The logits of a Hugging Face causal language model in float32, with one module's weights in memory at a time.
+
+The model is built with its parameters on ``meta``. Before a module runs, its own parameters are read from the
+memory-mapped safetensors files and cast to float32; after it has run, they go back to ``meta``. All windows run as
+one batch, so a call reads every weight once. Where transformers computes a parameter from several stored tensors
+(fused experts), the model is loaded whole instead.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from coldpress.errors import ColdpressError
+
+if TYPE_CHECKING:
+    import torch
+
+_HEAD_ROWS = 8192
+
+
+class Reference:
+    """A Hugging Face folder as the truth that other models are compared with.
+
+    ``streamed`` says whether the weights are read while the model runs (True) or were loaded whole.
+    Code from the folder runs only with ``trust_remote_code``.
+    """
+
+    def __init__(self, folder: Path, trust_remote_code: bool = False):
+        self.folder = Path(folder)
+        self._trust = trust_remote_code
+        self._shards = _Shards(self.folder)
+        self._model = _empty_model(self.folder, trust_remote_code)
+        stored = _stored_names(self._model, self._shards)
+        self.streamed = stored is not None
+        if stored is None:
+            self._load_whole()
+        else:
+            self._stream(stored)
+
+    def logits(self, windows: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        """For each window of token ids [tokens], its logits [tokens, vocab] in float32, in order.
+
+        Shorter windows are padded on the right, which a causal model does not see. Only one window's logits
+        exist at a time.
+        """
+        import torch
+
+        with torch.inference_mode():
+            output = self._run_body(_padded(windows))
+        for index, window in enumerate(windows):
+            with torch.inference_mode():
+                scores = self._run_head(output, index, window)
+            yield scores
+
+    def hidden(self, window: np.ndarray, module_names: Sequence[str]) -> dict[str, np.ndarray]:
+        """The outputs [tokens, out] of the named modules for one window; unknown names are left out."""
+        import torch
+
+        modules = dict(self._model.named_modules())
+        outputs: dict[str, np.ndarray] = {}
+        hooks = [
+            modules[name].register_forward_hook(lambda _m, _a, out, name=name: outputs.update({name: _rows(out)}))
+            for name in module_names
+            if name in modules
+        ]
+        try:
+            with torch.inference_mode():
+                self._model(input_ids=_padded([window]), use_cache=False)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return outputs
+
+    def greedy(self, prompt: Sequence[int], count: int) -> list[int]:
+        """The ``count`` tokens that the source itself puts after the prompt; reads all weights once a token."""
+        import torch
+
+        tokens: list[int] = []
+        ids, cache = torch.tensor([list(prompt)]), None
+        with torch.inference_mode():
+            while len(tokens) < count:
+                output = self._model(input_ids=ids, past_key_values=cache, use_cache=True)
+                cache = output.past_key_values
+                ids = output.logits[:, -1:].argmax(-1)
+                tokens.append(int(ids))
+        return tokens
+
+    def _run_body(self, ids: torch.Tensor) -> Any:
+        """The network without its head; None where the model does not set the two apart."""
+        body = self._body()
+        try:
+            return None if body is None else body(input_ids=ids, use_cache=False)
+        except (RuntimeError, NotImplementedError) as error:
+            if not self.streamed or "meta" not in str(error):
+                raise
+        self._load_whole()  # this model reads a parameter outside the module that owns it
+        return self._run_body(ids)
+
+    def _run_head(self, output: Any, index: int, window: np.ndarray) -> np.ndarray:
+        """Logits of one window; the model's own forward runs, so scaling and capping of logits are its own."""
+        ids, body = _padded([window]), self._body()
+        if output is None or body is None:
+            return _rows(self._model(input_ids=ids, use_cache=False).logits)
+        states = output.last_hidden_state[index : index + 1, : len(window)]
+        body.forward = lambda *args, **kwargs: type(output)(last_hidden_state=states)
+        try:
+            return _rows(self._model(input_ids=ids, use_cache=False).logits)
+        finally:
+            del body.forward
+
+    def _body(self) -> Any:
+        body = getattr(self._model, self._model.base_model_prefix or " ", None)
+        return None if body is self._model else body
+
+    def _load_whole(self) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        self.streamed = False
+        self._model = AutoModelForCausalLM.from_pretrained(
+            self.folder, dtype=torch.float32, trust_remote_code=self._trust, local_files_only=True
+        ).eval()
+
+    def _stream(self, stored: Mapping[str, str]) -> None:
+        head = self._model.get_output_embeddings()
+        tied = _tied_names(self._model)
+        for path, module in self._model.named_modules():
+            keys = {}
+            for local in module._parameters:
+                name = f"{path}.{local}" if path else local
+                if module._parameters[local] is not None:
+                    keys[local] = stored.get(name) or stored[tied[name]]
+            if keys and module is head and _is_plain_linear(module):
+                _apply_in_slices(module, self._shards, keys)
+            elif keys:
+                _load_while_running(module, self._shards, keys)
+        for name, buffer in self._model.named_buffers():
+            if name in stored:
+                buffer.copy_(self._shards.tensor(stored[name]))
+
+
+class _Shards:
+    """The tensors of a folder's safetensors files by name, memory-mapped."""
+
+    def __init__(self, folder: Path):
+        from safetensors import safe_open
+
+        index = folder / "model.safetensors.index.json"
+        if index.is_file():
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        else:
+            names = sorted(file.name for file in folder.glob("*.safetensors"))
+        if not names:
+            raise ColdpressError(
+                f"no safetensors files in {folder}", hint="save the model with save_pretrained, then try again"
+            )
+        self._files = [safe_open(folder / name, framework="pt") for name in names]
+        self._home = {key: file for file in self._files for key in file.keys()}  # noqa: SIM118 (not a mapping)
+
+    def names(self) -> list[str]:
+        return list(self._home)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._home[name].get_slice(name).get_shape())
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """The stored tensor, as a view of the mapped file."""
+        return self._home[name].get_tensor(name)
+
+
+def _empty_model(folder: Path, trust_remote_code: bool) -> Any:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+        with _parameters_on_meta():
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=torch.float32, trust_remote_code=trust_remote_code
+            )
+    except (ValueError, OSError) as error:
+        raise ColdpressError(f"transformers cannot build a causal language model from {folder}: {error}") from error
+    return model.eval()
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Modules built inside get parameters without memory; buffers, such as rotary frequencies, are real."""
+    from torch import nn
+
+    register = nn.Module.register_parameter
+
+    def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and parameter.device.type != "meta":
+            parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def _stored_names(model: Any, shards: _Shards) -> dict[str, str] | None:
+    """Name in the model -> name in the files; None unless every parameter is one stored tensor, unchanged."""
+    rename = _renaming(model)
+    names: dict[str, str] = {}
+    for key in shards.names():
+        name, is_converted = rename(key)
+        if is_converted:
+            return None
+        names[name] = key
+    tied = _tied_names(model)
+    for path, parameter in model.named_parameters(remove_duplicate=False):
+        key = names.get(path) or names.get(tied.get(path, ""))
+        if key is None or shards.shape(key) != tuple(parameter.shape):
+            return None
+    return names
+
+
+def _renaming(model: Any) -> Any:
+    """How transformers maps a stored name: name -> (name in the model, whether the values change too)."""
+    try:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+    except ImportError:  # transformers 4 has no such table: a renamed parameter is missing, the model is loaded whole
+        return lambda key: (key, False)
+    steps = get_model_conversion_mapping(model)
+    renamings = [step for step in steps if isinstance(step, WeightRenaming)]
+    converters = [step for step in steps if isinstance(step, WeightConverter)]
+    state = model.state_dict()
+
+    def rename(key: str) -> tuple[str, bool]:
+        name, pattern = rename_source_key(key, renamings, converters, model.base_model_prefix, state)
+        return name, pattern is not None
+
+    return rename
+
+
+def _tied_names(model: Any) -> dict[str, str]:
+    """Parameter -> the parameter it shares its tensor with, as the model itself says."""
+    tied = getattr(model, "all_tied_weights_keys", None)
+    if isinstance(tied, Mapping):
+        return dict(tied)
+    first: dict[int, str] = {}
+    named = model.named_parameters(remove_duplicate=False)
+    return {name: first[id(p)] for name, p in named if first.setdefault(id(p), name) != name}
+
+
+def _load_while_running(module: Any, shards: _Shards, keys: Mapping[str, str]) -> None:
+    """Give a module real parameters for as long as its forward runs."""
+    from torch import nn
+
+    empty = dict(module._parameters)
+
+    def load(module: Any, args: tuple[Any, ...]) -> None:
+        for local, key in keys.items():
+            tensor = shards.tensor(key)
+            looks_up = isinstance(module, nn.Embedding) and bool(args)
+            values = _looked_up_rows(tensor, args[0]) if looks_up else tensor.float()
+            module._parameters[local] = nn.Parameter(values, requires_grad=False)
+
+    def drop(module: Any, _args: Any, _output: Any) -> None:
+        module._parameters.update(empty)
+
+    module.register_forward_pre_hook(load)
+    module.register_forward_hook(drop, always_call=True)
+
+
+def _looked_up_rows(table: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """A float32 table of which only the rows that ``ids`` ask for are filled; the others take no memory."""
+    import torch
+
+    if table.dtype == torch.float32:
+        return table
+    rows = ids.unique()
+    filled = torch.empty(table.shape, dtype=torch.float32)
+    filled[rows] = table[rows].float()
+    return filled
+
+
+def _is_plain_linear(module: Any) -> bool:
+    from torch import nn
+
+    return type(module) is nn.Linear
+
+
+def _apply_in_slices(head: Any, shards: _Shards, keys: Mapping[str, str]) -> None:
+    """Let the head run from the mapped file, slice by slice: no float32 copy of the vocabulary's matrix exists."""
+    import torch
+
+    def forward(states: torch.Tensor) -> torch.Tensor:
+        weight = shards.tensor(keys["weight"])
+        bias = shards.tensor(keys["bias"]).float() if "bias" in keys else None
+        logits = torch.empty(*states.shape[:-1], len(weight), dtype=torch.float32)
+        for start in range(0, len(weight), _HEAD_ROWS):
+            part = slice(start, start + _HEAD_ROWS)
+            logits[..., part] = torch.nn.functional.linear(
+                states, weight[part].float(), None if bias is None else bias[part]
+            )
+        return logits
+
+    head.forward = forward
+
+
+def _padded(windows: Sequence[np.ndarray]) -> torch.Tensor:
+    """Token ids [windows, longest], zeros on the right."""
+    import torch
+
+    ids = torch.zeros(len(windows), max(len(window) for window in windows), dtype=torch.long)
+    for row, window in zip(ids, windows, strict=True):
+        row[: len(window)] = torch.as_tensor(np.asarray(window, dtype=np.int64))
+    return ids
+
+
+def _rows(output: Any) -> np.ndarray:
+    """The first tensor of a module's output, without the batch of one, as float32 [tokens, out]."""
+    tensor = output[0] if isinstance(output, tuple) else output
+    rows: np.ndarray = tensor.reshape(-1, tensor.shape[-1]).float().numpy()
+    return rows

@@ -1,0 +1,89 @@
+"""The output folder: the model, and beside it what one wants to know about it. Written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from coldpress.errors import ColdpressError
+from coldpress.model import Model, files_of
+
+_REPORT = "report.json"
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Refuse an output that is a file, or a folder with files in it unless these may be overwritten."""
+    if output.is_file():
+        raise ColdpressError(f"output '{output}' is a file", hint="name a folder with --output_path")
+    if output.is_dir() and any(output.iterdir()) and not overwrite:
+        raise ColdpressError(f"output folder '{output}' is not empty", hint="choose another, or add --overwrite")
+
+
+def is_current(output: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The report of an output folder that holds exactly what this request would write; else None."""
+    try:
+        report: dict[str, Any] = json.loads((output / _REPORT).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    intact = all(_is_intact(output / name, facts) for name, facts in report.get("files", {"": None}).items())
+    return report if intact and report.get("identity") == json.loads(json.dumps(identity)) else None
+
+
+def publish(model: Model, output: Path, report: dict[str, Any], workflow_yaml: str) -> None:
+    """Write the model, its report, its card and its workflow to ``output``; files of others there stay."""
+    from coldpress.report.card import card
+    from coldpress.report.page import page
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    try:
+        for file in files_of(model.path):
+            _link_or_copy(file, staged / file.relative_to(model.path))
+        (staged / "workflow.yaml").write_text(workflow_yaml, encoding="utf-8")
+        (staged / "README.md").write_text(card(report), encoding="utf-8")
+        (staged / "report.html").write_text(page(report), encoding="utf-8")
+        report = {**report, "files": {f.relative_to(staged).as_posix(): _facts(f) for f in files_of(staged)}}
+        (staged / _REPORT).write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+        _move_into(staged, output)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def _move_into(staged: Path, output: Path) -> None:
+    if not output.exists() or not any(output.iterdir()):
+        if output.exists():
+            output.rmdir()
+        staged.chmod(0o755)
+        os.replace(staged, output)
+        return
+    before = json.loads((output / _REPORT).read_text(encoding="utf-8"))["files"] if (output / _REPORT).exists() else {}
+    for file in list(files_of(staged)):
+        target = output / file.relative_to(staged)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(file, target)
+        before.pop(file.relative_to(staged).as_posix(), None)
+    for name, facts in before.items():
+        if _is_intact(output / name, facts):
+            (output / name).unlink()  # written by an earlier run, not part of this one
+
+
+def _facts(file: Path) -> list[int]:
+    stat = file.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _is_intact(file: Path, facts: list[int] | None) -> bool:
+    return facts is not None and ".." not in file.parts and file.is_file() and _facts(file) == facts
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Share the bytes with the store where the file system can; the store notices if they are changed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

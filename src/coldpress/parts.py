@@ -1,0 +1,115 @@
+"""The parts one can add: passes, metrics, systems, samplers; found by the name of their file.
+
+A built-in part is one file in the folder of its kind (``passes/press.py`` holds the pass ``press``). A part
+from another distribution registers an entry point in the group ``coldpress.passes`` (or ``.metrics``, ...)
+and is found the same way. Nothing is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from pathlib import Path
+from typing import Any, ClassVar
+
+from coldpress.errors import ColdpressError, did_you_mean
+from coldpress.model import Model
+from coldpress.target import Target
+
+KINDS = ("passes", "metrics", "systems")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a part gets besides the model.
+
+    ``scratch``: an empty folder that the part owns; a pass writes its model there. ``target``: where the model
+    shall run. ``source``: the model that a metric compares with, if any. ``progress(what, done, total)``
+    may be called as often as one likes. ``seed`` feeds every random choice.
+    """
+
+    scratch: Path
+    target: Target = Target()
+    source: Model | None = None
+    progress: Callable[[str, float, float], None] = lambda what, done, total: None
+    seed: int = 0
+
+
+class Pass:
+    """One transformation of a model. Subclasses are frozen dataclasses; their fields are the parameters.
+
+    Each field carries its help text in ``field(metadata={"help": ...})`` and, where only some values are
+    allowed, ``{"choices": (...)}``. The file's docstring is the pass's documentation.
+    """
+
+    accepts: ClassVar[tuple[str, ...]] = ()
+    produces: ClassVar[str] = "onnx"
+    needs: ClassVar[tuple[str, ...]] = ()
+    version: ClassVar[int] = 1
+
+    def check(self, model: Model, target: Target) -> None:
+        """Raise ColdpressError when this pass cannot do its work; early and cheap."""
+
+    def run(self, model: Model, ctx: Context) -> Model:
+        """Write the transformed model below ``ctx.scratch`` and return it (its key is set by the store)."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Value:
+    """How to read one measured number: which direction is better, and its unit."""
+
+    better: str  # "lower", "higher" or "neither"
+    unit: str = ""
+
+
+class Metric:
+    """One measurement of a model: named numbers, each described in ``values``."""
+
+    values: ClassVar[Mapping[str, Value]] = {}
+    accepts: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ()
+    version: ClassVar[int] = 1
+
+    def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
+        """The numbers promised in ``values``; further JSON values may stand beside them as details."""
+        raise NotImplementedError
+
+
+@cache
+def names(kind: str) -> dict[str, str]:
+    """All parts of a kind: name -> module that holds it. Reads folder names only."""
+    folder = Path(__file__).parent / kind
+    built_in = {file.stem: f"coldpress.{kind}.{file.stem}" for file in folder.glob("[a-z]*.py")}
+    added = {entry.name: entry.module for entry in entry_points(group=f"coldpress.{kind}")}
+    return dict(sorted({**added, **built_in}.items()))
+
+
+def find(kind: str, name: str) -> type[Any]:
+    """The class of a part. The class is the one in its module whose name is the file's in CamelCase."""
+    known = names(kind)
+    file_name = name if name in known else _snake(name)
+    if file_name not in known:
+        singular = {"passes": "pass", "metrics": "metric", "systems": "system"}[kind]
+        raise ColdpressError(f"unknown {singular} '{name}'", hint=did_you_mean(_snake(name), known))
+    module = importlib.import_module(known[file_name])
+    return getattr(module, "".join(word.capitalize() for word in file_name.split("_")))
+
+
+def check_needs(part: type[Any]) -> None:
+    """Raise ColdpressError for the first distribution that a part needs and that is not installed."""
+    for distribution in part.needs:
+        try:
+            version(distribution)
+        except PackageNotFoundError:
+            raise ColdpressError(
+                f"{part.__name__} needs {distribution}, which is not installed", hint=f"pip install {distribution}"
+            ) from None
+
+
+def _snake(name: str) -> str:
+    spaced = "".join(f"_{c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(name))
+    return spaced.replace("-", "_")

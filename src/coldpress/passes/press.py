@@ -1,0 +1,170 @@
+"""Press a Hugging Face model to ONNX: capture its graph, then stream its weights into it, quantized.
+
+The graph comes from mobius, without weights; each weight is read from the checkpoint, quantized in chunks of rows and
+written to its place, so that memory does not grow with the model. Linear layers become ``MatMulNBits``, the
+embedding ``GatherBlockQuantized``; an embedding that is tied to the head is stored once.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from coldpress.errors import ColdpressError
+from coldpress.graphs.kernels import Encoding, check_kernel
+from coldpress.model import Model
+from coldpress.parts import Context, Pass
+from coldpress.target import Target
+
+PRECISIONS = ("int4", "int8", "fp16", "bf16", "fp32")
+ALGORITHMS = ("rtn", "kquant")
+_FLOATS = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "tokenizer.model",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+)
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
+
+
+def _option(default: Any, text: str, choices: tuple[Any, ...] = ()) -> Any:
+    return field(default=default, metadata={"help": text, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Press(Pass):
+    accepts = ("hf",)
+    produces = "onnx"
+    needs = ("mobius-onnx", "onnxruntime")
+    version = 1
+
+    precision: str = _option("int4", "what weights are stored as", PRECISIONS)
+    algorithm: str = _option("kquant", "rounds weights: rtn to the nearest, kquant with a search of scale and zero point", ALGORITHMS)
+    block_size: int = _option(32, "weights that share a scale, along the inputs of a layer", (16, 32, 64, 128, 256))
+    symmetric: bool | None = _option(None, "grid without zero points; default: only for 8 bits, and on GPUs")
+    head_bits: int = _option(8, "bits of the layer that gives the logits; 16 leaves it float", (4, 8, 16))
+    embedding_bits: int = _option(8, "bits of the token embedding, if it is not tied to the head; 16 leaves it float", (4, 8, 16))
+    accuracy_level: int | None = _option(None, "what the CPU multiplies in: 0 float, 4 int8; default: 4 on CPUs", (0, 1, 2, 3, 4))
+    modules_to_not_convert: tuple[str, ...] = _option((), "globs over module names whose weights stay float")
+    use_ort_genai: bool = _option(True, "write genai_config.json, for onnxruntime-genai")
+    logits: str | None = _option(None, "logits for the last position of a prompt or for all; default: last for onnxruntime-genai", ("last", "all"))
+    trust_remote_code: bool = _option(False, "run configuration code that comes with the model")
+
+    def check(self, model: Model, target: Target) -> None:
+        if self.precision in ("fp16", "bf16") and target.short_name == "cpu":
+            raise ColdpressError(
+                f"{self.precision} on CPUExecutionProvider: it has no {self.precision} matrix product, so every layer would be cast and run slower than fp32",
+                hint="use --precision int8 (a quarter of the size, faster) or fp32, or a GPU with --device gpu",
+            )
+        for encoding in (self._encoding(bits) for bits in {self._bits, self.head_bits, self.embedding_bits}):
+            if encoding is not None and self._bits < 16:
+                check_kernel(encoding, self._accuracy(target), target.short_name)
+
+    def run(self, model: Model, ctx: Context) -> Model:
+        from coldpress.graphs.stream import fill
+        from coldpress.graphs.worker import build_graph
+
+        started = time.perf_counter()
+        ctx.progress("capturing the graph", 0, 1)
+        layouts, notes = build_graph(model.path, ctx.scratch, self.request(ctx.target))
+        captured = time.perf_counter()
+        errors = []
+        for layout in layouts:
+            errors += fill(
+                layout,
+                ctx.scratch,
+                self._quantizer(),
+                threads=ctx.target.thread_count,
+                progress=lambda done, total: ctx.progress("pressing weights", done, total),
+            )
+        shutil.rmtree(ctx.scratch / "capture")
+        copy_tokenizer(model.path, ctx.scratch)
+        timings = [
+            {"step": "capture the graph", "seconds": captured - started},
+            {"step": "press the weights", "seconds": time.perf_counter() - captured},
+        ]
+        return Model(ctx.scratch, "onnx", "", self._notes(model, notes, errors, timings))
+
+    @property
+    def _bits(self) -> int:
+        return {"int4": 4, "int8": 8}.get(self.precision, 16)
+
+    def _accuracy(self, target: Target) -> int:
+        if self.accuracy_level is not None:
+            return self.accuracy_level
+        return 4 if target.short_name == "cpu" else 0
+
+    def _encoding(self, bits: int) -> Encoding | None:
+        symmetric = bits == 8 if self.symmetric is None else self.symmetric
+        return Encoding(bits, self.block_size, symmetric) if bits < 16 else None
+
+    def request(self, target: Target) -> dict[str, Any]:
+        """What the graph worker is asked for: provider, float type, and the encoding of each kind of weight."""
+        quantized = self._bits < 16
+        gpu = target.short_name != "cpu"
+        dtype = _FLOATS.get(self.precision, "float16" if gpu else "float32")
+        chosen = replace(self, symmetric=True) if gpu and self.symmetric is None else self
+        roles = {"linear": self._bits, "head": max(self._bits, self.head_bits), "embedding": max(self._bits, self.embedding_bits)}
+        encodings = {role: chosen._encoding(bits) if quantized else None for role, bits in roles.items()}
+        return {
+            "provider": target.short_name,
+            "dtype": dtype,
+            "precision": {
+                "dtype": dtype,
+                **{role: asdict(encoding) if encoding else None for role, encoding in encodings.items()},
+                "accuracy_level": self._accuracy(target),
+                "overrides": [(pattern, None) for pattern in self.modules_to_not_convert],
+            },
+            "logits": self.logits or ("last" if self.use_ort_genai else "all"),
+            "genai": self.use_ort_genai,
+            "trust_remote_code": self.trust_remote_code,
+        }
+
+    def _quantizer(self) -> Callable[..., Any]:
+        if self.algorithm == "rtn":
+            from coldpress.quant.rtn import rtn
+
+            return rtn
+        from coldpress.quant.kquant import kquant
+
+        return kquant
+
+    def _notes(self, model: Model, notes: dict[str, Any], errors: list[Any], timings: list[dict[str, Any]]) -> dict[str, Any]:
+        layers = [
+            {
+                "name": error.name,
+                "role": error.role,
+                **asdict(error.encoding),
+                "algorithm": self.algorithm,
+                "relative_error": error.relative_error,
+                "exact": error.relative_error == 0.0,
+                "bytes": error.bytes,
+            }
+            for error in errors
+        ]
+        return {**model.notes, **notes, "precision": self.precision, "layers": layers, "timings": timings}
+
+
+def copy_tokenizer(folder: Path, output: Path) -> None:
+    """Copy the tokenizer's files; write special_tokens_map.json, which newer tokenizers leave out."""
+    for name in _TOKENIZER_FILES:
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, output / name)
+    config, target = folder / "tokenizer_config.json", output / "special_tokens_map.json"
+    if config.exists() and not target.exists():
+        named = json.loads(config.read_text(encoding="utf-8"))
+        tokens = {name: named[name] for name in _SPECIAL_TOKENS if named.get(name) is not None}
+        target.write_text(json.dumps(tokens, indent=2, ensure_ascii=False), encoding="utf-8")
+
+

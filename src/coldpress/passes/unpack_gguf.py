@@ -1,0 +1,35 @@
+"""Turn a GGUF file into a Hugging Face folder.
+
+The values of the quantized tensors are written out exactly, so nothing is lost; what the quantization had cost is not
+undone. Networks: llama (also Mistral and SmolLM2), Qwen 2 and 3, Gemma 2 and 3, Phi-3, SmolLM3, Granite, OLMo 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from coldpress.model import Model
+from coldpress.parts import Context, Pass
+from coldpress.target import Target
+
+
+@dataclass(frozen=True)
+class UnpackGguf(Pass):
+    """Turn a GGUF file into a Hugging Face folder."""
+
+    accepts: ClassVar[tuple[str, ...]] = ("gguf",)
+    produces: ClassVar[str] = "hf"
+    needs: ClassVar[tuple[str, ...]] = ("gguf",)
+
+    def check(self, model: Model, target: Target) -> None:
+        from coldpress.networks.gguf import tensor_names
+        from coldpress.networks.gguf_file import read_gguf
+
+        tensor_names(read_gguf(model.path))
+
+    def run(self, model: Model, ctx: Context) -> Model:
+        from coldpress.networks.gguf import unpack
+
+        notes = unpack(model.path, ctx.scratch, ctx.progress)
+        return Model(path=ctx.scratch, format="hf", key="", notes={**model.notes, **notes})

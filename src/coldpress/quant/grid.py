@@ -1,0 +1,171 @@
+"""Weights as small whole numbers on one grid per block: the arrays, and the loop that fills them.
+
+Every value of a block is ``scale * (code - zero_point)``. A weight is ``[rows, K]`` and its blocks run along K; when K
+is no multiple of the block size, the last block of a row is filled up with zeros. Zero is on every grid, so this
+padding neither widens a block's range nor costs any error, and it dequantizes to exactly zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coldpress.errors import ColdpressError
+
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+
+BITS = (2, 4, 8)
+#: weights that are worked on at once: few enough to stay in the cache, and enough that two threads, which take turns
+#: at the interpreter, seldom wait for each other (with a quarter of this, two threads are hardly faster than one)
+_CHUNK_WEIGHTS = 1 << 18
+#: smaller block ranges count as this, so that a block of zeros has a scale that is finite and can be divided by
+TINY = np.float32(2.0**-100)
+#: larger weights are refused: the sums of their squares would not fit into float32
+_HUGE = np.float32(1e16)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The numbers a block may hold: ``bits`` per code, ``block_size`` codes per scale, with or without zero points.
+
+    On a symmetric grid the zero point is the middle code, ``2**(bits - 1)``, and a scale may be negative: only one
+    end of the codes reaches the full ``2**(bits - 1)`` steps, and the sign says which end of the weights that is.
+    """
+
+    bits: int
+    block_size: int
+    symmetric: bool
+
+    def __post_init__(self) -> None:
+        if self.bits not in BITS:
+            raise ColdpressError(f"a grid has 2, 4 or 8 bits, not {self.bits}")
+        if self.block_size not in (16, 32, 64, 128, 256):
+            raise ColdpressError(f"a block has 16, 32, 64, 128 or 256 weights, not {self.block_size}")
+
+    @property
+    def top(self) -> int:
+        """The largest code."""
+        return (1 << self.bits) - 1
+
+    @property
+    def middle(self) -> int:
+        """The zero point of a symmetric grid."""
+        return 1 << (self.bits - 1)
+
+    def blocks(self, columns: int) -> int:
+        """The number of blocks in a row of ``columns`` weights; the last may be padded."""
+        return -(-columns // self.block_size)
+
+
+@dataclass
+class Codes:
+    """A quantized weight: ``scales * (codes - zero_points)``.
+
+    ``codes``: uint8 ``[rows, blocks, block_size]``, one code a byte. ``scales``: float32 ``[rows, blocks]``.
+    ``zero_points``: uint8 ``[rows, blocks]``, or None where all are the middle code of ``grid``.
+    """
+
+    codes: Bytes
+    scales: Floats
+    zero_points: Bytes | None
+    grid: Grid
+
+
+@dataclass
+class Fit:
+    """The grids found for G blocks: ``scales`` and ``zeros`` float32 ``[G]``, ``steps`` float32 ``[block_size, G]``.
+
+    The value is ``scale * step``, the scale is positive, and a step lies in ``[-zero, top - zero]``. On a symmetric
+    grid ``zero`` is the middle code, or ``middle - 1``, which stands for a negative scale.
+    """
+
+    scales: Floats
+    zeros: Floats
+    steps: Floats
+
+
+#: blocks as columns ``[block_size, G]`` -> their grids; reductions over the first axis run at vector speed
+Fitter = Callable[[Floats], Fit]
+
+
+def quantize(weight: Floats, grid: Grid, fit: Fitter) -> Codes:
+    """Quantize ``weight [rows, K]`` with the grids that ``fit`` finds, in chunks of rows that fit into the cache.
+
+    A weight in another float type is converted chunk by chunk, so that no float32 copy of it exists.
+    """
+    if weight.ndim != 2 or weight.shape[1] == 0:
+        raise ColdpressError(f"a weight to quantize has the shape [rows, columns], not {list(weight.shape)}")
+    rows, blocks = weight.shape[0], grid.blocks(weight.shape[1])
+    codes = np.empty((rows * blocks, grid.block_size), np.uint8)
+    scales = np.empty(rows * blocks, np.float32)
+    zero_points = None if grid.symmetric else np.empty(rows * blocks, np.uint8)
+    for part, columns in _chunks(weight, grid):
+        found = fit(columns)
+        scales[part] = _write_codes(found, grid, codes[part])
+        if zero_points is not None:
+            zero_points[part] = found.zeros
+    zeros = None if zero_points is None else zero_points.reshape(rows, blocks)
+    return Codes(codes.reshape(rows, blocks, grid.block_size), scales.reshape(rows, blocks), zeros, grid)
+
+
+def _chunks(weight: Floats, grid: Grid) -> Iterator[tuple[slice, Floats]]:
+    """Runs of blocks (their place among all blocks of the weight) and their values ``[block_size, G]``."""
+    rows, columns = weight.shape
+    blocks = grid.blocks(columns)
+    step = min(max(1, _CHUNK_WEIGHTS // (blocks * grid.block_size)), max(rows, 1))
+    padded = np.zeros((step, blocks * grid.block_size), np.float32)
+    turned = np.empty((grid.block_size, step * blocks), np.float32)
+    for row in range(0, rows, step):
+        count = min(step, rows - row)
+        padded[:count, :columns] = weight[row : row + count]
+        values = turned[:, : count * blocks]
+        np.copyto(values, padded[:count].reshape(-1, grid.block_size).T)
+        yield slice(row * blocks, (row + count) * blocks), values
+
+
+def _write_codes(found: Fit, grid: Grid, codes: Bytes) -> Floats:
+    """Put the codes of a fit into ``codes [G, block_size]``; give back its scales with their signs."""
+    steps, scales = found.steps, found.scales
+    if grid.symmetric:
+        signs = np.where(found.zeros == grid.middle, np.float32(1), np.float32(-1))
+        np.multiply(steps, signs, out=steps)
+        np.add(steps, np.float32(grid.middle), out=steps)
+        scales = scales * signs
+    else:
+        np.add(steps, found.zeros, out=steps)
+    # to bytes first, then turned: four times less to move through the slow strided copy
+    np.copyto(codes, steps.astype(np.uint8).T)
+    return scales
+
+
+def block_range(columns: Floats) -> tuple[Floats, Floats]:
+    """The least and the greatest value of each block ``[block_size, G]``, zero always between them."""
+    low = np.minimum(np.minimum.reduce(columns, axis=0), np.float32(0))
+    high = np.maximum(np.maximum.reduce(columns, axis=0), np.float32(0))
+    if not ((low > -_HUGE) & (high < _HUGE)).all():
+        raise ColdpressError("a weight to quantize holds values that are not finite, or above 1e16")
+    return low, high
+
+
+def dequantize(codes: Codes, columns: int) -> Floats:
+    """The values ``[rows, columns]`` that the codes stand for, without the padding."""
+    zero_points = np.uint8(codes.grid.middle) if codes.zero_points is None else codes.zero_points[..., None]
+    values = np.subtract(codes.codes, zero_points, dtype=np.float32)
+    values *= codes.scales[..., None]
+    return values.reshape(len(values), values.shape[1] * values.shape[2])[:, :columns]
+
+
+def squared_error(weight: Floats, codes: Codes, importance: Floats | None = None) -> float:
+    """The sum of squared differences between ``weight [rows, K]`` and its codes, weighted by ``importance [K]``."""
+    per_column = np.ones(weight.shape[1]) if importance is None else importance.astype(np.float64)
+    total, step = 0.0, max(1, _CHUNK_WEIGHTS // weight.shape[1])
+    for row in range(0, len(weight), step):
+        part = slice(row, row + step)
+        zero_points = None if codes.zero_points is None else codes.zero_points[part]
+        values = dequantize(Codes(codes.codes[part], codes.scales[part], zero_points, codes.grid), weight.shape[1])
+        total += float(np.square(weight[part] - values, dtype=np.float64).sum(axis=0) @ per_column)
+    return total

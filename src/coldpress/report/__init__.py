@@ -1,0 +1,217 @@
+"""What people look at after a run: the facts of a report, put into words once for every place that shows them.
+
+A *report* is one JSON-able mapping (``report.json``). A number that is not in it was not measured: it is shown
+as such and never made up. ``terminal`` prints it, ``page`` renders it as HTML and ``card`` as a model card.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+NOT_MEASURED = "not measured"
+Report = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One line of the comparison with the source, as text. Empty fields say nothing; ``key`` names the number."""
+
+    key: str
+    name: str
+    model: str
+    source: str = ""
+    change: str = ""
+    limit: str = ""
+    meaning: str = ""
+
+    @property
+    def measured(self) -> bool:
+        return self.model != NOT_MEASURED
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome in words. ``state`` is ``good``, ``bad`` or ``unknown``; anything not known counts as unverified."""
+
+    state: str
+    title: str
+    meaning: str
+
+
+_VERDICTS = {
+    "verified": Verdict("good", "Verified", "The written model was loaded again and compared with its source."),
+    "worse than tolerance": Verdict(
+        "bad", "Worse than tolerance", "The model was written, but it is further from its source than allowed."
+    ),
+}
+_UNVERIFIED = Verdict(
+    "unknown", "Not verified", "Nobody has compared this model with its source: treat its answers as untested."
+)
+
+_QUALITY = (
+    ("kl", "KL divergence", "mean over tokens, in nats; 0 is identical", "at most"),
+    ("kl_p99", "KL divergence, worst 1 %", "99th percentile over tokens", "at most"),
+    ("top1_agreement", "Same next token", "both models rank the same token first", "at least"),
+    ("generation_agreement", "Same answers", "generated answers against the source's", "at least"),
+)
+_SPEED = (
+    ("first_token_ms", "First token", "ms"),
+    ("prompt_tokens_per_second", "Prompt", "tokens/s"),
+    ("decode_tokens_per_second", "Decode", "tokens/s"),
+    ("decode_tokens_per_second_p95", "Decode, 95th percentile", "tokens/s"),
+)
+
+
+def verdict(report: Report) -> Verdict:
+    """The report's verdict; only the two words the engine writes after a comparison count as a comparison."""
+    return _VERDICTS.get(str(report.get("verdict")), _UNVERIFIED)
+
+
+def reasons(report: Report) -> list[str]:
+    """Why the verdict is what it is, one sentence each."""
+    given = report.get("reasons") or []
+    return [str(given)] if isinstance(given, str) else [str(reason) for reason in given]
+
+
+def section(report: Report, name: str) -> Mapping[str, Any]:
+    """One part of a report; empty when it is missing."""
+    found = report.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def entries(report: Report, name: str) -> list[Mapping[str, Any]]:
+    """One list of a report; empty when it is missing."""
+    found = report.get(name)
+    return [entry for entry in found if isinstance(entry, Mapping)] if isinstance(found, list | tuple) else []
+
+
+def number(group: Mapping[str, Any], key: str) -> float | None:
+    """A measured finite number, or None."""
+    value = group.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def quantity(value: float | None) -> str:
+    """A number to three significant digits, whole from 1,000 on."""
+    if value is None:
+        return NOT_MEASURED
+    if abs(value) >= 999.5:
+        return f"{value:,.0f}"
+    if value and abs(value) < 1e-3:
+        return f"{value:.2e}"
+    digits = 3 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
+    text = f"{value:.{digits}f}"
+    return text.rstrip("0").rstrip(".") if "." in text and value == round(value) else text
+
+
+def size(bytes_count: float | None) -> str:
+    """Bytes in decimal units, as disks and hubs count them."""
+    if bytes_count is None:
+        return NOT_MEASURED
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(bytes_count) >= factor:
+            return f"{quantity(bytes_count / factor)} {unit}"
+    return f"{bytes_count:.0f} bytes"
+
+
+def share(fraction: float | None) -> str:
+    """A fraction as a percentage."""
+    return NOT_MEASURED if fraction is None else f"{100 * fraction:.1f} %"
+
+
+def seconds(duration: float | None) -> str:
+    """A duration in the unit one would say it in."""
+    if duration is None:
+        return NOT_MEASURED
+    if duration < 120:
+        return f"{quantity(duration)} s"
+    minutes, rest = divmod(round(duration), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def plain(value: Any) -> str:
+    """A setting as text; control characters, which could steer a terminal, become visible."""
+    text = ", ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def model_name(report: Report) -> str:
+    """How the source calls itself."""
+    return plain(section(report, "source").get("name") or "model")
+
+
+def facts(report: Report) -> list[Fact]:
+    """Everything measured about the model next to its source, in reading order: size, quality, speed, memory."""
+    return [*_size_facts(report), _perplexity_fact(report), *_quality_facts(report), *speed_facts(report)]
+
+
+def _size_facts(report: Report) -> list[Fact]:
+    source = number(section(report, "source"), "bytes")
+    folder = number(section(report, "size"), "folder_bytes")
+    model = number(section(report, "size"), "model_bytes")
+    bits = number(section(report, "size"), "bits_per_weight")
+    smaller = f"{quantity(source / model)} times smaller" if source and model and source > model else ""
+    return [
+        Fact("model_bytes", "Model", size(model), size(source), smaller, meaning="weights and graph on disk"),
+        Fact("folder_bytes", "Folder", size(folder), meaning="with tokenizer and configuration"),
+        Fact("bits_per_weight", "Bits per weight", quantity(bits), meaning="scales and zero points included"),
+    ]
+
+
+def _perplexity_fact(report: Report) -> Fact:
+    quality = section(report, "quality")
+    model, source = number(quality, "perplexity"), number(quality, "source_perplexity")
+    change = f"{100 * (model / source - 1):+.1f} %" if model is not None and source else ""
+    return Fact("perplexity", "Perplexity", _perplexity(model), _perplexity(source), change, meaning="lower is better")
+
+
+def _perplexity(value: float | None) -> str:
+    return f"{value:.2f}" if value is not None and value < 1000 else quantity(value)
+
+
+def measured_on(report: Report) -> str:
+    """What the quality numbers were measured on, as a phrase; empty when the report does not say."""
+    quality = section(report, "quality")
+    tokens, words = number(quality, "tokens"), plain(quality.get("text") or "")
+    counted = "" if tokens is None else f"{tokens:,.0f} tokens"
+    return " of ".join(part for part in (counted, words) if part)
+
+
+def _quality_facts(report: Report) -> list[Fact]:
+    quality, tolerance = section(report, "quality"), section(report, "tolerance")
+    lines = []
+    for key, name, meaning, bound in _QUALITY:
+        text = share if key.endswith("agreement") else quantity
+        allowed = number(tolerance, key)
+        limit = "" if allowed is None else f"{bound} {_round(allowed, text is share)}"
+        lines.append(Fact(key, name, text(number(quality, key)), limit=limit, meaning=meaning))
+    return lines
+
+
+def _circumstances(speed: Mapping[str, Any]) -> str:
+    counts = (("prompt_tokens", "prompt tokens"), ("threads", "threads"))
+    return ", ".join(f"{quantity(number(speed, key))} {unit}" for key, unit in counts if number(speed, key) is not None)
+
+
+def _round(value: float, is_share: bool) -> str:
+    """A number that somebody chose: no digits added."""
+    return f"{100 * value:g} %" if is_share else f"{value:g}"
+
+
+def speed_facts(report: Report) -> list[Fact]:
+    """What the model does on the machine of the run; one line that says so when nothing was measured."""
+    speed, peak = section(report, "speed"), number(section(report, "memory"), "peak_mb")
+    lines = [
+        Fact(key, name, f"{quantity(number(speed, key))} {unit}")
+        for key, name, unit in _SPEED
+        if number(speed, key) is not None
+    ]
+    if lines:
+        lines[0] = replace(lines[0], meaning=_circumstances(speed))
+    memory = NOT_MEASURED if peak is None else size(peak * 1e6)
+    return [*(lines or [Fact("speed", "Speed", NOT_MEASURED)]), Fact("peak_mb", "Peak memory", memory)]

@@ -1,0 +1,167 @@
+"""The model card: what the folder holds, how good it is, how to run it and how it was made (README.md)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from coldpress.report import (
+    Fact,
+    Report,
+    entries,
+    facts,
+    measured_on,
+    model_name,
+    number,
+    plain,
+    reasons,
+    section,
+    verdict,
+)
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_FROM_HUB = ("hub", "wheel")
+_GENERATES = ("CausalLM", "LMHeadModel")
+
+RUN_GENERATION = """\
+import json
+
+import onnxruntime_genai as og
+
+model = og.Model(".")  # this folder
+tokenizer = og.Tokenizer(model)
+prompt = "What is the capital of France?"
+try:
+    messages = json.dumps([{"role": "user", "content": prompt}])
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+except RuntimeError:
+    pass  # a base model has no chat template: it continues the text
+
+params = og.GeneratorParams(model)
+params.set_search_options(max_length=256)
+generator = og.Generator(model, params)
+generator.append_tokens(tokenizer.encode(prompt))
+stream = tokenizer.create_stream()
+while not generator.is_done():
+    generator.generate_next_token()
+    print(stream.decode(generator.get_next_tokens()[0]), end="", flush=True)
+print()
+"""
+RUN_SESSION = """\
+from pathlib import Path
+
+import onnxruntime as ort
+
+for file in sorted(Path(".").rglob("*.onnx")):  # this folder
+    session = ort.InferenceSession(file)
+    for value in session.get_inputs():
+        print(file, value.name, value.shape, value.type)
+"""
+
+
+def card(report: Report) -> str:
+    """The text of README.md, with front matter that model hubs read."""
+    parts = (_front_matter, _opening, _usage, _quality, _making)
+    return "\n".join(part(report) for part in parts)
+
+
+def base_model(report: Report) -> str | None:
+    """The source's name on the hub; None when it came from somewhere else, even if its name looks like one."""
+    source = section(report, "source")
+    name = str(source.get("name") or "")
+    return name if source.get("origin") in _FROM_HUB and _HUB_ID.fullmatch(name) else None
+
+
+def _front_matter(report: Report) -> str:
+    generates = _generates(report)
+    lines = [f"library_name: {'onnxruntime-genai' if generates else 'onnxruntime'}"]
+    if base := base_model(report):
+        lines += [f"base_model: {base}", *(["base_model_relation: quantized"] if _bits(report) < 16 else [])]
+    lines += ["pipeline_tag: text-generation"] if generates else []
+    lines += ["license: other", "license_name: see-the-source-model", "tags:", "- onnx", "- coldpress"]
+    lines += [f"- {json.dumps(tag)}" for tag in (_precision(report), section(report, "target").get("device")) if tag]
+    return "\n".join(["---", *lines, "---", ""])
+
+
+def _bits(report: Report) -> float:
+    """Bits per weight as written; without a measurement, enough to claim nothing."""
+    return number(section(report, "size"), "bits_per_weight") or 32.0
+
+
+def _generates(report: Report) -> bool:
+    architecture = str(section(report, "source").get("architecture") or "")
+    return not architecture or architecture.endswith(_GENERATES)
+
+
+def _precision(report: Report) -> str | None:
+    found = (section(step, "parameters").get("precision") for step in entries(report, "passes"))
+    return next((str(precision) for precision in found if precision), None)
+
+
+def _opening(report: Report) -> str:
+    source, target = section(report, "source"), section(report, "target")
+    architecture, provider = source.get("architecture"), target.get("provider")
+    what = f"`{_code(model_name(report))}`" + (f" ({_inline(architecture)})" if architecture else "")
+    where = f" for {_inline(provider)}" if provider else ""
+    said = verdict(report)
+    why = "".join(f"\n> - {_inline(reason)}" for reason in reasons(report))
+    return (
+        f"# {_inline(model_name(report))}, pressed to ONNX\n\nThis is {what} as an ONNX model{where}, "
+        f"made by [coldpress](https://pypi.org/project/coldpress/).\n\n> **{said.title}.** {said.meaning}\n>{why or ''}\n"
+    )
+
+
+def _usage(report: Report) -> str:
+    package, code = ("onnxruntime-genai", RUN_GENERATION) if _generates(report) else ("onnxruntime", RUN_SESSION)
+    return f"## Run it\n\n{_fence(f'pip install {package}', 'bash')}\nThen, in this folder:\n\n{_fence(code, 'python')}"
+
+
+def _quality(report: Report) -> str:
+    rows = [_row(fact) for fact in facts(report)]
+    on = measured_on(report)
+    note = f"Quality was measured on {_inline(on)}. " if on else ""
+    machine = ", ".join(f"{_inline(k)} {_inline(v)}" for k, v in section(report, "machine").items())
+    where = f"Speed depends on the machine; here: {machine}.\n" if machine else ""
+    return "\n".join(
+        ["## Size and quality", "", "| | source | this model |", "|---|---:|---:|", *rows, "", note + where]
+    )
+
+
+def _row(fact: Fact) -> str:
+    beside = f" ({fact.change})" if fact.change else ""
+    return f"| {_inline(fact.name)} | {_inline(fact.source)} | {_inline(fact.model + beside)} |"
+
+
+def _making(report: Report) -> str:
+    lines = ["## How it was made", ""]
+    lines += [_step(index, step) for index, step in enumerate(entries(report, "passes"), start=1)]
+    if command := report.get("command"):
+        lines += ["", _fence(plain(command), "bash")]
+    versions = ", ".join(f"{_inline(k)} {_inline(v)}" for k, v in section(report, "versions").items())
+    made_by = f"coldpress {_inline(report['coldpress'])}" if report.get("coldpress") else ""
+    lines += ["", f"Versions: {', '.join(filter(None, (made_by, versions)))}.", ""] if made_by or versions else [""]
+    return "\n".join([*lines, "## Licence", "", "See the source model: its licence holds for this one too.", ""])
+
+
+def _step(index: int, step: Mapping[str, Any]) -> str:
+    chosen = ", ".join(f"`{_code(f'{key}={plain(value)}')}`" for key, value in section(step, "parameters").items())
+    return f"{index}. {_inline(step.get('name', ''))}{f': {chosen}' if chosen else ''}"
+
+
+def _inline(value: Any) -> str:
+    """Text that stays text: one line, no Markdown and no HTML of its own."""
+    line = " ".join(plain(value).split())
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", line)
+
+
+def _code(value: str) -> str:
+    return " ".join(value.split()).replace("`", "'")
+
+
+def _fence(code: str, language: str) -> str:
+    """A code block whose fence is longer than any in the code."""
+    longest = max((len(run) for run in re.findall(r"`+", code)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{code.rstrip()}\n{fence}\n"

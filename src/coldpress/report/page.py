@@ -1,0 +1,221 @@
+"""The report as one HTML file: no scripts, nothing loaded from elsewhere, readable on a phone and on paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from coldpress.report import (
+    NOT_MEASURED,
+    Fact,
+    Report,
+    entries,
+    facts,
+    measured_on,
+    model_name,
+    number,
+    plain,
+    quantity,
+    reasons,
+    seconds,
+    section,
+    share,
+    size,
+    verdict,
+)
+from coldpress.report.heat_map import heat_map
+
+_HEADLINES = ("model_bytes", "perplexity", "kl", "top1_agreement")
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+
+def page(report: Report) -> str:
+    """The whole HTML document. Everything taken from the report is escaped."""
+    style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+    parts = (_header, _verdict, _cost, _layers, _answers, _time, _settings, _circumstances, _reproduce, _footer)
+    body = "\n".join(filter(None, (part(report) for part in parts)))
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{text(model_name(report))}: {text(verdict(report).title)}</title>\n"
+        f"<style>\n{style}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def text(value: Any) -> str:
+    """Anything from a report as HTML text or attribute value."""
+    return escape(plain(value))
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section>\n<h2>{title}</h2>\n{body}\n</section>"
+
+
+def _unmeasured(what: str) -> str:
+    return f'<p class="soft">{what}: {NOT_MEASURED}.</p>'
+
+
+def _header(report: Report) -> str:
+    source, target = section(report, "source"), section(report, "target")
+    parameters, threads = number(source, "parameters"), number(target, "threads")
+    what = [source.get("architecture"), parameters and f"{quantity(parameters / 1e6)} million parameters"]
+    where = [target.get("provider"), target.get("device"), threads and f"{threads:.0f} threads"]
+    lines = [", ".join(text(item) for item in items if item) for items in (what, where)]
+    points = "".join(f"<li>{text(note)}</li>" for note in source.get("notes") or [])
+    notes = f'<ul class="notes soft">{points}</ul>\n' if points else ""
+    return (
+        f'<header>\n<p class="eyebrow">coldpress report</p>\n<h1>{text(model_name(report))}</h1>\n'
+        f'<p class="soft">{"<br>Pressed for ".join(filter(None, lines))}</p>\n'
+        f"{notes}</header>"
+    )
+
+
+def _verdict(report: Report) -> str:
+    said = verdict(report)
+    points = "".join(f"<li>{text(reason)}</li>" for reason in reasons(report))
+    listed = f"<ul>{points}</ul>" if points else ""
+    return (
+        f'<section class="verdict {said.state}" aria-labelledby="verdict">\n<h2 id="verdict">{text(said.title)}</h2>\n'
+        f"<p>{text(said.meaning)}</p>{listed}\n</section>"
+    )
+
+
+def _cost(report: Report) -> str:
+    lines = facts(report)
+    chosen = {fact.key: fact for fact in lines}
+    figures = "".join(_figure(chosen[key]) for key in _HEADLINES)
+    on = measured_on(report)
+    caption = f"Quality measured on {text(on)}." if on else "Against the source."
+    return _section(
+        "What it costs",
+        f'<dl class="figures">{figures}</dl>\n{_size_bars(report)}\n<table><caption>{caption}</caption>'
+        '<thead><tr><th scope="col">Measure</th><th scope="col" class="n">Source</th>'
+        '<th scope="col" class="n">This model</th></tr></thead>'
+        f"<tbody>{''.join(_fact_row(fact) for fact in lines)}</tbody></table>{_other_limits(report, lines)}",
+    )
+
+
+def _figure(fact: Fact) -> str:
+    before = ", ".join(filter(None, (fact.source and f"from {fact.source}", fact.change)))
+    beside = before or (f"allowed: {fact.limit}" if fact.limit else fact.meaning)
+    quiet = "" if fact.measured else ' class="none"'
+    return (
+        f'<div class="figure"><dt>{text(fact.name)}</dt><dd><strong{quiet}>{text(fact.model)}</strong>'
+        f"{text(beside) if fact.measured else ''}</dd></div>"
+    )
+
+
+def _fact_row(fact: Fact) -> str:
+    meaning = f"<small>{text(fact.meaning)}</small>" if fact.meaning else ""
+    beside = "".join(
+        f"<small>{text(words)}</small>" for words in (fact.change, fact.limit and f"allowed: {fact.limit}") if words
+    )
+    return (
+        f'<tr><th scope="row">{text(fact.name)}{meaning}</th>'
+        f"<td{_style(fact.source)}>{text(fact.source)}</td><td{_style(fact.model)}>{text(fact.model)}{beside}</td></tr>"
+    )
+
+
+def _style(value: str) -> str:
+    return ' class="n none"' if value == NOT_MEASURED else ' class="n"'
+
+
+def _other_limits(report: Report, shown: Sequence[Fact]) -> str:
+    stated = {fact.key for fact in shown if fact.limit}
+    others = [f"{text(key)} {text(value)}" for key, value in section(report, "tolerance").items() if key not in stated]
+    return f'<p class="soft after">Further tolerances: {", ".join(others)}.</p>' if others else ""
+
+
+def _size_bars(report: Report) -> str:
+    before, after = number(section(report, "source"), "bytes"), number(section(report, "size"), "model_bytes")
+    if not before or not after:
+        return ""
+    rows = [("Source", before, size(before), "before"), ("This model", after, size(after), "")]
+    return _bars(rows, "Size on disk")
+
+
+def _bars(rows: Sequence[tuple[str, float, str, str]], caption: str) -> str:
+    """Horizontal bars as a table, so that they are read out too. A row: name, length, value in words, class."""
+    longest = max((length for _, length, _, _ in rows), default=0) or 1
+    drawn = "".join(
+        f'<tr><th scope="row">{text(name)}</th><td><svg viewBox="0 0 100 10" preserveAspectRatio="none" '
+        f'aria-hidden="true"><rect class="bar {kind}" width="{max(0.4, 100 * length / longest):.2f}" height="10"/></svg>'
+        f'</td><td class="n">{text(value)}</td></tr>'
+        for name, length, value, kind in rows
+    )
+    return f'<table class="bars"><caption>{text(caption)}</caption><tbody>{drawn}</tbody></table>'
+
+
+def _layers(report: Report) -> str:
+    return _section("Error by layer", heat_map(entries(report, "layers")) or _unmeasured("Layers"))
+
+
+def _answers(report: Report) -> str:
+    given = "".join(_answer(answer) for answer in entries(report, "answers"))
+    return _section("What it answers", f'<div class="answers">{given}</div>' if given else _unmeasured("Answers"))
+
+
+def _answer(answer: Mapping[str, Any]) -> str:
+    agreement = number(answer, "agreement")
+    against = f"{share(agreement)} the same as the source" if agreement is not None else "not compared with the source"
+    return (
+        f'<figure><p class="prompt">{text(answer.get("prompt", ""))}</p>'
+        f"<blockquote>{text(answer.get('answer', ''))}</blockquote><figcaption>{against}</figcaption></figure>"
+    )
+
+
+def _time(report: Report) -> str:
+    steps = [(plain(step.get("step", "")), number(step, "seconds")) for step in entries(report, "timings")]
+    rows = [(name, duration, seconds(duration), "") for name, duration in steps if duration is not None]
+    total = sum(duration for _, duration, _, _ in rows)
+    return _section("Time", _bars(rows, f"{seconds(total)} in all") if rows else _unmeasured("Time"))
+
+
+def _settings(report: Report) -> str:
+    done = "".join(_pass_row(step) for step in entries(report, "passes"))
+    if not done:
+        return ""
+    head = '<tr><th scope="col">Pass</th><th scope="col">Parameters</th><th scope="col" class="n">Time</th></tr>'
+    return _section("How it was made", f"<table><thead>{head}</thead><tbody>{done}</tbody></table>")
+
+
+def _pass_row(step: Mapping[str, Any]) -> str:
+    chosen = " ".join(f"<code>{text(k)}={text(v)}</code>" for k, v in section(step, "parameters").items())
+    cached = "<small>from the cache</small>" if step.get("cached") else ""
+    return (
+        f'<tr><th scope="row">{text(step.get("name", ""))}</th><td>{chosen or "defaults"}</td>'
+        f'<td class="n">{seconds(number(step, "seconds"))}{cached}</td></tr>'
+    )
+
+
+def _circumstances(report: Report) -> str:
+    groups = [(title, section(report, key)) for title, key in (("Machine", "machine"), ("Versions", "versions"))]
+    lists = "".join(
+        f'<div><h3>{title}</h3><dl class="pairs">'
+        + "".join(f"<dt>{text(k)}</dt><dd>{text(v)}</dd>" for k, v in found.items())
+        + "</dl></div>"
+        for title, found in groups
+        if found
+    )
+    return _section("Where it was measured", f'<div class="columns">{lists}</div>') if lists else ""
+
+
+def _reproduce(report: Report) -> str:
+    command, code = report.get("command"), number(report, "exit_code")
+    if not command:
+        return ""
+    ended = f'<p class="soft after">It ended with exit code {code:.0f}.</p>' if code is not None else ""
+    return _section("Reproduce", f'<pre tabindex="0" aria-label="Command"><code>{text(command)}</code></pre>{ended}')
+
+
+def _footer(report: Report) -> str:
+    origin = section(report, "source").get("origin")
+    facts_known = [
+        f"coldpress {text(report.get('coldpress', ''))}".strip(),
+        text(report.get("created", "")),
+        f"source read from: {text(origin)}" if origin else "",
+    ]
+    return f"<footer>{' · '.join(filter(None, facts_known))}. What is not shown was not measured.</footer>"

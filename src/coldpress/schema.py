@@ -1,0 +1,77 @@
+"""Plain data to dataclasses and back, with the path to what is wrong and a suggestion."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from coldpress.errors import ColdpressError, did_you_mean
+
+T = TypeVar("T")
+
+
+def build(cls: type[T], data: Any, where: str = "") -> T:
+    """An instance of the dataclass ``cls`` from plain data.
+
+    Raises ColdpressError for a key that is not a field (with the closest one), a missing key, a value of the wrong
+    type or one that is not among a field's choices; ``where`` is the path shown in front of it.
+    """
+    import msgspec
+
+    _check_keys(cls, data, where)
+    try:
+        made = msgspec.convert(data, cls, strict=True)
+    except msgspec.ValidationError as error:
+        problem, _, path = str(error).partition(" - at `$")
+        place = f"{where}{path.rstrip('`')}".strip(".") or "the request"
+        raise ColdpressError(f"{place}: {problem[0].lower()}{problem[1:]}") from None
+    _check_choices(made, where)
+    return made
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, paths and tuples as what JSON and YAML can hold."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _check_keys(cls: Any, data: Any, where: str) -> None:
+    """Refuse keys that no field has; msgspec would pass over them."""
+    if not dataclasses.is_dataclass(cls) or not isinstance(data, Mapping):
+        return
+    hints = typing.get_type_hints(cls)
+    known = [field.name for field in dataclasses.fields(cls)]
+    for key, value in data.items():
+        place = f"{where}.{key}".strip(".")
+        if key not in known:
+            raise ColdpressError(f"{place}: there is no '{key}' here", hint=did_you_mean(str(key), known))
+        for inner, items in _dataclasses_in(hints[key], value, place):
+            _check_keys(inner, items[0], items[1])
+
+
+def _dataclasses_in(hint: Any, value: Any, where: str) -> list[tuple[Any, tuple[Any, str]]]:
+    if dataclasses.is_dataclass(hint):
+        return [(hint, (value, where))]
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (list, tuple) and isinstance(value, list):
+        return [(arguments[0], (item, f"{where}[{i}]")) for i, item in enumerate(value)]
+    if origin in (typing.Union, types.UnionType):
+        return [found for option in arguments for found in _dataclasses_in(option, value, where)]
+    return []
+
+
+def _check_choices(made: Any, where: str) -> None:
+    for field in dataclasses.fields(made):
+        choices, value = field.metadata.get("choices"), getattr(made, field.name)
+        if choices and value is not None and value not in choices:
+            hint = did_you_mean(value, choices) if isinstance(value, str) else f"use one of {', '.join(map(str, choices))}"
+            raise ColdpressError(f"{where}.{field.name}: {value!r} is not a choice".strip("."), hint=hint)

@@ -1,0 +1,134 @@
+"""Finished results by key. A result is a folder that is complete or absent.
+
+Work happens in a scratch folder of the store, which becomes the result by one rename. So a cache, resuming after a
+kill and moving results about are the same thing. Two runs on one store do not disturb each other: who
+comes second to a key waits for its lock and finds the result.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_RECORD = "record.json"
+_ABANDONED_AFTER_S = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A finished result: ``folder`` holds its files, ``record`` what was stored about it."""
+
+    key: str
+    folder: Path
+    record: dict[str, Any]
+
+
+class Store:
+    """A folder of results. ``root`` defaults to ``$COLDPRESS_CACHE`` or the user's cache folder."""
+
+    def __init__(self, root: Path | str | None = None):
+        self.root = Path(root or os.environ.get("COLDPRESS_CACHE") or _user_cache()).expanduser().absolute()
+
+    def get(self, key: str) -> Entry | None:
+        """The result of a key; None if there is none, or if its files were changed since."""
+        folder = self._folder(key)
+        try:
+            record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+        if _fingerprint(folder / "files") != record["files"]:
+            return None
+        return Entry(key, folder / "files", record["value"])
+
+    def put(self, key: str, scratch: Path, value: dict[str, Any]) -> Entry:
+        """Make a scratch folder the result of a key."""
+        staged = Path(tempfile.mkdtemp(dir=self._made("scratch")))
+        os.replace(scratch, staged / "files")
+        record = {"value": value, "files": _fingerprint(staged / "files"), "created": time.time()}
+        (staged / _RECORD).write_text(json.dumps(record), encoding="utf-8")
+        target = self._folder(key)
+        if target.exists():
+            shutil.rmtree(target)  # damaged, or it would have been found
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(staged, target)
+        return Entry(key, target / "files", value)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """An empty folder that is gone afterwards, whatever happens, unless it became a result."""
+        self._remove_abandoned()
+        folder = Path(tempfile.mkdtemp(dir=self._made("scratch")))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def lock(self, key: str) -> Iterator[None]:
+        """Only one process at a time works on a key."""
+        from filelock import FileLock
+
+        with FileLock(self._made("locks") / f"{key}.lock"):
+            yield
+
+    def entries(self) -> Iterator[tuple[Entry, float, int]]:
+        """All intact results with the time they were made and their size in bytes, oldest first."""
+        found = []
+        for record_file in self.root.glob("results/*/*/record.json"):
+            key = record_file.parent.name
+            entry = self.get(key)
+            if entry is not None:
+                created = json.loads(record_file.read_text(encoding="utf-8"))["created"]
+                found.append((entry, created, sum(f.stat().st_size for f in entry.folder.rglob("*") if f.is_file())))
+        yield from sorted(found, key=lambda item: item[1])
+
+    def collect(self, older_than_days: float) -> tuple[int, int]:
+        """Remove results older than that, and whatever killed runs left; returns (results, bytes) removed."""
+        limit, count, freed = time.time() - older_than_days * 86400, 0, 0
+        for entry, created, size in self.entries():
+            if created <= limit:
+                shutil.rmtree(entry.folder.parent, ignore_errors=True)
+                count, freed = count + 1, freed + size
+        self._remove_abandoned()
+        return count, freed
+
+    def _folder(self, key: str) -> Path:
+        return self.root / "results" / key[:2] / key
+
+    def _made(self, name: str) -> Path:
+        folder = self.root / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _remove_abandoned(self) -> None:
+        """Scratch that a killed run left a day ago; newer scratch may belong to a run that goes on."""
+        for folder in (self.root / "scratch").glob("*"):
+            try:
+                if time.time() - folder.stat().st_mtime > _ABANDONED_AFTER_S:
+                    shutil.rmtree(folder, ignore_errors=True)
+            except FileNotFoundError:
+                continue
+
+
+def _fingerprint(folder: Path) -> dict[str, list[int]]:
+    """Size and modification time of each file: enough to notice that somebody changed a result."""
+    found = {}
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            stat = file.stat()
+            found[file.relative_to(folder).as_posix()] = [stat.st_size, stat.st_mtime_ns]
+    return found
+
+
+def _user_cache() -> str:
+    from platformdirs import user_cache_dir
+
+    return user_cache_dir("coldpress", appauthor=False)

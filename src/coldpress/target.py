@@ -1,0 +1,91 @@
+"""Where a model shall run: device, execution provider, threads and memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from coldpress.errors import ColdpressError, did_you_mean
+
+#: execution provider -> (device it runs on, its name in mobius and in genai_config.json)
+PROVIDERS = {
+    "CPUExecutionProvider": ("cpu", "cpu"),
+    "CUDAExecutionProvider": ("gpu", "cuda"),
+    "DmlExecutionProvider": ("gpu", "dml"),
+    "WebGpuExecutionProvider": ("gpu", "webgpu"),
+    "NvTensorRTRTXExecutionProvider": ("gpu", "trt-rtx"),
+    "OpenVINOExecutionProvider": ("cpu", "openvino"),
+    "QNNExecutionProvider": ("npu", "qnn"),
+    "VitisAIExecutionProvider": ("npu", "vitisai"),
+}
+DEVICES = ("cpu", "gpu", "npu")
+_DEFAULT_PROVIDER = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider", "npu": "QNNExecutionProvider"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A device and its execution provider. ``threads`` 0 means one for each physical core."""
+
+    device: str = "cpu"
+    provider: str = "CPUExecutionProvider"
+    threads: int = 0
+
+    @property
+    def short_name(self) -> str:
+        """The provider's name in graph builders and in genai_config.json: ``cpu``, ``cuda``, ``dml``, ..."""
+        return PROVIDERS[self.provider][1]
+
+    @property
+    def thread_count(self) -> int:
+        return self.threads or physical_cores()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the installed ONNX Runtime can run this provider on this machine."""
+        return self.provider in available_providers()
+
+
+def resolve_target(device: str | None = None, provider: str | None = None, threads: int = 0) -> Target:
+    """Complete a device or a provider to a target; refuse two that do not belong together."""
+    if device is not None and device not in DEVICES:
+        raise ColdpressError(f"unknown device '{device}'", hint=did_you_mean(device, DEVICES))
+    if provider is None:
+        return Target(device or "cpu", _DEFAULT_PROVIDER[device or "cpu"], threads)
+    full = provider if provider in PROVIDERS else f"{provider}ExecutionProvider"
+    if full not in PROVIDERS:
+        raise ColdpressError(f"unknown execution provider '{provider}'", hint=did_you_mean(provider, PROVIDERS))
+    home = PROVIDERS[full][0]
+    if device is not None and device != home and full != "OpenVINOExecutionProvider":
+        raise ColdpressError(
+            f"{full} does not run on device '{device}'",
+            hint=f"use --device {home}, or --provider {_DEFAULT_PROVIDER[device]}",
+        )
+    return Target(device or home, full, threads)
+
+
+def available_providers() -> tuple[str, ...]:
+    """The execution providers of the installed ONNX Runtime; empty when it is not installed."""
+    if find_spec("onnxruntime") is None:
+        return ()
+    import onnxruntime
+
+    return tuple(onnxruntime.get_available_providers())
+
+
+def physical_cores() -> int:
+    """The processors this process may use (containers and affinity count), at least one."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return max(1, os.cpu_count() or 1)
+
+
+def machine() -> dict[str, str | int]:
+    """What a report says about the machine it was made on."""
+    return {
+        "system": f"{platform.system()} {platform.release()}",
+        "processor": platform.machine(),
+        "python": platform.python_version(),
+        "cores": physical_cores(),
+    }

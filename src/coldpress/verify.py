@@ -1,0 +1,62 @@
+"""The verdict on a pressed model: is it, within its tolerance, the model it was made from?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from coldpress.errors import ColdpressError
+from coldpress.job import Job, Progress
+from coldpress.model import Model
+from coldpress.schema import plain
+from coldpress.store import Store
+from coldpress.systems.local import Local
+from coldpress.target import Target
+from coldpress.tolerance import TOLERANCES, Tolerance, judge, parse_tolerance
+from coldpress.workflow import Verify
+
+VERIFIED, WORSE, UNVERIFIED = "verified", "worse than tolerance", "unverified"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``reasons`` say which limit was broken, or why nothing was compared."""
+
+    verdict: str
+    reasons: list[str] = field(default_factory=list)
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    tolerance: Tolerance | None = None
+    seconds: float = 0.0
+
+
+def tolerance_of(precision: str, spec: str | None) -> Tolerance:
+    """The limits for a precision, with those that the user set put over them."""
+    standard = TOLERANCES.get(precision, TOLERANCES["int4"])
+    wanted = plain(parse_tolerance(spec)) if spec else {}
+    return replace(standard, **{name: limit for name, limit in wanted.items() if limit is not None})
+
+
+def verify(model: Model, source: Model, target: Target, request: Verify, store: Store, progress: Progress) -> Verdict:
+    """Compare a pressed model with its source in a fresh process."""
+    if not request.enabled:
+        return Verdict(UNVERIFIED, ["verification was turned off"])
+    tolerance = tolerance_of(str(model.notes.get("precision", "int4")), request.tolerance)
+    if not target.is_here:
+        return Verdict(UNVERIFIED, [f"{target.provider} is not installed here, so the model could not be run"], {}, tolerance)
+    if "model" not in model.notes.get("components", ["model"]):
+        return Verdict(UNVERIFIED, ["only single models are verified yet, this one is an encoder-decoder"], {}, tolerance)
+    job = Job("metric", "divergence", {"files": list(request.data)}, model, target, source)
+    [(_, result)] = Local().map([job], store, progress)
+    reasons = judge(result.numbers, tolerance)
+    if reasons:
+        reasons.append(_worst_layer(model, source, target, store, progress))
+    return Verdict(WORSE if reasons else VERIFIED, reasons, result.numbers, tolerance, result.seconds)
+
+
+def _worst_layer(model: Model, source: Model, target: Target, store: Store, progress: Progress) -> str:
+    try:
+        [(_, result)] = Local().map([Job("metric", "worst_layer", {}, model, target, source)], store, progress)
+    except ColdpressError as error:
+        return f"the worst layer could not be found: {error.message}"
+    return f"the worst layer is {result.numbers['name']}: its output differs by {result.numbers['relative_error']:.1%}"

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from coldpress.parts import Value
+from coldpress.report.terminal import comparison, summary
+
+COLUMNS = {"perplexity": Value("lower"), "decode": Value("higher", "tokens/s"), "layers": Value("neither")}
+
+
+def printed(renderable, terminal: bool = False, width: int = 100) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width, force_terminal=terminal, no_color=not terminal).print(renderable)
+    return out.getvalue()
+
+
+def test_summary_is_short_and_plain(make_report):
+    text = printed(summary(make_report()))
+    assert "\x1b" not in text
+    assert len(text.splitlines()) < 16
+    lines = {line.split("  ")[0]: line for line in text.splitlines()}
+    assert "538 MB" in lines["Model"] and "98.2 MB" in lines["Model"] and "5.48 times smaller" in lines["Model"]
+    assert "20.91" in lines["Perplexity"] and "21.34" in lines["Perplexity"]
+    assert "0.0312" in lines["KL divergence"] and "at most 0.1" in lines["KL divergence"]
+    assert "\n\nVerified. KL divergence 0.0312" in text
+
+
+def test_summary_of_an_empty_report_claims_nothing():
+    text = printed(summary({}))
+    assert "Not verified" in text and "not measured" in text
+
+
+def test_summary_is_not_steered_by_the_report(make_report):
+    text = printed(summary(make_report(reasons=["[red]markup[/red] \x1b[31mescape"])), terminal=False)
+    assert "[red]markup[/red]" in text and "\x1b" not in text
+
+
+def test_best_is_marked_only_beyond_the_spread():
+    rows = [
+        {
+            "name": "int4",
+            "perplexity": {"value": 21.3, "spread": 0.1},
+            "decode": {"value": 120, "spread": 6},
+            "layers": 30,
+        },
+        {
+            "name": "int8",
+            "perplexity": {"value": 20.9, "spread": 0.1},
+            "decode": {"value": 115, "spread": 6},
+            "layers": 31,
+        },
+    ]
+    text = printed(comparison(rows, COLUMNS))
+    assert "20.9 ± 0.100 *" in text
+    assert "120 ± 6 *" not in text and "115 ± 6 *" not in text
+    assert "31 *" not in text
+
+
+def test_numbers_without_a_spread_are_exact_and_ties_are_not_marked():
+    rows = [{"name": "a", "perplexity": 2.0, "decode": 5}, {"name": "b", "perplexity": 3.0, "decode": 5}]
+    text = printed(comparison(rows, COLUMNS))
+    assert "2 *" in text and "5 *" not in text
+
+
+def test_nothing_is_marked_without_a_rival():
+    assert "*" not in printed(comparison([{"name": "a", "perplexity": 2.0}, {"name": "b"}], COLUMNS))
+
+
+def test_the_longer_list_goes_down():
+    columns = {"size": Value("lower", "MB"), "kl": Value("lower")}
+    many = [{"name": f"model{i}", "size": i, "kl": i} for i in range(5)]
+    assert len(printed(comparison(many, columns)).splitlines()) >= 6
+    few = printed(comparison(many[:1], columns)).splitlines()
+    assert few[0].split() == ["model0"] and few[1].startswith("size [MB]")
