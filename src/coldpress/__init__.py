@@ -29,7 +29,27 @@ _HOMES = {
     "run_pass": "coldpress.api",
 }
 
-__all__ = [*_HOMES, "__version__"]
+__all__ = [
+    "ColdpressError",
+    "Context",
+    "Metric",
+    "Model",
+    "Pass",
+    "Report",
+    "Step",
+    "Store",
+    "Target",
+    "Value",
+    "Verify",
+    "Workflow",
+    "auto_opt",
+    "evaluate",
+    "optimize",
+    "plan",
+    "run",
+    "run_pass",
+    "__version__",
+]  # noqa: RUF022  in the order of _HOMES, which a test compares
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,7 @@ from coldpress.workflow import Step, Verify, Workflow, load_workflow
 _TARGET = ("device", "provider", "threads")
 
 
-def optimize_workflow(
+def optimize_workflow(  # noqa: PLR0913  these are flags
     model: str,
     output: str | None = None,
     *,
@@ -61,13 +61,17 @@ def optimize(model: str | Path, output: str | Path | None = None, *, overwrite: 
 auto_opt = optimize
 
 
-def run(workflow: Workflow | dict[str, Any] | str | Path, *, overwrite: bool = False, cache_dir: str | Path | None = None) -> Report:
+def run(
+    workflow: Workflow | dict[str, Any] | str | Path, *, overwrite: bool = False, cache_dir: str | Path | None = None
+) -> Report:
     """Run a workflow: an object, plain data, or a YAML or JSON file."""
     checked = workflow if isinstance(workflow, Workflow) else load_workflow(workflow)
     return _run(checked, store=Store(cache_dir), overwrite=overwrite)
 
 
-def run_pass(name: str, model: str | Path, output: str | Path | None = None, *, overwrite: bool = False, **parameters: Any) -> Report:
+def run_pass(
+    name: str, model: str | Path, output: str | Path | None = None, *, overwrite: bool = False, **parameters: Any
+) -> Report:
     """Run one pass on a model, without verification. ``parameters`` are the pass's fields, or ``device``, ``provider``."""
     target = resolve_target(**{key: parameters.pop(key) for key in _TARGET if key in parameters})
     workflow = Workflow(str(model), (Step(name, parameters),), target, str(output) if output else None, Verify(False))
@@ -81,7 +85,9 @@ def plan(model: str | Path, **options: Any) -> dict[str, Any]:
     return _plan(optimize_workflow(str(model), **options))
 
 
-def evaluate(*models: str | Path, metrics: tuple[str, ...] = ("size", "perplexity"), **options: Any) -> list[dict[str, Any]]:
+def evaluate(
+    *models: str | Path, metrics: tuple[str, ...] = ("size", "perplexity"), **options: Any
+) -> list[dict[str, Any]]:
     """Measure models; one mapping of metric to numbers for each. See ``coldpress evaluate``."""
     from coldpress.evaluate import evaluate as _evaluate
 

@@ -64,7 +64,10 @@ class Conversation:
     def _generator(self, ids: Any) -> Any:
         import onnxruntime_genai as og
 
-        options: dict[str, Any] = {"max_length": min(len(ids) + self._max_new_tokens, self._context), "do_sample": False}
+        options: dict[str, Any] = {
+            "max_length": min(len(ids) + self._max_new_tokens, self._context),
+            "do_sample": False,
+        }
         if self._temperature:
             options.update(do_sample=True, temperature=self._temperature)
         params = og.GeneratorParams(self._model)

@@ -18,11 +18,20 @@ from coldpress.output import check_output, is_current, publish
 from coldpress.sources import find_model
 from coldpress.store import Store
 from coldpress.systems.local import Local
-from coldpress.target import Target, machine
-from coldpress.verify import WORSE, Verdict, verify
-from coldpress.workflow import Step, Verify, Workflow
+from coldpress.target import machine
+from coldpress.verify import WORSE, Verdict, check_request, verify
+from coldpress.workflow import Step, Workflow
 
-_REPORTED_VERSIONS = ("coldpress", "onnxruntime", "onnxruntime-genai", "mobius-onnx", "onnx-ir", "numpy", "torch", "transformers")
+_REPORTED_VERSIONS = (
+    "coldpress",
+    "onnxruntime",
+    "onnxruntime-genai",
+    "mobius-onnx",
+    "onnx-ir",
+    "numpy",
+    "torch",
+    "transformers",
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,11 @@ def run(
     steps = recipes.complete(workflow, source)
     _check(steps, source, workflow)
     output = Path(workflow.output) if workflow.output else None
-    identity = {"workflow": schema.plain(replace(workflow, output=None)), "source": source.key, "steps": schema.plain(steps)}
+    identity = {
+        "workflow": schema.plain(replace(workflow, output=None)),
+        "source": source.key,
+        "steps": schema.plain(steps),
+    }
     if output is not None:
         known = is_current(output, identity)
         if known is not None:
@@ -92,6 +105,7 @@ def run(
 
 def _check(steps: Sequence[Step], source: Model, workflow: Workflow) -> None:
     """Every pass can do its work, and each takes what the one before it gives; said before any work."""
+    check_request(workflow.verify)
     current = source
     for step in steps:
         made = step.make()
@@ -121,8 +135,12 @@ def _pass_by_pass(request: _Run, source: Model, steps: Sequence[Step]) -> tuple[
 
 
 def _measure(request: _Run, model: Model) -> dict[str, dict[str, Any]]:
-    jobs = [Job("metric", name, {}, model, request.workflow.target) for name in request.workflow.metrics]
-    return {job.part: dict(result.numbers) for job, result in Local().map(jobs, request.store, request.console.progress)}
+    target = request.workflow.target
+    names = recipes.metrics_for(model, target) if request.workflow.metrics is None else request.workflow.metrics
+    jobs = [Job("metric", name, {}, model, target) for name in names]
+    return {
+        job.part: dict(result.numbers) for job, result in Local().map(jobs, request.store, request.console.progress)
+    }
 
 
 def _resolved(workflow: Workflow) -> Workflow:
@@ -134,7 +152,9 @@ def _verdict_line(verdict: Verdict) -> str:
     return "; ".join([verdict.verdict, *verdict.reasons])
 
 
-def _report(request: _Run, source: Model, model: Model, verdict: Verdict, measured: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _report(
+    request: _Run, source: Model, model: Model, verdict: Verdict, measured: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
     notes, numbers = model.notes, dict(verdict.numbers)
     seconds = sum(result.seconds for _, result in request.results if not result.cached)
     return {
@@ -150,7 +170,7 @@ def _report(request: _Run, source: Model, model: Model, verdict: Verdict, measur
         ],
         "quality": {name: value for name, value in numbers.items() if name != "answers"},
         "tolerance": schema.plain(verdict.tolerance) if verdict.tolerance else None,
-        "answers": numbers.get("answers", []),
+        "answers": [{"prompt": answer["question"], **answer} for answer in numbers.get("answers", [])],
         **{_SECTIONS.get(name, name): values for name, values in measured.items()},
         "layers": notes.get("layers", []),
         "timings": [*notes.get("timings", []), {"step": "verify", "seconds": verdict.seconds}],
@@ -197,24 +217,14 @@ def read_report(folder: Path) -> dict[str, Any]:
     return data
 
 
-def verify_pressed(
-    model: str,
-    source: str,
-    target: Target,
-    request: Verify,
-    store: Store,
-    console: Console = Console(),
-    *,
-    trust_remote_code: bool = False,
-) -> Verdict:
-    """Compare a model in a folder with the model it was made from, whatever form that has."""
+def verify_pressed(model: str, workflow: Workflow, store: Store, console: Console = Console()) -> Verdict:
+    """Compare a model in a folder with the model of ``workflow``, from which it was made, whatever form that has."""
     pressed = find_model(model, say=console.say)
-    original = find_model(source, trust_remote_code=trust_remote_code, say=console.say)
+    original = find_model(workflow.model, trust_remote_code=workflow.trust_remote_code, say=console.say)
     notes = {"precision": _precision_in(pressed.path), **pressed.notes}
-    steps = recipes.complete(Workflow(source, target=target), original)
-    if steps:
-        original, _ = _pass_by_pass(_Run(Workflow(source, target=target), store, console, None), original, steps)
-    return verify(replace(pressed, notes=notes), original, target, request, store, console.progress)
+    steps = recipes.complete(workflow, original)
+    original, _ = _pass_by_pass(_Run(workflow, store, console, None), original, steps)
+    return verify(replace(pressed, notes=notes), original, workflow.target, workflow.verify, store, console.progress)
 
 
 def _precision_in(folder: Path) -> str:

@@ -24,7 +24,7 @@ class ColdpressError(Exception):
         self.hint = hint
         self.exit_code = exit_code
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (self.message, self.hint, self.exit_code)
 
 

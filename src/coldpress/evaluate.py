@@ -21,7 +21,7 @@ _SHOWN = {
     "perplexity": ("perplexity",),
     "divergence": ("kl", "top1_agreement", "perplexity", "generation_agreement"),
     "generation": ("first_token_ms", "prompt_tokens_per_second", "decode_tokens_per_second"),
-    "memory": ("peak_mb",),
+    "memory": ("peak_memory_mb",),
 }
 
 

@@ -128,13 +128,18 @@ def table(planned: dict[str, Any]) -> Any:
     """The plan as a table for the terminal."""
     from rich.table import Table
 
-    shown = Table(title=f"plan for {planned['model']}", title_justify="left", show_header=False, box=None, padding=(0, 2))
+    shown = Table(
+        title=f"plan for {planned['model']}", title_justify="left", show_header=False, box=None, padding=(0, 2)
+    )
     enough = "" if planned["free_disk_bytes"] > planned["disk_bytes"] else "  (not enough)"
     for name, value in (
         ("steps", " -> ".join(planned["steps"])),
         ("weights", f"{planned['weights'] / 1e6:,.0f} million"),
         ("output", f"{planned['output_bytes'] / 1e6:,.0f} MB"),
-        ("disk needed", f"{planned['disk_bytes'] / 1e6:,.0f} MB of {planned['free_disk_bytes'] / 1e6:,.0f} MB free{enough}"),
+        (
+            "disk needed",
+            f"{planned['disk_bytes'] / 1e6:,.0f} MB of {planned['free_disk_bytes'] / 1e6:,.0f} MB free{enough}",
+        ),
         ("peak memory", f"about {planned['peak_memory_bytes'] / 1e6:,.0f} MB"),
         (
             "time",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from coldpress.model import Model
+from coldpress.target import Target
 from coldpress.workflow import Step, Workflow
 
 
@@ -19,3 +20,9 @@ def complete(workflow: Workflow, model: Model) -> tuple[Step, ...]:
     if model.format == "gguf" and not (steps and "gguf" in type(steps[0].make()).accepts):
         return (Step("unpack_gguf"), *steps)
     return steps
+
+
+def metrics_for(model: Model, target: Target) -> tuple[str, ...]:
+    """What is measured of a finished model when nothing else is asked for: its size, and how it generates, if it does."""
+    generates = (model.path / "genai_config.json").exists() and target.is_here
+    return ("size", "generation", "memory") if generates else ("size",)

@@ -73,5 +73,7 @@ def _check_choices(made: Any, where: str) -> None:
     for field in dataclasses.fields(made):
         choices, value = field.metadata.get("choices"), getattr(made, field.name)
         if choices and value is not None and value not in choices:
-            hint = did_you_mean(value, choices) if isinstance(value, str) else f"use one of {', '.join(map(str, choices))}"
+            hint = (
+                did_you_mean(value, choices) if isinstance(value, str) else f"use one of {', '.join(map(str, choices))}"
+            )
             raise ColdpressError(f"{where}.{field.name}: {value!r} is not a choice".strip("."), hint=hint)

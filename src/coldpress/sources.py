@@ -219,7 +219,6 @@ def _from_hub(name: str, revision: str | None, trust_remote_code: bool, say: Say
         f"cannot get the model '{name}': {silence}, it is not in the Hugging Face cache, "
         f"and there is no folder {Path(name)} in {Path.cwd()}",
         hint=_instead(Path(name), carried),
-        exit_code=WORK_FAILED,
     )
 
 

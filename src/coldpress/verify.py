@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from coldpress.errors import ColdpressError
@@ -37,15 +38,25 @@ def tolerance_of(precision: str, spec: str | None) -> Tolerance:
     return replace(standard, **{name: limit for name, limit in wanted.items() if limit is not None})
 
 
+def check_request(request: Verify) -> None:
+    """Raise ColdpressError for limits that cannot be read or files that do not exist; before any work."""
+    tolerance_of("fp32", request.tolerance)
+    for file in request.data:
+        if not Path(file).is_file():
+            raise ColdpressError(f"text to verify on: '{file}' does not exist")
+
+
 def verify(model: Model, source: Model, target: Target, request: Verify, store: Store, progress: Progress) -> Verdict:
     """Compare a pressed model with its source in a fresh process."""
     if not request.enabled:
         return Verdict(UNVERIFIED, ["verification was turned off"])
     tolerance = tolerance_of(str(model.notes.get("precision", "int4")), request.tolerance)
     if not target.is_here:
-        return Verdict(UNVERIFIED, [f"{target.provider} is not installed here, so the model could not be run"], {}, tolerance)
-    if "model" not in model.notes.get("components", ["model"]):
-        return Verdict(UNVERIFIED, ["only single models are verified yet, this one is an encoder-decoder"], {}, tolerance)
+        return Verdict(
+            UNVERIFIED, [f"{target.provider} is not installed here, so the model could not be run"], {}, tolerance
+        )
+    if not model.notes.get("generates", True):
+        return Verdict(UNVERIFIED, ["only models that generate text are compared with their source yet"], {}, tolerance)
     job = Job("metric", "divergence", {"files": list(request.data)}, model, target, source)
     [(_, result)] = Local().map([job], store, progress)
     reasons = judge(result.numbers, tolerance)

@@ -39,14 +39,17 @@ class Verify:
 
 @dataclass(frozen=True)
 class Workflow:
-    """A request that can be written to a file and run again. ``model``: a path or a hub id."""
+    """A request that can be written to a file and run again.
+
+    ``model``: a path or a hub id. ``metrics``: what is measured of the result; None: what its kind of model allows.
+    """
 
     model: str
     passes: tuple[Step, ...] = ()
     target: Target = Target()
     output: str | None = None
     verify: Verify = Verify()
-    metrics: tuple[str, ...] = ("size",)
+    metrics: tuple[str, ...] | None = None
     trust_remote_code: bool = False
     seed: int = 0
 
@@ -64,7 +67,7 @@ def load_workflow(source: str | Path | dict[str, Any]) -> Workflow:
     resolve_target(workflow.target.device, workflow.target.provider)
     for step in workflow.passes:
         step.make()
-    for metric in workflow.metrics:
+    for metric in workflow.metrics or ():
         parts.find("metrics", metric)
     return workflow
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFReader, GGUFWriter, get_tensor_name_map
+from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFReader, GGUFWriter, RopeScalingType, get_tensor_name_map
 from gguf.quants import dequantize, quantize
 
 from coldpress.errors import ColdpressError
 from coldpress.model import Model
 from coldpress.networks.gguf import unpack
 from coldpress.networks.gguf_file import read_gguf
+from coldpress.networks.gguf_tokenizer import build_tokenizer
 from coldpress.parts import Context
 from coldpress.passes.unpack_gguf import UnpackGguf
 from coldpress.target import Target
@@ -106,8 +107,6 @@ def gguf_from(model, path: Path, architecture: str, *, paired: bool = False, plu
     if rope["rope_type"] == "llama3":
         writer.add_tensor("rope_freqs.weight", (_plain_frequencies(model) / _frequencies(model)).astype(np.float32))
     if rope["rope_type"] in ("linear", "yarn"):
-        from gguf import RopeScalingType
-
         writer.add_rope_scaling_type(RopeScalingType(rope["rope_type"]))
         writer.add_rope_scaling_factor(rope["factor"])
         if rope["rope_type"] == "yarn":
@@ -115,8 +114,7 @@ def gguf_from(model, path: Path, architecture: str, *, paired: bool = False, plu
     if rope["rope_type"] == "longrope":
         writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
         for length in ("long", "short"):
-            values = np.array(rope[f"{length}_factor"], np.float32)
-            writer.add_tensor(f"rope_factors_{length}.weight", values)
+            writer.add_tensor(f"rope_factors_{length}.weight", np.array(rope[f"{length}_factor"], np.float32))
     if partial := rope.get("partial_rotary_factor"):
         writer.add_rope_dimension_count(int(config.hidden_size // config.num_attention_heads * partial))
     for add, name in [
@@ -157,71 +155,65 @@ def _plain_frequencies(model) -> np.ndarray:
     return 1 / model.config.rope_parameters["rope_theta"] ** (np.arange(0, size, 2) / size)
 
 
-SMALL = dict(
-    vocab_size=288,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=4,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=256,
-    rms_norm_eps=1e-5,
-    bos_token_id=1,
-    eos_token_id=0,
-    pad_token_id=0,
-    tie_word_embeddings=False,
-)
-LLAMA3 = dict(rope_type="llama3", rope_theta=5e5, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
-LLAMA3["original_max_position_embeddings"] = 8192
-LONG = dict(rope_type="longrope", rope_theta=1e4, long_factor=[2.0, 3.0, 4.0], short_factor=[1.0, 1.5, 2.0])
-LONG |= dict(original_max_position_embeddings=64, partial_rotary_factor=0.75)
-GEMMA3_ROPE = {
-    "full_attention": dict(rope_type="linear", factor=8.0, rope_theta=1e6),
-    "sliding_attention": dict(rope_type="default", rope_theta=1e4),
+SMALL = {
+    "vocab_size": 288,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "rms_norm_eps": 1e-5,
+    "bos_token_id": 1,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+    "tie_word_embeddings": False,
 }
-GRANITE = dict(attention_multiplier=0.25, embedding_multiplier=3.0, residual_multiplier=0.5, logits_scaling=4.0)
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3["original_max_position_embeddings"] = 8192
+LONG = {"rope_type": "longrope", "rope_theta": 1e4, "long_factor": [2.0, 3.0, 4.0], "short_factor": [1.0, 1.5, 2.0]}
+LONG |= {"original_max_position_embeddings": 64, "partial_rotary_factor": 0.75}
+YARN = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 64}
+GEMMA3_ROPE = {
+    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+}
+GRANITE = {"attention_multiplier": 0.25, "embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 4.0}
 CASES = {
-    "llama": ("llama", "Llama", dict(paired=True), dict(attention_bias=True, mlp_bias=True)),
-    "mistral": ("llama", "Mistral", dict(paired=True), dict(head_dim=16, sliding_window=None)),
-    "llama 3 rotation": ("llama", "Llama", dict(paired=True), dict(rope_parameters=LLAMA3, head_dim=64)),
-    "qwen2": ("qwen2", "Qwen2", {}, dict(tie_word_embeddings=True)),
-    "qwen2 yarn": (
-        "qwen2",
-        "Qwen2",
-        {},
-        dict(
-            rope_parameters=dict(rope_type="yarn", rope_theta=1e6, factor=4.0, original_max_position_embeddings=64),
-        ),
-    ),
-    "qwen3": ("qwen3", "Qwen3", {}, dict(head_dim=16)),
-    "smollm3": ("smollm3", "SmolLM3", dict(paired=True), {}),
-    "granite": ("granite", "Granite", dict(paired=True), GRANITE),
+    "llama": ("llama", "Llama", {"paired": True}, {"attention_bias": True, "mlp_bias": True}),
+    "mistral": ("llama", "Mistral", {"paired": True}, {"head_dim": 16, "sliding_window": None}),
+    "llama 3 rotation": ("llama", "Llama", {"paired": True}, {"rope_parameters": LLAMA3, "head_dim": 64}),
+    "qwen2": ("qwen2", "Qwen2", {}, {"tie_word_embeddings": True}),
+    "qwen2 yarn": ("qwen2", "Qwen2", {}, {"rope_parameters": YARN}),
+    "qwen3": ("qwen3", "Qwen3", {}, {"head_dim": 16}),
+    "smollm3": ("smollm3", "SmolLM3", {"paired": True}, {}),
+    "granite": ("granite", "Granite", {"paired": True}, GRANITE),
     "olmo2": ("olmo2", "Olmo2", {}, {}),
-    "phi3": ("phi3", "Phi3", {}, dict(sliding_window=8)),
+    "phi3": ("phi3", "Phi3", {}, {"sliding_window": 8}),
     "phi3 long": (
         "phi3",
         "Phi3",
         {},
-        dict(rope_parameters=LONG, original_max_position_embeddings=64, partial_rotary_factor=0.75),
+        {"rope_parameters": LONG, "original_max_position_embeddings": 64, "partial_rotary_factor": 0.75},
     ),
     "gemma2": (
         "gemma2",
         "Gemma2",
-        dict(plus_one=True),
-        dict(head_dim=16, query_pre_attn_scalar=16, sliding_window=8, tie_word_embeddings=True),
+        {"plus_one": True},
+        {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8, "tie_word_embeddings": True},
     ),
     "gemma3": (
         "gemma3",
         "Gemma3Text",
-        dict(plus_one=True),
-        dict(
-            head_dim=16,
-            query_pre_attn_scalar=16,
-            sliding_window=8,
-            num_hidden_layers=7,
-            tie_word_embeddings=True,
-            rope_parameters=GEMMA3_ROPE,
-        ),
+        {"plus_one": True},
+        {
+            "head_dim": 16,
+            "query_pre_attn_scalar": 16,
+            "sliding_window": 8,
+            "num_hidden_layers": 7,
+            "tie_word_embeddings": True,
+            "rope_parameters": GEMMA3_ROPE,
+        },
     ),
 }
 
@@ -360,8 +352,6 @@ def test_unknown_pre_tokenizer_is_a_warning(tmp_path: Path) -> None:
 
 
 def test_sentence_piece_with_bytes_and_begin_token(tmp_path: Path) -> None:
-    from tokenizers import Tokenizer
-
     words = ["▁", "c", "a", "t", "ca", "cat", "▁cat", "1", "2"]
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *words, "  "]
     writer = GGUFWriter(tmp_path / "m.gguf", "llama")
@@ -373,10 +363,7 @@ def test_sentence_piece_with_bytes_and_begin_token(tmp_path: Path) -> None:
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
     finish(writer)
-    from coldpress.networks.gguf_tokenizer import build_tokenizer
-
     tokenizer, _ = build_tokenizer(read_gguf(tmp_path / "m.gguf"))
-    assert isinstance(tokenizer, Tokenizer)
     assert tokenizer.encode("cat 12").tokens == ["<s>", "▁cat", "▁", "1", "2"]
     assert tokenizer.encode("t   é").tokens == ["<s>", "▁", "t", "▁▁", "▁", "<0xC3>", "<0xA9>"]
     for text in TEXTS:

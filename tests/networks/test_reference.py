@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+
 from coldpress.errors import ColdpressError
 from coldpress.networks.reference import Reference
 

@@ -60,7 +60,10 @@ class _Verbs(click.Group):
 @click.group(
     cls=_Verbs,
     help="Press a model into the best ONNX model for a target, verified and measured.",
-    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": lambda token: token.replace("-", "_")},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda token: token.replace("-", "_"),
+    },
 )
 @click.version_option(package_name="coldpress")
 def app() -> None:
@@ -109,13 +112,11 @@ def _from_click(error: click.UsageError) -> ColdpressError:
     if isinstance(error, click.NoSuchOption):
         option = error.option_name
         known = [name for parameter in (error.ctx.command.params if error.ctx else []) for name in parameter.opts]
-        return ColdpressError(f"there is no option '{option}'", hint=did_you_mean(option, [n for n in known if n.startswith("--")]))
+        return ColdpressError(
+            f"there is no option '{option}'", hint=did_you_mean(option, [n for n in known if n.startswith("--")])
+        )
     command = f"{error.ctx.command_path} --help" if error.ctx else "coldpress --help"
     message = error.format_message().rstrip(".")
-    if isinstance(error, click.BadParameter) and isinstance(getattr(error.param, "type", None), click.Choice):
-        choices = [str(choice) for choice in error.param.type.choices]  # type: ignore[union-attr]
-        wrong = message.partition("'")[2].rpartition("' is not")[0].rpartition("'")[2] or message.split("'")[-2]
-        return ColdpressError(f"{error.param.opts[0]}: '{wrong}' is not one of its values", hint=did_you_mean(wrong, choices))  # type: ignore[union-attr]
     return ColdpressError(message[0].lower() + message[1:], hint=f"see {command}")
 
 

@@ -7,7 +7,15 @@ from typing import Any
 import click
 
 from coldpress.cli import VERBS
-from coldpress.cli.options import common_options, given, model_option, output_option, pass_options, target_options, verify_options
+from coldpress.cli.options import (
+    common_options,
+    given,
+    model_option,
+    output_option,
+    pass_options,
+    target_options,
+    verify_options,
+)
 from coldpress.passes.press import Press
 
 

@@ -12,9 +12,15 @@ from coldpress.cli.options import common_options, target_options
 
 @click.command("benchmark", help=VERBS["benchmark"])
 @click.argument("models", nargs=-1, required=True)
-@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="How often each model has its turn.")
-@click.option("--prompt_tokens", type=click.IntRange(min=8), default=256, show_default=True, help="Length of the prompt.")
-@click.option("--new_tokens", type=click.IntRange(min=2), default=64, show_default=True, help="Tokens generated after it.")
+@click.option(
+    "--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="How often each model has its turn."
+)
+@click.option(
+    "--prompt_tokens", type=click.IntRange(min=8), default=256, show_default=True, help="Length of the prompt."
+)
+@click.option(
+    "--new_tokens", type=click.IntRange(min=2), default=64, show_default=True, help="Tokens generated after it."
+)
 @target_options
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 @common_options

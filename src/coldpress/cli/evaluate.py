@@ -12,12 +12,16 @@ from coldpress.cli.options import common_options, target_options
 
 @click.command("evaluate", help=VERBS["evaluate"])
 @click.argument("models", nargs=-1, required=True)
-@click.option("--metric", "metrics", multiple=True, help="size, perplexity, divergence, generation, memory; may be repeated.")
+@click.option(
+    "--metric", "metrics", multiple=True, help="size, perplexity, divergence, generation, memory; may be repeated."
+)
 @click.option("--source", help="The model that the metric divergence compares with.")
 @target_options
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 @common_options
-def command(session: Any, models: tuple[str, ...], metrics: tuple[str, ...], source: str | None, as_json: bool, **target: Any) -> None:
+def command(
+    session: Any, models: tuple[str, ...], metrics: tuple[str, ...], source: str | None, as_json: bool, **target: Any
+) -> None:
     from coldpress.evaluate import evaluate, flat
     from coldpress.report.terminal import comparison
     from coldpress.target import resolve_target

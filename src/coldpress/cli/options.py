@@ -11,27 +11,39 @@ from typing import Any
 
 import click
 
+from coldpress.errors import ColdpressError, did_you_mean
+
 _LEVELS = ("0", "1", "2", "3", "4")
 
 
 def model_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("-m", "--model_name_or_path", "model", required=True, metavar="MODEL", help="Folder, file or hub id.")(command)
+    return click.option(
+        "-m", "--model_name_or_path", "model", required=True, metavar="MODEL", help="Folder, file or hub id."
+    )(command)
 
 
 def output_option(default: str) -> Callable[..., Any]:
-    return click.option("-o", "--output_path", "output", default=default, show_default=True, help="Folder for the result.")
+    return click.option(
+        "-o", "--output_path", "output", default=default, show_default=True, help="Folder for the result."
+    )
 
 
 def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    command = click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads; 0: all processors.")(command)
+    command = click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads; 0: all processors.")(
+        command
+    )
     command = click.option("--provider", help="Execution provider, such as CPUExecutionProvider.")(command)
     return click.option("--device", help="cpu, gpu or npu.")(command)
 
 
 def verify_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    command = click.option("--eval_data", multiple=True, help="Text or jsonl file to compare on, instead of the shipped text.")(command)
+    command = click.option(
+        "--eval_data", multiple=True, help="Text or jsonl file to compare on, instead of the shipped text."
+    )(command)
     command = click.option("--tolerance", help="Limits, such as 0.1 (KL) or kl=0.1,ppl=1.05.")(command)
-    return click.option("--no_verify", is_flag=True, help="Do not compare with the source (the report will say so).")(command)
+    return click.option("--no_verify", is_flag=True, help="Do not compare with the source (the report will say so).")(
+        command
+    )
 
 
 def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,7 +59,10 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
     wrapped = click.option("--cache_dir", help="Where finished results are kept.")(wrapped)
     wrapped = click.option("--debug", is_flag=True, help="Show the traceback of a failure.")(wrapped)
     return click.option(
-        "--log_level", type=click.Choice(_LEVELS), default="2", help="0: everything, 1: steps, 2: warnings, 3: errors, 4: nothing."
+        "--log_level",
+        type=click.Choice(_LEVELS),
+        default="2",
+        help="0: everything, 1: steps, 2: warnings, 3: errors, 4: nothing.",
     )(wrapped)
 
 
@@ -73,19 +88,36 @@ def _option(field: dataclasses.Field[Any], hint: Any) -> Callable[..., Any]:
     text, choices = field.metadata.get("help", ""), field.metadata.get("choices", ())
     optional = typing.get_origin(hint) in (typing.Union, types.UnionType)
     plain = next(arg for arg in typing.get_args(hint) if arg is not type(None)) if optional else hint
-    shown = "" if field.default in (None, ()) else f" [default: {str(field.default).lower() if plain is bool else field.default}]"
+    shown = (
+        ""
+        if field.default in (None, ())
+        else f" [default: {str(field.default).lower() if plain is bool else field.default}]"
+    )
     help_text = text[:1].upper() + text[1:] + "." + shown
     if plain is bool:
         negative = "asymmetric" if field.name == "symmetric" else f"no_{field.name}"
         return click.option(f"--{field.name}/--{negative}", default=None, help=help_text)
     if typing.get_origin(plain) is tuple:
         return click.option(f"--{field.name}", multiple=True, help=help_text)
-    if choices and plain is int:
-        return click.option(f"--{field.name}", type=_IntChoice([str(c) for c in choices]), default=None, help=help_text)
-    kind = click.Choice([str(c) for c in choices]) if choices else plain
+    kind = Choice(choices) if choices else plain
     return click.option(f"--{field.name}", type=kind, default=None, help=help_text)
 
 
-class _IntChoice(click.Choice):  # type: ignore[type-arg]
+class Choice(click.ParamType):
+    """One of some values; a wrong one is answered with the closest."""
+
+    name = "choice"
+
+    def __init__(self, values: tuple[Any, ...]):
+        self.values = {str(value): value for value in values}
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return int(super().convert(str(value), param, ctx))
+        if str(value) not in self.values:
+            option = param.opts[-1] if param else "value"
+            raise ColdpressError(
+                f"{option}: '{value}' is not one of {', '.join(self.values)}", hint=did_you_mean(str(value), self.values)
+            )
+        return self.values[str(value)]
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return f"[{'|'.join(self.values)}]"

@@ -19,7 +19,7 @@ from coldpress.cli.options import common_options
 @click.option("--dry_run", is_flag=True, help="Check the file, show the plan and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @common_options
-def command(session: Any, config: str, overwrite: bool, dry_run: bool, as_json: bool, **replaced: str | None) -> int:
+def command(session: Any, config: str, overwrite: bool, dry_run: bool, as_json: bool, **replaced: Any) -> int:
     from coldpress.cli.finish import plan_and_show, run_and_show
     from coldpress.workflow import load_workflow
 

@@ -20,7 +20,9 @@ class _Passes(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
         part = parts.find("passes", cmd_name)
 
-        @click.command(cmd_name, help=(part.__doc__ if "(" not in (part.__doc__ or "(") else None) or f"The pass {cmd_name}.")
+        @click.command(
+            cmd_name, help=(part.__doc__ if "(" not in (part.__doc__ or "(") else None) or f"The pass {cmd_name}."
+        )
         @model_option
         @output_option("models/run-pass")
         @pass_options(part)
@@ -40,7 +42,9 @@ def _run(session: Any, name: str, overwrite: bool, as_json: bool, arguments: dic
     from coldpress.workflow import Step, Verify, Workflow
 
     model, output = arguments.pop("model"), arguments.pop("output")
-    target = resolve_target(**{key: arguments.pop(key) for key in ("device", "provider", "threads") if key in arguments})
+    target = resolve_target(
+        **{key: arguments.pop(key) for key in ("device", "provider", "threads") if key in arguments}
+    )
     step = Step(name.replace("-", "_"), arguments)
     trusted = bool(arguments.get("trust_remote_code"))
     workflow = Workflow(model, (step,), target, output, Verify(False), metrics=(), trust_remote_code=trusted)

@@ -35,4 +35,7 @@ def _parameters(part: Any) -> list[str]:
 
 
 def _values(part: Any) -> list[str]:
-    return [f"  {name}: {value.better} is better{', ' + value.unit if value.unit else ''}" for name, value in part.values.items()]
+    return [
+        f"  {name}: {value.better} is better{', ' + value.unit if value.unit else ''}"
+        for name, value in part.values.items()
+    ]

@@ -25,14 +25,13 @@ def command(session: Any, model: str, source: str | None, as_json: bool, **argum
     from coldpress.errors import WORSE_THAN_TOLERANCE
     from coldpress.target import resolve_target
     from coldpress.verify import VERIFIED
-    from coldpress.workflow import Verify
+    from coldpress.workflow import Verify, Workflow
 
     target = resolve_target(**{key: arguments.pop(key) for key in ("device", "provider", "threads")})
     original = source or read_report(Path(model))["source"]["name"]
     request = Verify(True, arguments["tolerance"], arguments["eval_data"])
-    verdict = verify_pressed(
-        model, original, target, request, session.store, session.console, trust_remote_code=arguments["trust_remote_code"]
-    )
+    workflow = Workflow(original, target=target, verify=request, trust_remote_code=arguments["trust_remote_code"])
+    verdict = verify_pressed(model, workflow, session.store, session.console)
     if as_json:
         session.data({"verdict": verdict.verdict, "reasons": verdict.reasons, **verdict.numbers})
     else:

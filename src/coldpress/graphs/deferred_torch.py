@@ -11,12 +11,13 @@ from __future__ import annotations
 import importlib
 import sys
 import types
+from typing import Any
 
 
 class _Deferred(types.ModuleType):
     """A module that is imported when one of its attributes is first needed."""
 
-    def __getattr__(self, attribute: str):
+    def __getattr__(self, attribute: str) -> Any:
         if attribute.startswith("__"):
             raise AttributeError(attribute)
         load()

@@ -4,18 +4,22 @@
 (https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md). Weights keep their row layout, so a
 fused product is the rows of its parts one above the other, and an embedding that is tied to the head
 shares its bytes: two initializers, one place in the file.
+
+Blocks run along a weight's inputs. A weight whose inputs are no multiple of the block size gets the largest smaller
+block that divides them, so that nothing is padded; where none does, its last block is padded with zeros, which
+``MatMulNBits`` never reads and which are cut off after ``GatherBlockQuantized``.
 """
 
 from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import onnx_ir as ir
 
-from coldpress.graphs.kernels import Encoding
+from coldpress.graphs.kernels import Encoding, fitting_block
 from coldpress.graphs.layout import Layout, Place, Quantized
 from coldpress.graphs.linears import Embedding, Linear, find_embeddings, find_head, find_linears, is_router
 from coldpress.networks.checkpoint import Span
@@ -30,7 +34,9 @@ class Precision:
     """Which encoding each weight gets; None keeps it float.
 
     ``overrides`` are (glob over module names, encoding or None) pairs; the first that matches wins over
-    the role's encoding. ``accuracy_level`` 4 lets the CPU multiply in int8, 0 leaves activations float.
+    the role's encoding. A layer has several names: the graph's, those of the parts it is fused of, those of the
+    checkpoint, and ``lm_head`` for the one that gives the logits; a fused layer is one weight, so a glob that matches
+    a part decides on all of it. ``accuracy_level`` 4 lets the CPU multiply in int8, 0 leaves activations float.
     """
 
     dtype: str
@@ -40,13 +46,13 @@ class Precision:
     accuracy_level: int = 0
     overrides: list[tuple[str, Encoding | None]] = field(default_factory=list)
 
-    def of(self, role: str, module: str) -> Encoding | None:
-        if is_router(module):
+    def of(self, role: str, names: list[str], columns: int) -> Encoding | None:
+        """The encoding of a weight with so many inputs, its block size one that fits; the first name is the graph's."""
+        if is_router(names[0]):
             return None
-        for pattern, encoding in self.overrides:
-            if fnmatch.fnmatchcase(module, pattern):
-                return encoding
-        return getattr(self, role)
+        matching = (code for pattern, code in self.overrides for name in names if fnmatch.fnmatchcase(name, pattern))
+        encoding: Encoding | None = next(matching, getattr(self, role))
+        return replace(encoding, block_size=fitting_block(columns, encoding.block_size)) if encoding else None
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Precision:
@@ -63,17 +69,16 @@ class _Rewriter:
     layout: Layout
 
     def linear(self, linear: Linear, role: str) -> None:
-        encoding = self.precision.of(role, linear.module)
+        encoding = self.precision.of(role, self._names(linear.module, linear.weights, role), linear.columns)
         if encoding is None:
             self._transpose(linear)
             return
         entry = self._quantize(linear.module, role, linear.weights, encoding)
         product = linear.matmul
-        bias = self._bias_after(product)
+        adding, bias = self._bias_after(linear)
         inputs = [product.inputs[0], *self._weight_values(entry, [entry.rows, entry.blocks, -1])]
         if bias is not None:
-            inputs += [None] * (5 - len(inputs)) + [bias[1]]
-        last = bias[0] if bias is not None else product
+            inputs += [None] * (5 - len(inputs)) + [bias]
         node = ir.node(
             "MatMulNBits",
             inputs,
@@ -87,7 +92,7 @@ class _Rewriter:
             domain=CONTRIB,
             name="lm_head" if role == "head" else linear.module,
         )
-        self._replace(last, node, remove=[last, *([product] if bias is not None else []), *linear.obsolete])
+        self._replace(adding[0] if adding else product, node, remove=[*adding, product, *linear.obsolete])
 
     def _transpose(self, linear: Linear) -> None:
         """Store a float weight as ``[in, out]``: a runtime would otherwise keep a transposed copy in memory."""
@@ -103,15 +108,18 @@ class _Rewriter:
         self._remove_unread(linear.obsolete)
 
     def embedding(self, embedding: Embedding) -> None:
-        encoding = self.precision.of("embedding", embedding.module)
-        if encoding is None:
+        weight, gather = embedding.weight, embedding.gather
+        names = self._names(embedding.module, [weight], "embedding")
+        encoding = self.precision.of("embedding", names, int(weight.shape[1]))
+        if encoding is None or len(list(weight.uses())) > 1:  # a head that stays float reads it, too
             return
-        shared = [entry for entry in self.layout.quantized if [s.name for s in entry.sources] == [embedding.weight.name]]
-        entry = shared[0] if shared else self._quantize(embedding.module, "embedding", [embedding.weight], encoding)
+        span = self.sources[weight.name]
+        shared = [entry for entry in self.layout.quantized if entry.sources == [span]]
+        entry = shared[0] if shared else self._quantize(embedding.module, "embedding", [weight], encoding)
         codes, *rest = self._weight_values(entry, [entry.rows, -1], suffix=".lookup")
         node = ir.node(
             "GatherBlockQuantized",
-            [codes, embedding.gather.inputs[1], *rest],
+            [codes, gather.inputs[1], *rest],
             attributes={
                 "bits": entry.encoding.bits,
                 "block_size": entry.encoding.block_size,
@@ -121,12 +129,30 @@ class _Rewriter:
             domain=CONTRIB,
             name=embedding.module,
         )
-        self._replace(embedding.gather, node, remove=[embedding.gather])
+        padded = entry.columns % entry.encoding.block_size != 0
+        self._replace(gather, self._cut(gather, node, entry.columns) if padded else node, remove=[gather])
+
+    def _cut(self, gather: ir.Node, padded: ir.Node, columns: int) -> ir.Node:
+        """A node that keeps the first ``columns`` of a lookup, without the padding of its last block."""
+        padded.outputs[0].name, padded.outputs[0].type = f"{padded.name}.padded", gather.outputs[0].type
+        self.graph.insert_before(gather, padded)
+        limits = []
+        for name, number in (("start", 0), ("stop", columns), ("axis", -1)):
+            limit = ir.Value(name=f"{padded.name}.{name}", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([1]))
+            limit.const_value = ir.tensor([number], dtype=ir.DataType.INT64, name=limit.name)
+            self.graph.register_initializer(limit)
+            limits.append(limit)
+        return ir.node("Slice", [padded.outputs[0], *limits], name=f"{padded.name}.cut")
+
+    def _names(self, module: str, weights: list[ir.Value], role: str) -> list[str]:
+        """Every name that a user may know a layer by."""
+        stored_as = [self.sources[weight.name].name for weight in weights]
+        tensors = [str(weight.name) for weight in weights] + stored_as
+        return [module, *(name.removesuffix(".weight") for name in tensors), *(["lm_head"] if role == "head" else [])]
 
     def _quantize(self, module: str, role: str, weights: list[ir.Value], encoding: Encoding) -> Quantized:
         spans = [self.sources[weight.name] for weight in weights]
-        named = [Span(w.name, s.file, s.dtype, s.shape, s.offset, s.strides) for w, s in zip(weights, spans, strict=True)]
-        return self.layout.add_quantized(f"{module}.weight", role, named, encoding, self.precision.dtype)
+        return self.layout.add_quantized(f"{module}.weight", role, spans, encoding, self.precision.dtype)
 
     def _weight_values(self, entry: Quantized, shape: list[int], suffix: str = "") -> list[ir.Value]:
         """The initializers of codes, scales and zero points; ``shape`` is that of the codes, -1 what is left."""
@@ -148,15 +174,30 @@ class _Rewriter:
             return self.graph.initializers[name]
         return stored(self.graph, name, place, shape, dtype, self.layout.data)
 
-    def _bias_after(self, product: ir.Node) -> tuple[ir.Node, ir.Value] | None:
-        """The Add of a bias from the checkpoint that directly follows a product, if that is its only reader."""
-        uses = list(product.outputs[0].uses())
-        if len(uses) != 1 or uses[0][0].op_type != "Add" or product.outputs[0].is_graph_output():
-            return None
-        add, position = uses[0]
-        bias = add.inputs[1 - position]
-        known = bias is not None and bias.name in self.sources and len(bias.shape or ()) == 1
-        return (add, bias) if known else None
+    def _bias_after(self, linear: Linear) -> tuple[list[ir.Node], ir.Value | None]:
+        """The nodes that add a bias of the checkpoint right after a product, the Add first, and that bias.
+
+        The biases of a fused product come from a Concat; they are stored as one tensor.
+        """
+        uses = list(linear.matmul.outputs[0].uses())
+        if len(uses) != 1 or uses[0][0].op_type != "Add" or linear.matmul.outputs[0].is_graph_output():
+            return [], None
+        add, side = uses[0]
+        bias = add.inputs[1 - side]
+        stack = bias.producer() if bias is not None else None
+        parts = list(stack.inputs) if stack is not None and stack.op_type == "Concat" else [bias]
+        if not all(part is not None and part.name in self.sources and len(part.shape or ()) == 1 for part in parts):
+            return [], None
+        if sum(int(part.shape[0]) for part in parts) != linear.rows:
+            return [], None
+        if stack is None:
+            return [add], bias
+        return [add, stack], self._stacked(f"{linear.module}.bias", parts, linear.rows)
+
+    def _stacked(self, name: str, parts: list[ir.Value], rows: int) -> ir.Value:
+        dtype = parts[0].dtype
+        entry = self.layout.add_plain(name, [self.sources[part.name] for part in parts], [rows], _NAMES[dtype])
+        return self._stored(name, entry.place, [rows], dtype)
 
     def _replace(self, last: ir.Node, node: ir.Node, remove: list[ir.Node]) -> None:
         output = last.outputs[0]
@@ -175,6 +216,7 @@ class _Rewriter:
 def encode(model: ir.Model, sources: Mapping[str, Span], precision: Precision, graph_file: str, vocabulary: int) -> Layout:
     """Rewrite ``model`` in place and give every weight its place in the data file."""
     graph, layout = model.graph, Layout(graph_file)
+    _merge_tied(graph, sources)
     rewriter = _Rewriter(graph, sources, precision, layout)
     linears = list(find_linears(graph, sources))
     head = find_head(graph, linears)
@@ -187,6 +229,14 @@ def encode(model: ir.Model, sources: Mapping[str, Span], precision: Precision, g
         model.opset_imports.setdefault(CONTRIB, 1)
     _place_floats(graph, sources, layout)
     return layout
+
+
+def _merge_tied(graph: ir.Graph, sources: Mapping[str, Span]) -> None:
+    """Let weights that are the same tensor of the checkpoint be one initializer, the first of them."""
+    kept: dict[Span, ir.Value] = {}
+    for name, value in graph.initializers.items():
+        if name in sources and kept.setdefault(sources[name], value) is not value:
+            ir.convenience.replace_all_uses_with(value, kept[sources[name]])
 
 
 def last_position_only(graph: ir.Graph, head_name: str) -> None:

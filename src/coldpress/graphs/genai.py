@@ -77,7 +77,7 @@ def _token_ids(tokens: dict[str, Any]) -> dict[str, Any]:
 
 
 def _input_names(inputs: list[str]) -> dict[str, str]:
-    names = {name: name for name in ("input_ids", "attention_mask", "position_ids") if name in inputs}
+    names: dict[str, str] = {name: name for name in ("input_ids", "attention_mask", "position_ids") if name in inputs}
     return {**names, "past_key_names": "past_key_values.%d.key", "past_value_names": "past_key_values.%d.value"}
 
 

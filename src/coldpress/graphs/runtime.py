@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coldpress.errors import ColdpressError
+from coldpress.errors import WORK_FAILED, ColdpressError
 from coldpress.target import physical_cores
 
 if TYPE_CHECKING:
@@ -81,11 +81,21 @@ class Decoder:
         options.log_severity_level = 3
         folder = str(graph_file(self.folder).parent.resolve())
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-        return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=[self._provider])
+        try:
+            return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=[self._provider])
+        except _runtime_errors() as error:
+            raise ColdpressError(
+                f"{self._provider} cannot run {self.folder}: {error}", exit_code=WORK_FAILED
+            ) from error
 
     def _run(self, session: Any, outputs: list[str], window: np.ndarray) -> list[np.ndarray]:
         feeds = {value.name: self._feed(value, len(window), window) for value in session.get_inputs()}
-        return [value.numpy() for value in session.run_with_ort_values(outputs, feeds)]
+        try:
+            return [value.numpy() for value in session.run_with_ort_values(outputs, feeds)]
+        except _runtime_errors() as error:
+            raise ColdpressError(
+                f"{self._provider} cannot run {self.folder}: {error}", exit_code=WORK_FAILED
+            ) from error
 
     def _feed(self, value: Any, count: int, window: np.ndarray) -> Any:
         from onnxruntime import OrtValue
@@ -111,7 +121,7 @@ class Decoder:
         heads = value.shape[1] if isinstance(value.shape[1], int) else decoder.get("num_key_value_heads")
         size = value.shape[3] if isinstance(value.shape[3], int) else decoder.get("head_size")
         if heads is None or size is None:
-            raise ColdpressError(f"neither the graph nor genai_config.json in {self.folder} says the size of {value.name}")
+            raise ColdpressError(f"neither the graph nor genai_config.json in {self.folder} tells {value.name}'s size")
         name = value.type.removeprefix("tensor(").removesuffix(")")
         kind = TensorProto.DataType.Value(name.upper())
         dtype = np.uint16 if name == "bfloat16" else helper.tensor_dtype_to_np_dtype(kind)
@@ -149,7 +159,11 @@ class Generator:
         config.overlay(json.dumps({"model": {"decoder": {"session_options": session}}}))
         if on_cpu:
             config.clear_providers()
-        self._model = og.Model(config)
+        try:
+            self._model = og.Model(config)
+        except RuntimeError as error:
+            message = f"onnxruntime-genai cannot run {self.folder}: {error}"
+            raise ColdpressError(message, exit_code=WORK_FAILED) from error
 
     def generate(
         self, prompt_ids: Sequence[int], max_new_tokens: int, past_stop_tokens: bool = False
@@ -212,7 +226,7 @@ def stop_tokens(settings: Mapping[str, Any]) -> set[int]:
 
 def graph_file(folder: Path) -> Path:
     """The decoder's graph: the file that genai_config.json names, else model.onnx."""
-    name = read_genai_config(folder).get("model", {}).get("decoder", {}).get("filename", "model.onnx")
+    name: str = read_genai_config(folder).get("model", {}).get("decoder", {}).get("filename", "model.onnx")
     file = Path(folder) / name
     if not file.is_file():
         raise ColdpressError(f"no {name} in {folder}")
@@ -244,6 +258,14 @@ def _output_as_float(graph: onnx.GraphProto, tensor: str, name: str) -> str:
     graph.node.append(onnx.helper.make_node("Cast", [tensor], [name], to=onnx.TensorProto.FLOAT))
     graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     return name
+
+
+def _runtime_errors() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises for a graph that it cannot load or run; its exceptions have no common base."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    at_load = (state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented)
+    return (*at_load, state.Fail, state.InvalidArgument, state.RuntimeException)
 
 
 def _reroute(graph: onnx.GraphProto, old: str, new: str) -> None:

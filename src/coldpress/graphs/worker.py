@@ -71,6 +71,7 @@ def main(question: Path) -> dict[str, Any]:
     vocabulary = int(getattr(captured.config, "vocab_size", 0) or 0)
     layouts = []
     for name, model in captured.components.items():
+        _prefer_checkpoint(model, captured.sources)
         sources = {**captured.sources, **_large_constants(model, scratch / f"{name}_constants.safetensors")}
         _require_all(model, sources)
         layouts.append(encode(model, sources, precision, f"{name}.onnx", vocabulary))
@@ -92,6 +93,13 @@ def _head_name(model: Any, sources: Mapping[str, Span]) -> str | None:
         if node is not None:
             return node.name
     return None
+
+
+def _prefer_checkpoint(model: Any, sources: Mapping[str, Span]) -> None:
+    """Forget the values that the builder gave to weights of the checkpoint (zeros for ViT's class token, for one)."""
+    for name, value in model.graph.initializers.items():
+        if value.const_value is not None and name in sources:
+            value.const_value = None
 
 
 def _large_constants(model: Any, file: Path) -> dict[str, Span]:
@@ -136,9 +144,12 @@ def _save(model: Any, file: Path) -> None:
 
 
 def _notes(captured: Any) -> dict[str, Any]:
+    decoder = captured.components.get("model")
+    names = {value.name for value in (*decoder.graph.inputs, *decoder.graph.outputs)} if decoder is not None else set()
     return {
         "architecture": (captured.hf_config.get("architectures") or [captured.hf_config.get("model_type")])[0],
         "components": list(captured.components),
+        "generates": {"input_ids", "past_key_values.0.key", "logits"} <= names,
     }
 
 

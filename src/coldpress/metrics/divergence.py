@@ -178,7 +178,7 @@ def _on_text(windows: list[np.ndarray], scores: Iterable[np.ndarray], decoder: D
         ctx.progress("comparing with the source", done, len(windows))
     every, own, source = np.concatenate(kl), perplexity(losses), perplexity(source_losses)
     return {
-        "kl": float(every.mean()),
+        "kl": float(np.maximum(every.mean(), 0.0)),
         "kl_p99": float(np.quantile(every, 0.99)),
         "top1_agreement": float(np.concatenate(same).mean()),
         "perplexity": own,

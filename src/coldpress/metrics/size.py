@@ -29,7 +29,15 @@ _NOT_WEIGHTS = {
 _TABLES = {"GroupQueryAttention": (7, 8), "RotaryEmbedding": (2, 3)}
 _SAME_VALUES = ("Reshape", "Transpose", "Cast", "Identity")
 _PACKED = (".weight_packed", ".qweight")
-_QUANTIZER_DATA = (".weight_scale", ".weight_zero_point", ".weight_shape", ".weight_g_idx", ".scales", ".qzeros", ".g_idx")
+_QUANTIZER_DATA = (
+    ".weight_scale",
+    ".weight_zero_point",
+    ".weight_shape",
+    ".weight_g_idx",
+    ".scales",
+    ".qzeros",
+    ".g_idx",
+)
 
 
 @dataclass(frozen=True)
@@ -70,20 +78,26 @@ def _count_graph(file: Path) -> tuple[list[Path], int, int]:
     graph = onnx.load(str(file), load_external_data=False).graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     made = {name: node for node in graph.node for name in node.output}
-    counts: dict[str, int] = {}
-    companions: set[str] = set()
+    counts: dict[tuple[str, str], int] = {}
+    stored: dict[tuple[str, str], int] = {}
     for node in graph.node:
         for index, name in enumerate(node.input):
             tensor = tensors.get(_origin(name, made))
             if tensor is None or index in _TABLES.get(node.op_type, ()):
                 continue
-            if index in _NOT_WEIGHTS.get(node.op_type, ()):
-                companions.add(tensor.name)
-            elif represented := _represented(node, tensor):
-                counts[tensor.name] = max(represented, counts.get(tensor.name, 0))
-    stored = sum(_bytes(tensors[name]) for name in companions | counts.keys())
+            represented = 0 if index in _NOT_WEIGHTS.get(node.op_type, ()) else _represented(node, tensor)
+            if represented or index in _NOT_WEIGHTS.get(node.op_type, ()):
+                place = _place(tensor)
+                counts[place] = max(represented, counts.get(place, 0))
+                stored[place] = _bytes(tensor)
     data = {entry.value for t in graph.initializer for entry in t.external_data if entry.key == "location"}
-    return [file, *(file.parent / name for name in sorted(data))], sum(counts.values()), stored
+    return [file, *(file.parent / name for name in sorted(data))], sum(counts.values()), sum(stored.values())
+
+
+def _place(tensor: onnx.TensorProto) -> tuple[str, str]:
+    """Where a tensor's bytes are: tensors that share them, such as a tied head and embedding, are one."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    return (entries["location"], entries.get("offset", "0")) if "location" in entries else ("", tensor.name)
 
 
 def _origin(name: str, made: Mapping[str, onnx.NodeProto]) -> str:
@@ -97,10 +111,10 @@ def _represented(node: onnx.NodeProto, tensor: onnx.TensorProto) -> int:
     """How many weights of the source a node's input holds; 0 for shapes, indices and single constants."""
     from onnx import TensorProto
 
-    settings = {attribute.name: attribute.i for attribute in node.attribute}
-    numbers, kind = math.prod(tensor.dims), tensor.data_type
+    settings: dict[str, int] = {attribute.name: attribute.i for attribute in node.attribute}
+    numbers, kind = int(math.prod(tensor.dims)), tensor.data_type
     if node.op_type == "MatMulNBits" and kind == TensorProto.UINT8:
-        return settings["N"] * settings["K"]
+        return int(settings["N"] * settings["K"])
     if node.op_type == "GatherBlockQuantized" and kind == TensorProto.UINT8:
         return numbers * 8 // settings.get("bits", 4)
     if node.op_type == "QMoE" and kind == TensorProto.UINT8:
@@ -113,7 +127,7 @@ def _represented(node: onnx.NodeProto, tensor: onnx.TensorProto) -> int:
 def _bytes(tensor: onnx.TensorProto) -> int:
     from onnx import TensorProto, helper
 
-    numbers = math.prod(tensor.dims)
+    numbers = int(math.prod(tensor.dims))
     if tensor.data_type in (TensorProto.INT4, TensorProto.UINT4):
         return (numbers + 1) // 2
     if tensor.data_type == TensorProto.BFLOAT16:

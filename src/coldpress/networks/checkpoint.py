@@ -110,7 +110,9 @@ class Checkpoint:
     def tensors(self) -> dict[str, Span]:
         """Every tensor by its Hugging Face name. Raises ColdpressError for a file that is cut off or no safetensors."""
         if not self.files:
-            raise ColdpressError(f"no *.safetensors in {self.folder}", hint="save the model with safe_serialization=True")
+            raise ColdpressError(
+                f"no *.safetensors in {self.folder}", hint="save the model with safe_serialization=True"
+            )
         found: dict[str, Span] = {}
         for file in self.files:
             found.update(read_header(file))

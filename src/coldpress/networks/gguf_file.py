@@ -11,6 +11,7 @@ import mmap
 import struct
 from collections import Counter
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,8 @@ def read_gguf(path: Path) -> GgufFile:
     ColdpressError when it is no GGUF file, a part of a split one, cut short, or uses a number format that the
     installed ``gguf`` package cannot unpack.
     """
+    if find_spec("gguf") is None:
+        raise ColdpressError("reading GGUF files needs the package gguf", hint="pip install 'coldpress[gguf]'")
     with path.open("rb") as stream:
         start = stream.read(len(_MAGIC))
         if start != _MAGIC:

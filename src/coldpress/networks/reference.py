@@ -160,8 +160,8 @@ class _Shards:
             raise ColdpressError(
                 f"no safetensors files in {folder}", hint="save the model with save_pretrained, then try again"
             )
-        self._files = [safe_open(folder / name, framework="pt") for name in names]
-        self._home = {key: file for file in self._files for key in file.keys()}  # noqa: SIM118 (not a mapping)
+        self._files: list[Any] = [safe_open(folder / name, framework="pt") for name in names]
+        self._home: dict[str, Any] = {key: file for file in self._files for key in file.keys()}  # noqa: SIM118
 
     def names(self) -> list[str]:
         return list(self._home)
@@ -171,7 +171,8 @@ class _Shards:
 
     def tensor(self, name: str) -> torch.Tensor:
         """The stored tensor, as a view of the mapped file."""
-        return self._home[name].get_tensor(name)
+        tensor: torch.Tensor = self._home[name].get_tensor(name)
+        return tensor
 
 
 def _empty_model(folder: Path, trust_remote_code: bool) -> Any:
@@ -181,9 +182,7 @@ def _empty_model(folder: Path, trust_remote_code: bool) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
         with _parameters_on_meta():
-            model = AutoModelForCausalLM.from_config(
-                config, dtype=torch.float32, trust_remote_code=trust_remote_code
-            )
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
     except (ValueError, OSError) as error:
         raise ColdpressError(f"transformers cannot build a causal language model from {folder}: {error}") from error
     return model.eval()
@@ -201,7 +200,7 @@ def _parameters_on_meta() -> Iterator[None]:
             parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
         register(module, name, parameter)
 
-    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign]
+    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
@@ -219,8 +218,8 @@ def _stored_names(model: Any, shards: _Shards) -> dict[str, str] | None:
         names[name] = key
     tied = _tied_names(model)
     for path, parameter in model.named_parameters(remove_duplicate=False):
-        key = names.get(path) or names.get(tied.get(path, ""))
-        if key is None or shards.shape(key) != tuple(parameter.shape):
+        stored = names.get(path) or names.get(tied.get(path, ""))
+        if stored is None or shards.shape(stored) != tuple(parameter.shape):
             return None
     return names
 

@@ -152,7 +152,7 @@ def facts(report: Report) -> list[Fact]:
 
 def _size_facts(report: Report) -> list[Fact]:
     source = number(section(report, "source"), "bytes")
-    folder = number(section(report, "size"), "folder_bytes")
+    folder = number(section(report, "size"), "total_bytes")
     model = number(section(report, "size"), "model_bytes")
     bits = number(section(report, "size"), "bits_per_weight")
     smaller = f"{quantity(source / model)} times smaller" if source and model and source > model else ""
@@ -205,7 +205,7 @@ def _round(value: float, is_share: bool) -> str:
 
 def speed_facts(report: Report) -> list[Fact]:
     """What the model does on the machine of the run; one line that says so when nothing was measured."""
-    speed, peak = section(report, "speed"), number(section(report, "memory"), "peak_mb")
+    speed, peak = section(report, "speed"), number(section(report, "memory"), "peak_memory_mb")
     lines = [
         Fact(key, name, f"{quantity(number(speed, key))} {unit}")
         for key, name, unit in _SPEED

@@ -23,7 +23,10 @@ class Local:
         self, jobs: Iterable[Job], store: Store, progress: Progress = lambda what, done, total: None
     ) -> Iterator[tuple[Job, Result]]:
         for job in jobs:
-            yield job, (execute(job, store, progress) if job.kind == "pass" else _in_fresh_process(job, store, progress))
+            yield (
+                job,
+                (execute(job, store, progress) if job.kind == "pass" else _in_fresh_process(job, store, progress)),
+            )
 
 
 def _in_fresh_process(job: Job, store: Store, progress: Progress) -> Result:
@@ -52,7 +55,9 @@ def _in_fresh_process(job: Job, store: Store, progress: Progress) -> Result:
     result = lookup(job, store)
     if result is None:
         tail = "\n  ".join(errors.strip().splitlines()[-12:])
-        raise ColdpressError(f"measuring '{job.part}' ended with exit code {child.returncode}:\n  {tail}", exit_code=WORK_FAILED)
+        raise ColdpressError(
+            f"measuring '{job.part}' ended with exit code {child.returncode}:\n  {tail}", exit_code=WORK_FAILED
+        )
     return result
 
 

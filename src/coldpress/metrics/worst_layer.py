@@ -3,18 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
 from coldpress.errors import ColdpressError
 from coldpress.graphs.runtime import Decoder
+from coldpress.model import Model
+from coldpress.networks import heldout
 from coldpress.networks.reference import Reference
+from coldpress.parts import Context, Metric, Value
 
 _LONGEST_WINDOW = 128
 
 #: joined module -> the source's modules, in the order of their rows
 _JOINED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+
+
+@dataclass(frozen=True)
+class WorstLayer(Metric):
+    """The layer of an ONNX model that departs most from ``ctx.source``; its name is among the details."""
+
+    trust_remote_code: bool = field(default=False, metadata={"help": "run model code from the source folder"})
+
+    values: ClassVar[Mapping[str, Value]] = {"relative_error": Value("lower")}
+    accepts: ClassVar[tuple[str, ...]] = ("onnx",)
+    needs: ClassVar[tuple[str, ...]] = ("onnxruntime", "transformers")
+
+    def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
+        if ctx.source is None or ctx.source.format != "hf":
+            raise ColdpressError(
+                "worst_layer needs the Hugging Face model to compare with", hint="name it with --source"
+            )
+        window = heldout.windows(ctx.source.path, _LONGEST_WINDOW, 1)[0]
+        reference = Reference(ctx.source.path, self.trust_remote_code)
+        name, error = worst_layer(model.path, reference, window, ctx.target.thread_count)
+        return {"name": name, "relative_error": error}
 
 
 def worst_layer(model_folder: Path, source: Reference, window: np.ndarray, threads: int = 0) -> tuple[str, float]:

@@ -1,0 +1,80 @@
+"""What every registered pass and metric must keep, whoever wrote it."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+import pytest
+
+from coldpress import parts, schema
+from coldpress.errors import ColdpressError
+from coldpress.model import FORMATS
+
+PASSES = [parts.find("passes", name) for name in parts.names("passes")]
+METRICS = [parts.find("metrics", name) for name in parts.names("metrics")]
+
+
+@pytest.mark.parametrize("part", PASSES, ids=lambda part: part.__name__)
+class TestPass:
+    def test_is_a_frozen_dataclass(self, part):
+        assert issubclass(part, parts.Pass)
+        assert dataclasses.is_dataclass(part) and part.__dataclass_params__.frozen
+
+    def test_every_parameter_says_what_it_does(self, part):
+        for field in dataclasses.fields(part):
+            assert len(field.metadata.get("help", "")) > 10, field.name
+
+    def test_defaults_are_among_the_choices(self, part):
+        for field in dataclasses.fields(part):
+            if field.metadata.get("choices") and field.default is not None:
+                assert field.default in field.metadata["choices"]
+
+    def test_formats_are_known(self, part):
+        assert part.accepts and set(part.accepts) <= set(FORMATS)
+        assert part.produces in FORMATS
+
+    def test_survives_a_trip_through_plain_data(self, part):
+        made = part()
+        assert schema.build(part, schema.plain(made), "again") == made
+
+    def test_refuses_an_unknown_parameter_with_the_closest(self, part):
+        name = dataclasses.fields(part)[0].name if dataclasses.fields(part) else None
+        if name is None:
+            pytest.skip("a pass without parameters")
+        with pytest.raises(ColdpressError) as caught:
+            schema.build(part, {name + "x": 1}, part.__name__)
+        assert name in (caught.value.hint or "")
+
+    def test_its_file_is_documented(self, part):
+        assert len(sys.modules[part.__module__].__doc__ or "") > 40
+
+
+@pytest.mark.parametrize("part", METRICS, ids=lambda part: part.__name__)
+class TestMetric:
+    def test_describes_its_values(self, part):
+        assert part.values
+        for value in part.values.values():
+            assert value.better in ("lower", "higher", "neither")
+
+    def test_is_a_frozen_dataclass_with_defaults(self, part):
+        assert issubclass(part, parts.Metric)
+        assert part() == schema.build(part, {}, part.__name__)
+
+    def test_accepts_known_formats(self, part):
+        assert part.accepts and set(part.accepts) <= set(FORMATS)
+
+    def test_is_documented(self, part):
+        assert part.__doc__ and sys.modules[part.__module__].__doc__
+
+
+@pytest.mark.parametrize("kind", parts.KINDS)
+def test_an_unknown_part_is_refused_with_a_suggestion(kind):
+    known = next(iter(parts.names(kind)))
+    with pytest.raises(ColdpressError) as caught:
+        parts.find(kind, known + "z")
+    assert known in (caught.value.hint or "")
+
+
+def test_camel_case_names_are_found_too():
+    assert parts.find("passes", "Press") is parts.find("passes", "press")

@@ -1,0 +1,285 @@
+"""The command line as a user types it: real processes, real exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+TREE = {
+    "model.onnx",
+    "model.onnx.data",
+    "genai_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "report.json",
+    "report.html",
+    "workflow.yaml",
+    "README.md",
+}
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    return {**os.environ, "COLDPRESS_CACHE": str(tmp_path_factory.mktemp("cache")), "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture
+def run(environment, tmp_path):
+    def call(*arguments: object, **extra: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "coldpress", *map(str, arguments)]
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, env={**environment, **extra}, check=False
+        )
+
+    return call
+
+
+def refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    assert done.returncode == code, done.stderr
+    assert done.stderr.startswith("error: "), done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+
+
+def test_the_documents_command_writes_the_documents_tree(run, tiny_model, tmp_path):
+    done = run(
+        *("auto-opt", "--model_name_or_path", tiny_model, "--output_path", "out", "--device", "cpu"),
+        *("--provider", "CPUExecutionProvider", "--use_ort_genai", "--precision", "int4", "--log_level", "1"),
+        *("--tolerance", "kl=5,ppl=10,top1=0,generation=0"),  # a random model has nothing to lose
+    )
+    assert done.returncode == 0, done.stderr
+    assert {file.name for file in (tmp_path / "out").iterdir()} == TREE
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["verdict"] == "verified"
+    assert report["quality"]["kl"] > 0
+    assert report["size"]["bits_per_weight"] > 4
+    assert report["speed"]["decode_tokens_per_second"] > 0
+    assert report["memory"]["peak_memory_mb"] > 0
+    assert "Verified" in done.stdout
+
+    again = run("run", "--config", "out/workflow.yaml", "--output_path", "out2", "--log_level", "1")
+    assert again.returncode == 0, again.stderr
+    assert "found in the cache" in again.stderr
+    assert (tmp_path / "out/model.onnx.data").read_bytes() == (tmp_path / "out2/model.onnx.data").read_bytes()
+
+
+def test_doing_it_twice_does_no_work_and_output_is_guarded(run, tiny_model, tmp_path):
+    command = ("auto-opt", "-m", tiny_model, "-o", "out", "--no-verify", "--algorithm", "rtn")
+    assert run(*command).returncode == 0
+    before = (tmp_path / "out/report.json").stat().st_mtime_ns
+    again = run(*command, "--log_level", "1")
+    assert again.returncode == 0 and "up to date" in again.stderr
+    assert (tmp_path / "out/report.json").stat().st_mtime_ns == before
+
+    refused(run(*command, "--block_size", "64"), 2, "not empty", "--overwrite")
+    (tmp_path / "out/notes.txt").write_text("mine")
+    changed = run(*command, "--block_size", "64", "--overwrite")
+    assert changed.returncode == 0, changed.stderr
+    assert (tmp_path / "out/notes.txt").read_text() == "mine"
+    assert json.loads((tmp_path / "out/report.json").read_text())["layers"][0]["block_size"] == 64
+
+
+def test_an_unverified_model_is_called_so(run, tiny_model, tmp_path):
+    done = run("auto-opt", "-m", tiny_model, "-o", "out", "--no_verify", "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["verdict"] == "unverified"
+    assert "Not verified" in (tmp_path / "out/report.html").read_text()
+
+
+def test_worse_than_the_tolerance_is_exit_3_and_names_a_layer(run, tiny_model, tmp_path):
+    done = run("auto-opt", "-m", tiny_model, "-o", "out", "--tolerance", "kl=0.000001")
+    assert done.returncode == 3, done.stderr
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["verdict"] == "worse than tolerance"
+    assert "KL divergence" in report["reasons"][0]
+    assert "worst layer is model.layers." in report["reasons"][-1] or "lm_head" in report["reasons"][-1]
+
+
+def test_chat_answers(run, tiny_model):
+    assert run("auto-opt", "-m", tiny_model, "-o", "out", "--no_verify").returncode == 0
+    done = run("chat", "out", "--prompt", "hello", "--max_new_tokens", "5")
+    assert done.returncode == 0, done.stderr
+    assert "tokens/s" in done.stderr
+    refused(run("chat", "nothing", "--prompt", "hello"), 2, "nothing", "auto-opt")
+
+
+def test_plan_does_nothing_and_predicts_the_size(run, tiny_model, tmp_path):
+    planned = json.loads(run("plan", "-m", tiny_model, "--json").stdout)
+    assert planned["weights"] > 0 and not (tmp_path / "models").exists()
+    dry = run("auto-opt", "-m", tiny_model, "-o", "out", "--dry_run")
+    assert dry.returncode == 0 and "peak memory" in dry.stdout
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("auto-opt", "-m", "{model}", "--precison", "int4"), ("--precison", "did you mean '--precision'")),
+        (("auto-opt", "-m", "{model}", "--precision", "in8"), ("in8", "did you mean 'int8'")),
+        (("auto-opt", "-m", "{model}", "--algorithm", "kquan"), ("did you mean 'kquant'",)),
+        (
+            ("auto-opt", "-m", "{model}", "--provider", "CUDExecutionProvider"),
+            ("did you mean 'CUDAExecutionProvider'",),
+        ),
+        (("auto-opt", "-m", "{model}", "--device", "gpu", "--provider", "CPUExecutionProvider"), ("--device cpu",)),
+        (("auto-opt", "-m", "{model}", "--precision", "fp16"), ("fp16 on CPUExecutionProvider", "int8")),
+        (("auto-opt", "-m", "{model}", "--precision", "int8", "--accuracy_level", "0"), ("slower", "accuracy_level 4")),
+        (("auto-opt", "-m", "{model}", "--tolerance", "kll=1"), ("unknown tolerance 'kll'", "did you mean 'kl'")),
+        (("auto-opt", "-m", "./missing"), ("./missing does not exist",)),
+        (("auto-opt", "-m", "somebody/some-model"), ("somebody/some-model",)),
+        (("auto-opt", "-m", "{model}", "--eval_data", "missing.txt"), ("missing.txt",)),
+        (("auto-opt",), ("--model_name_or_path",)),
+        (("auto-optt",), ("did you mean 'auto-opt'",)),
+        (("run-pass", "pres", "-m", "{model}"), ("did you mean 'press'",)),
+        (("show", "perplexty"), ("did you mean 'perplexity'",)),
+        (("run", "--config", "nothing.yaml"), ("nothing.yaml",)),
+    ],
+    ids=lambda value: " ".join(value[-2:]) if isinstance(value, tuple) else None,
+)
+def test_a_wrong_request_is_exit_2_with_a_hint(run, tiny_model, tmp_path, arguments, words):
+    refused(run(*(argument.format(model=tiny_model) for argument in arguments)), 2, *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_workflow_files_are_checked_whole(run, tiny_model, tmp_path):
+    file = tmp_path / "w.yaml"
+    for text, words in {
+        "model: x\npases: []": ("w.yaml.pases", "did you mean 'passes'"),
+        "model: x\npasses:\n- type: pres": ("did you mean 'press'",),
+        "model: x\npasses:\n- type: press\n  parameters: {bits: 4}": ("passes.press.bits",),
+        "model: x\npasses:\n- type: press\n  parameters: {block_size: big}": ("block_size",),
+        "model: x\nverify: {tolerances: 1}": ("verify.tolerances", "tolerance"),
+        "model: [": ("neither YAML nor JSON",),
+    }.items():
+        file.write_text(text)
+        refused(run("run", "--config", file), 2, *words)
+
+
+class TestDamagedModels:
+    """Each is refused before anything is written, naming the file and the tensor."""
+
+    def test_no_config(self, run, make_model):
+        folder = make_model()
+        (folder / "config.json").unlink()
+        refused(run("auto-opt", "-m", folder, "-o", "out"), 2, "config.json")
+
+    def test_no_weights(self, run, make_model):
+        folder = make_model()
+        (folder / "model.safetensors").unlink()
+        refused(run("auto-opt", "-m", folder, "-o", "out"), 2, "weights")
+
+    def test_cut_off(self, run, make_model):
+        file = make_model() / "model.safetensors"
+        os.truncate(file, file.stat().st_size - 1000)
+        refused(run("auto-opt", "-m", file.parent, "-o", "out"), 2, "model.safetensors", "cut off", "tensor 'model.")
+
+    def test_no_safetensors_at_all(self, run, make_model):
+        file = make_model() / "model.safetensors"
+        file.write_bytes(b"<html>not found</html>" * 10)
+        refused(run("auto-opt", "-m", file.parent, "-o", "out"), 2, "model.safetensors", "corrupt")
+
+    def test_a_missing_shard(self, run, make_model):
+        folder = make_model()
+        index = {"weight_map": {"model.norm.weight": "model-00002-of-00002.safetensors"}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        refused(run("auto-opt", "-m", folder, "-o", "out"), 2, "model-00002-of-00002.safetensors")
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_weights_that_are_no_numbers(self, run, make_model, tmp_path, value):
+        from tests.conftest import weights
+
+        tensors = weights()
+        tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = value
+        done = run("auto-opt", "-m", make_model(tensors=tensors), "-o", "out", "--no_verify")
+        refused(done, 2, "model.layers.1.mlp.up_proj.weight", str(value))
+        assert not (tmp_path / "out").exists()
+
+    def test_an_unknown_architecture(self, run, make_model):
+        folder = make_model(model_type="lama", architectures=["LamaForCausalLM"])
+        refused(run("auto-opt", "-m", folder, "-o", "out"), 2, "unknown architecture 'lama'", "llama")
+
+    def test_a_config_of_other_weights(self, run, make_model):
+        folder = make_model(intermediate_size=256)
+        refused(run("auto-opt", "-m", folder, "-o", "out"), 2, "config.json")
+
+    def test_code_of_its_own(self, run, make_model):
+        folder = make_model(auto_map={"AutoConfig": "code.Config"})
+        refused(run("auto-opt", "-m", folder, "-o", "out"), 2, "--trust_remote_code")
+
+
+def test_a_provider_that_is_not_here_is_built_but_not_verified(run, tiny_model, tmp_path):
+    done = run(
+        "auto-opt", "-m", tiny_model, "-o", "out", "--device", "gpu", "--provider", "CUDAExecutionProvider", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["verdict"] == "unverified"
+    assert "CUDAExecutionProvider is not installed here" in report["reasons"][0]
+    assert json.loads((tmp_path / "out/genai_config.json").read_text())["model"]["decoder"]["session_options"][
+        "provider_options"
+    ]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_an_interrupt_leaves_nothing_behind(environment, tiny_model, tmp_path):
+    cache = tmp_path / "cache"
+    command = [sys.executable, "-m", "coldpress", "auto-opt", "-m", str(tiny_model), "-o", "out"]
+    child = subprocess.Popen(
+        command, cwd=tmp_path, env={**environment, "COLDPRESS_CACHE": str(cache)}, stderr=subprocess.PIPE, text=True
+    )
+    while not list(cache.glob("scratch/*")) and child.poll() is None:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate()
+    assert child.returncode == 130, said
+    assert "Traceback" not in said
+    assert not (tmp_path / "out").exists()
+    assert not list(cache.glob("scratch/*")) and not list(tmp_path.glob(".out*"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="resource limits")
+def test_a_full_disk_is_said_and_leaves_nothing_behind(environment, tiny_model, tmp_path):
+    """A limit on the size of files makes writing fail as a full disk does."""
+    cache = tmp_path / "cache"
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (40000, 40000)); "
+        f"from coldpress.cli import main; main(['auto-opt', '-m', {str(tiny_model)!r}, '-o', 'out', '--no_verify'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**environment, "COLDPRESS_CACHE": str(cache)},
+    )  # fmt: skip
+    refused(done, 1)
+    assert not (tmp_path / "out").exists()
+    assert not list(cache.glob("scratch/*")) and not list(cache.glob("results/*/*"))
+
+
+def test_two_runs_at_once_share_one_cache(environment, tiny_model, tmp_path):
+    cache = str(tmp_path / "cache")
+    command = [sys.executable, "-m", "coldpress", "auto-opt", "-m", str(tiny_model), "--no_verify", "-o"]
+    runs = [
+        subprocess.Popen([*command, f"out{i}"], cwd=tmp_path, env={**environment, "COLDPRESS_CACHE": cache})
+        for i in (1, 2)
+    ]
+    assert [child.wait() for child in runs] == [0, 0]
+    first, second = (Path(tmp_path / f"out{i}/model.onnx.data") for i in (1, 2))
+    assert first.read_bytes() == second.read_bytes()
+    assert len(list(Path(cache).glob("results/*/*"))) == len(set(Path(cache).glob("results/*/*")))
+
+
+def test_doctor_and_completion_and_cache(run, environment):
+    assert run("doctor", "--json").returncode in (0, 1)
+    assert "coldpress" in run("completion", "bash").stdout
+    assert run("cache", "ls").returncode == 0
+    assert "removed" in run("cache", "gc", "--older_than_days", "0", "--cache_dir", "empty").stdout

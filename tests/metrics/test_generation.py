@@ -1,0 +1,57 @@
+"""Generation and memory are measured with onnxruntime-genai; answers are greedy."""
+
+from __future__ import annotations
+
+import pytest
+
+from coldpress.errors import ColdpressError
+from coldpress.graphs.runtime import chat_prompt, generate
+from coldpress.metrics.generation import Generation
+from coldpress.metrics.memory import Memory
+from coldpress.networks.reference import Reference
+
+
+def test_speeds_are_promised_and_positive(pressed, context):
+    numbers = Generation(prompt_tokens=20, new_tokens=6, repeats=2).measure(pressed("int4"), context)
+    assert all(numbers[name] > 0 for name in Generation.values)
+    assert (numbers["prompt_tokens"], numbers["threads"]) == (20, 2)
+
+
+def test_memory_of_a_fresh_process(pressed, context):
+    numbers = Memory(prompt_tokens=20, new_tokens=4).measure(pressed("int4"), context)
+    assert numbers["peak_memory_mb"] > 10
+    assert numbers["peak_anonymous_mb"] is None or 1 < numbers["peak_anonymous_mb"] <= numbers["peak_memory_mb"]
+
+
+def test_a_failing_process_is_an_error_of_the_work(pressed, context, tmp_path):
+    import shutil
+
+    from coldpress.model import Model
+
+    shutil.copytree(pressed("int4").path, tmp_path / "broken")
+    (tmp_path / "broken" / "model.onnx").write_bytes(b"not a graph")
+    with pytest.raises(ColdpressError, match="measures memory") as caught:
+        Memory().measure(Model(tmp_path / "broken", "onnx", "broken"), context)
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("metric", [Generation(), Memory()])
+def test_a_folder_without_genai_config_is_refused(metric, tiny_source, context):
+    with pytest.raises(ColdpressError, match=r"genai_config\.json"):
+        metric.measure(tiny_source, context)
+
+
+def test_answers_are_greedy(pressed, tiny_source):
+    prompt = [0, 40, 41, 42, 90]
+    result = generate(pressed("fp32").path, prompt, 8, threads=2)
+    expected = Reference(tiny_source.path).greedy(prompt, 8)
+    assert result.tokens == expected[: len(result.tokens)]
+    assert result.stopped == (result.tokens[-1] == 1)
+    assert len(result.decode_s) == len(result.tokens) - 1
+    assert 0 < result.prompt_s <= result.first_token_s
+
+
+def test_chat_prompt_uses_the_template_or_plain_text(pressed, tmp_path):
+    messages = [{"role": "user", "content": "Hello there"}]
+    assert chat_prompt(pressed("fp32").path, messages) == "<start>Hello there<end>"
+    assert chat_prompt(tmp_path, messages) == "Hello there\n"
