@@ -42,14 +42,14 @@ __all__ = [
     "Value",
     "Verify",
     "Workflow",
+    "__version__",
     "auto_opt",
     "evaluate",
     "optimize",
     "plan",
     "run",
     "run_pass",
-    "__version__",
-]  # noqa: RUF022  in the order of _HOMES, which a test compares
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,8 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from coldpress.networks.reference import Reference
 from coldpress.metrics.worst_layer import layer_errors, worst_layer
+from coldpress.networks.reference import Reference
 
 WINDOW = np.arange(20, 60)
 

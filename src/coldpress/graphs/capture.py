@@ -25,7 +25,7 @@ from coldpress.networks.checkpoint import Checkpoint, Span
 _SUPPORTED_COMPONENTS = ({"model"}, {"encoder", "decoder"})
 #: operators that a mask is built of when it only says: not the future, not the padding, not beyond a window
 _MASK_OPS = frozenset(
-    "And Cast Concat Constant CumSum Expand GreaterOrEqual Identity Less Shape Slice Sub Unsqueeze Where".split()
+    ["And", "Cast", "Concat", "Constant", "CumSum", "Expand", "GreaterOrEqual", "Identity", "Less", "Shape", "Slice", "Sub", "Unsqueeze", "Where"]
 )
 
 
