@@ -60,7 +60,7 @@ def run(options: Options) -> Outcome:
             timers[setting.name] = _timer(_quantized_product(setting), options.threads)
             settings[setting.name] = setting
         except RuntimeError as error:
-            remarks.append(f"{setting.name}: {str(error).splitlines()[0]}")
+            remarks.append(f"{setting.name}: {str(error).splitlines()[0].rpartition('. ')[2]}")
     measured = {name: spread(taken) for name, taken in take_turns(timers, options.rounds or ROUNDS).items()}
     table: dict[str, Any] = {name: {"ms": numbers} for name, numbers in measured.items()}
     for name, setting in settings.items():

@@ -65,13 +65,15 @@ class Usage:
 
     ``cpu_s``: user and system time of the process and the descendants it waited for. ``peak_anonymous_mb``: the highest
     sum of ``RssAnon`` over the tree at one moment; mapped files, which the system can drop, are not in it.
-    ``peak_resident_mb``: the same for ``VmRSS``, with mapped files. ``output``: the last of stdout and stderr.
+    ``peak_resident_mb``: the same for ``VmRSS``, with mapped files. ``others_cpu_s``: processor time of all else on the machine
+    meanwhile, this process included; near zero if the machine was quiet. ``output``: the last of stdout and stderr.
     """
 
     wall_s: float
     cpu_s: float
     peak_anonymous_mb: float
     peak_resident_mb: float
+    others_cpu_s: float
     exit_code: int
     output: str = field(repr=False, default="")
 
@@ -86,7 +88,7 @@ def run(
     if not sys.platform.startswith("linux"):
         raise RuntimeError("the memory of a process tree is read from /proc, so the benchmarks run on Linux only")
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
-        started = time.perf_counter()
+        busy_before, started = _busy_s(), time.perf_counter()
         child = subprocess.Popen(
             [str(word) for word in command],
             stdin=subprocess.DEVNULL,
@@ -98,12 +100,13 @@ def run(
         )
         with _Watch(child.pid) as watch:
             _, status, used = os.wait4(child.pid, 0)
-            wall_s = time.perf_counter() - started
+            wall_s, busy_s = time.perf_counter() - started, _busy_s() - busy_before
         child.returncode = os.waitstatus_to_exitcode(status)
         said.seek(0)
         tail = said.read()[-_OUTPUT_TAIL:]
     cpu_s = used.ru_utime + used.ru_stime
-    return Usage(wall_s, cpu_s, watch.anonymous / _MB, watch.resident / _MB, child.returncode, tail)
+    others = max(0.0, busy_s - cpu_s)
+    return Usage(wall_s, cpu_s, watch.anonymous / _MB, watch.resident / _MB, others, child.returncode, tail)
 
 
 def run_checked(
@@ -180,6 +183,13 @@ def _memory(pid: int) -> tuple[int, int]:
     return sizes.get("RssAnon", 0), sizes.get("VmRSS:\t", 0)
 
 
+def _busy_s() -> float:
+    """Processor time that all processes and the system have used since the start, in seconds, summed over processors."""
+    first, *_ = Path("/proc/stat").read_text(encoding="utf-8").splitlines()
+    user, nice, system, _idle, _waiting, irq, softirq, steal = map(int, first.split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
 def take_turns(contenders: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
     """Each contender ``rounds`` times, in the order A B, B A, A B, ..., so that a slow spell of the machine hits all."""
     results: dict[str, list[T]] = {name: [] for name in contenders}
@@ -197,7 +207,7 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 def spread_of_usage(runs: Sequence[Usage]) -> dict[str, Any]:
     """The spread of each number of several runs of one command."""
-    names = ("wall_s", "cpu_s", "peak_anonymous_mb", "peak_resident_mb")
+    names = ("wall_s", "cpu_s", "peak_anonymous_mb", "peak_resident_mb", "others_cpu_s")
     return {name: spread([getattr(used, name) for used in runs]) for name in names}
 
 

@@ -135,9 +135,8 @@ def _pass_by_pass(request: _Run, source: Model, steps: Sequence[Step]) -> tuple[
 
 
 def _measure(request: _Run, model: Model) -> dict[str, dict[str, Any]]:
-    target = request.workflow.target
-    names = recipes.metrics_for(model, target) if request.workflow.metrics is None else request.workflow.metrics
-    jobs = [Job("metric", name, {}, model, target) for name in names]
+    names = recipes.metrics_for(request.workflow, model)
+    jobs = [Job("metric", name, {}, model, request.workflow.target) for name in names]
     return {
         job.part: dict(result.numbers) for job, result in Local().map(jobs, request.store, request.console.progress)
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from coldpress.model import Model
-from coldpress.target import Target
 from coldpress.workflow import Step, Workflow
 
 
@@ -22,7 +21,12 @@ def complete(workflow: Workflow, model: Model) -> tuple[Step, ...]:
     return steps
 
 
-def metrics_for(model: Model, target: Target) -> tuple[str, ...]:
-    """What is measured of a finished model when nothing else is asked for: its size, and how it generates, if it does."""
-    generates = (model.path / "genai_config.json").exists() and target.is_here
-    return ("size", "generation", "memory") if generates else ("size",)
+def metrics_for(workflow: Workflow, model: Model) -> tuple[str, ...]:
+    """What is measured of a finished model: what the workflow names, else its size, and how it generates.
+
+    A model that is not verified is not run at all.
+    """
+    if workflow.metrics is not None:
+        return workflow.metrics
+    runs = (model.path / "genai_config.json").exists() and workflow.target.is_here and workflow.verify.enabled
+    return ("size", "generation", "memory") if runs else ("size",)

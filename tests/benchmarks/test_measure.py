@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -58,6 +59,18 @@ def test_processor_time_of_children_is_counted():
     used = run(python(f"import subprocess, sys; subprocess.run([sys.executable, '-c', {spin!r}])"))
     assert 0.4 <= used.cpu_s < 5
     assert run(python("import time; time.sleep(0.5)")).cpu_s < 0.5
+
+
+def test_processor_time_of_processes_outside_the_tree_is_told_apart():
+    spin = "import time; until = time.process_time() + 2\nwhile time.process_time() < until: pass"
+    outside = subprocess.Popen(python(spin))
+    try:
+        used = run(python("import time; time.sleep(1)"))
+    finally:
+        outside.kill()
+        outside.wait()
+    assert used.others_cpu_s >= 0.1
+    assert used.cpu_s < 0.5
 
 
 def test_the_command_gets_environment_and_folder_and_its_output_is_kept(tmp_path: Path):

@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 
+from coldpress.model import Model
+from coldpress.parts import Context
+from coldpress.passes.press import Press
+
 _VOCABULARY = 320
 _CAUSAL = {
     "hidden_size": 64,
@@ -25,12 +29,37 @@ _CAUSAL = {
 }
 _GEMMA = {**_CAUSAL, "head_dim": 16, "sliding_window": 4, "query_pre_attn_scalar": 24}
 _PLAIN = {name: _CAUSAL[name] for name in _CAUSAL if name != "num_key_value_heads" and not name.endswith("token_id")}
+_LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+_LONG_ROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "original_max_position_embeddings": 64,
+    "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7],
+    "long_factor": [2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5],
+}
 
 #: name -> (transformers class, configuration class, its settings)
 _RECIPES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama": ("LlamaForCausalLM", "LlamaConfig", {**_CAUSAL, "tie_word_embeddings": False}),
     "smollm2": ("LlamaForCausalLM", "LlamaConfig", {**_CAUSAL, "tie_word_embeddings": True}),
-    "llama_narrow": ("LlamaForCausalLM", "LlamaConfig", {**_CAUSAL, "hidden_size": 80, "intermediate_size": 104, "head_dim": 16}),
+    "llama_narrow": (
+        "LlamaForCausalLM",
+        "LlamaConfig",
+        {**_CAUSAL, "hidden_size": 80, "intermediate_size": 104, "head_dim": 16, "tie_word_embeddings": False},
+    ),
+    "llama_padded": (
+        "LlamaForCausalLM",
+        "LlamaConfig",
+        {**_CAUSAL, "hidden_size": 72, "head_dim": 16, "tie_word_embeddings": True},
+    ),
+    "llama_scaled": ("LlamaForCausalLM", "LlamaConfig", {**_CAUSAL, "rope_parameters": _LLAMA3_ROPE}),
     "smollm3": ("SmolLM3ForCausalLM", "SmolLM3Config", {**_CAUSAL, "num_hidden_layers": 4}),
     "qwen2": ("Qwen2ForCausalLM", "Qwen2Config", _CAUSAL),
     "qwen2_windows": (
@@ -45,16 +74,40 @@ _RECIPES: dict[str, tuple[str, str, dict[str, Any]]] = {
         {**_CAUSAL, "head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
     ),
     "phi3": ("Phi3ForCausalLM", "Phi3Config", _CAUSAL),
+    "phi3_partial": (
+        "Phi3ForCausalLM",
+        "Phi3Config",
+        {**_CAUSAL, "hidden_size": 128, "partial_rotary_factor": 0.5, "tie_word_embeddings": True},
+    ),
+    "phi3_long": (
+        "Phi3ForCausalLM",
+        "Phi3Config",
+        {**_CAUSAL, "original_max_position_embeddings": 64, "rope_parameters": _LONG_ROPE},
+    ),
     "gemma2": ("Gemma2ForCausalLM", "Gemma2Config", {**_GEMMA, "final_logit_softcapping": 1.5}),
-    "gemma3": ("Gemma3ForCausalLM", "Gemma3TextConfig", {**_GEMMA, "layer_types": ["sliding_attention", "full_attention"]}),
+    "gemma3": (
+        "Gemma3ForCausalLM",
+        "Gemma3TextConfig",
+        {**_GEMMA, "layer_types": ["sliding_attention", "full_attention"]},
+    ),
     "mistral": ("MistralForCausalLM", "MistralConfig", {**_CAUSAL, "sliding_window": 4}),
     "granite": (
         "GraniteForCausalLM",
         "GraniteConfig",
-        {**_CAUSAL, "embedding_multiplier": 3.0, "attention_multiplier": 0.3, "residual_multiplier": 0.5, "logits_scaling": 2.0},
+        {
+            **_CAUSAL,
+            "embedding_multiplier": 3.0,
+            "attention_multiplier": 0.3,
+            "residual_multiplier": 0.5,
+            "logits_scaling": 2.0,
+        },
     ),
     "olmo2": ("Olmo2ForCausalLM", "Olmo2Config", _CAUSAL),
-    "gpt2": ("GPT2LMHeadModel", "GPT2Config", {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, "vocab_size": _VOCABULARY}),
+    "gpt2": (
+        "GPT2LMHeadModel",
+        "GPT2Config",
+        {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, "vocab_size": _VOCABULARY},
+    ),
     "gpt_neox": ("GPTNeoXForCausalLM", "GPTNeoXConfig", {**_PLAIN, "num_attention_heads": 2, "rotary_pct": 0.5}),
     "gpt_neo": (
         "GPTNeoForCausalLM",
@@ -73,7 +126,14 @@ _RECIPES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "distilbert": (
         "DistilBertModel",
         "DistilBertConfig",
-        {"dim": 64, "hidden_dim": 96, "n_layers": 2, "n_heads": 4, "vocab_size": _VOCABULARY, "max_position_embeddings": 128},
+        {
+            "dim": 64,
+            "hidden_dim": 96,
+            "n_layers": 2,
+            "n_heads": 4,
+            "vocab_size": _VOCABULARY,
+            "max_position_embeddings": 128,
+        },
     ),
     "vit": (
         "ViTModel",
@@ -90,7 +150,15 @@ _RECIPES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "t5": (
         "T5ForConditionalGeneration",
         "T5Config",
-        {"d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4, "vocab_size": _VOCABULARY},
+        {
+            "d_model": 64,
+            "d_kv": 16,
+            "d_ff": 96,
+            "num_layers": 2,
+            "num_decoder_layers": 2,
+            "num_heads": 4,
+            "vocab_size": _VOCABULARY,
+        },
     ),
     "whisper": (
         "WhisperForConditionalGeneration",
@@ -118,6 +186,9 @@ _RECIPES: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
+Load = Callable[[str], "Tiny"]
+
+
 @dataclass(frozen=True)
 class Tiny:
     """A checkpoint folder and the transformers model, in float32 and evaluation mode, that it holds."""
@@ -128,7 +199,7 @@ class Tiny:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tiny]:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Load:
     """The tiny checkpoint of an architecture by name; made when first asked for."""
 
     @cache
@@ -141,6 +212,19 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tiny]:
         folder = tmp_path_factory.mktemp(name)
         model.save_pretrained(folder)
         return Tiny(name, folder, model)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pressed(tiny: Load, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Model]:
+    """An architecture by name, pressed with options; float activations and all logits unless the options say else."""
+
+    @cache
+    def make(name: str, **options: Any) -> Model:
+        scratch = tmp_path_factory.mktemp(f"{name}_pressed")
+        settings = {"logits": "all", "accuracy_level": 0, **options}
+        return Press(**settings).run(Model(tiny(name).folder, "hf", name), Context(scratch))
 
     return make
 

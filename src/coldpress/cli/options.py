@@ -41,7 +41,7 @@ def verify_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--eval_data", multiple=True, help="Text or jsonl file to compare on, instead of the shipped text."
     )(command)
     command = click.option("--tolerance", help="Limits, such as 0.1 (KL) or kl=0.1,ppl=1.05.")(command)
-    return click.option("--no_verify", is_flag=True, help="Do not compare with the source (the report will say so).")(
+    return click.option("--no_verify", is_flag=True, help="Do not run the result or compare it with its source; the report will say so.")(
         command
     )
 

@@ -17,15 +17,40 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from coldpress.errors import WORK_FAILED, ColdpressError, did_you_mean
 from coldpress.graphs import deferred_torch
 from coldpress.networks.checkpoint import Checkpoint, Span
 
 _SUPPORTED_COMPONENTS = ({"model"}, {"encoder", "decoder"})
+#: architectures whose result is made by a head that mobius leaves out
+_TASK_HEADS = (
+    "Classification",
+    "QuestionAnswering",
+    "MultipleChoice",
+    "NextSentencePrediction",
+    "Detection",
+    "Segmentation",
+)
 #: operators that a mask is built of when it only says: not the future, not the padding, not beyond a window
 _MASK_OPS = frozenset(
-    ["And", "Cast", "Concat", "Constant", "CumSum", "Expand", "GreaterOrEqual", "Identity", "Less", "Shape", "Slice", "Sub", "Unsqueeze", "Where"]
+    [
+        "And",
+        "Cast",
+        "Concat",
+        "Constant",
+        "CumSum",
+        "Expand",
+        "GreaterOrEqual",
+        "Identity",
+        "Less",
+        "Shape",
+        "Slice",
+        "Sub",
+        "Unsqueeze",
+        "Where",
+    ]
 )
 
 
@@ -58,7 +83,10 @@ def capture(folder: Path, *, provider: str, dtype: str, scratch: Path, trust_rem
             hint="press the text model alone if the checkpoint has one",
         )
     for component in package.values():
+        _require_head(component.graph, hf_config)
         _follow_configuration(component.graph, known)
+        _choose_rotary_cache(component.graph, package.config)
+        _mask_padding(component.graph)
         _correct_cross_shapes(component.graph)
     sources = sources_of(module, Checkpoint(folder), scratch)
     return Captured(dict(package.items()), sources, package.config, hf_config)
@@ -91,7 +119,9 @@ def _known_to_transformers(folder: Path, trust_remote_code: bool) -> Any:
         return None
 
 
-def _build(folder: Path, hf_config: dict[str, Any], provider: str, dtype: str, trust_remote_code: bool) -> tuple[Any, Any]:
+def _build(
+    folder: Path, hf_config: dict[str, Any], provider: str, dtype: str, trust_remote_code: bool
+) -> tuple[Any, Any]:
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it warns of each initializer without a value: all of ours
     warnings.simplefilter("ignore")
     import mobius
@@ -116,7 +146,9 @@ def _build(folder: Path, hf_config: dict[str, Any], provider: str, dtype: str, t
 
 def _nearest(model_type: str, known: list[str]) -> str:
     hint = did_you_mean(model_type, known)
-    return hint if hint.startswith("did") else f"{len(known)} architectures are known, such as llama, qwen3, phi3, gemma3"
+    return (
+        hint if hint.startswith("did") else f"{len(known)} architectures are known, such as llama, qwen3, phi3, gemma3"
+    )
 
 
 def _exact_attention() -> list[Any]:
@@ -126,7 +158,6 @@ def _exact_attention() -> list[Any]:
     first (Gemma 3 has two). Here a window becomes ``local_window_size``, each layer keeps its cache, and an attention
     whose mask says more stays as it is.
     """
-    import onnx_ir as ir
     from mobius.rewrite_rules import _group_query_attention as fusion
 
     class Exact:
@@ -144,13 +175,12 @@ def _exact_attention() -> list[Any]:
             return outputs
 
     rules = (fusion.RotaryAttentionToGQA, fusion.AttentionToGQA)
-    return [type(f"Exact{rule.__name__}", (Exact, rule), {}).rule() for rule in rules]
+    classes: list[Any] = [type(f"Exact{rule.__name__}", (Exact, rule), {}) for rule in rules]
+    return [rule.rule() for rule in classes]
 
 
 def _window(attention: Any, mask: Any) -> int | None:
     """How far back a causal mask lets a position see, -1 for all the way; None for a mask that says anything else."""
-    import onnx_ir as ir
-
     windows, pending, seen = [], [mask], set()
     causal = attention.attributes.get_int("is_causal", 0) == 1
     while pending:
@@ -171,25 +201,109 @@ def _window(attention: Any, mask: Any) -> int | None:
     return min(windows, default=-1) if causal else None
 
 
+def _require_head(graph: Any, hf_config: dict[str, Any]) -> None:
+    """Refuse a classifier whose graph ends in hidden states, before it passes for the model that was asked for."""
+    architecture = (hf_config.get("architectures") or [""])[0]
+    headless = all(output.name != "logits" for output in graph.outputs)
+    if headless and architecture.endswith(_TASK_HEADS):
+        raise ColdpressError(
+            f"{architecture}: only the part of this model without its head can be captured",
+            hint="save that part alone (for instance AutoModel.from_pretrained(...).save_pretrained(...)) to press it",
+        )
+
+
 def _follow_configuration(graph: Any, config: Any) -> None:
     """Give each ``GroupQueryAttention`` the scale and the window that transformers' configuration says its layer has.
 
-    mobius 0.1 swaps Gemma 2's layers, takes Gemma 3's scale from the head size, and leaves the windows out where only
-    some layers of a plain decoder have one.
+    mobius 0.1 swaps Gemma 2's layers, takes Gemma 3's scale from the head size, leaves the windows out where only some
+    layers of a plain decoder have one, and names the rotated part of a head, which the operator sees from its cache.
     """
-    import onnx_ir as ir
-
     kinds, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
     scalar = getattr(config, "query_pre_attn_scalar", None)
     for node in graph:
         if node.op_type != "GroupQueryAttention":
             continue
+        node.attributes.pop("rotary_embedding_dim", None)
         if scalar:
             node.attributes.add(ir.AttrFloat32("scale", scalar**-0.5))
         if kinds and window:
-            layer = int(node.inputs[3].name.split(".")[1])
-            size = int(window) if kinds[layer] == "sliding_attention" else -1
-            node.attributes.add(ir.AttrInt64("local_window_size", size))
+            kind = kinds[int(node.inputs[3].name.split(".")[1])]
+            size = {"sliding_attention": int(window), "full_attention": -1}.get(kind)
+            if size is not None:
+                node.attributes.add(ir.AttrInt64("local_window_size", size))
+
+
+@dataclass
+class _Inserter:
+    """Writes nodes of ONNX into a graph, in front of one that will read them."""
+
+    graph: ir.Graph
+    reader: ir.Node
+    count: int = 0
+
+    def __call__(self, operator: str, *values: ir.Value) -> ir.Value:
+        node = ir.node(operator, values, name=self._name(operator))
+        node.outputs[0].name = node.name
+        self.graph.insert_before(self.reader, node)
+        return node.outputs[0]
+
+    def constant(self, numbers: list[int], dtype: ir.DataType = ir.DataType.INT64) -> ir.Value:
+        tensor = ir.tensor(numbers, dtype=dtype, name=self._name("constant"))
+        value = ir.Value(name=tensor.name, type=ir.TensorType(dtype), shape=tensor.shape, const_value=tensor)
+        self.graph.register_initializer(value)
+        return value
+
+    def _name(self, what: str) -> str:
+        self.count += 1
+        return f"coldpress/{what}_{self.count}_of_{self.reader.name}"
+
+
+def _choose_rotary_cache(graph: Any, config: Any) -> None:
+    """Let LongRoPE (Phi-3's long contexts) take the half of its rotary cache that suits the length of the text.
+
+    mobius stacks the cache of texts up to the original context length on that of longer ones, and adds the height of
+    the first to the positions of a long text; ``GroupQueryAttention`` counts positions itself and would miss that.
+    """
+    short = getattr(config, "original_max_position_embeddings", None)
+    readers = [node for node in graph if node.op_type == "GroupQueryAttention" and len(node.inputs) > 8]
+    if getattr(config, "rope_type", None) != "longrope" or not short or not readers:
+        return
+    first = readers[0]
+    caches, rows = first.inputs[7:9], int(first.inputs[7].shape[0])
+    if rows == short:
+        return
+    insert = _Inserter(graph, first)
+    long = insert("Greater", first.inputs[6], insert.constant([short], ir.DataType.INT32))
+    start = insert("Where", long, insert.constant([short]), insert.constant([0]))
+    stop = insert("Where", long, insert.constant([rows]), insert.constant([short]))
+    chosen = [insert("Slice", cache, start, stop) for cache in caches]
+    for node in readers:
+        for place, cache in zip((7, 8), chosen, strict=True):
+            node.replace_input_with(place, cache)
+
+
+def _mask_padding(graph: Any) -> None:
+    """Let the attention of an encoder of texts skip padding: a token sees key ``k`` where ``mask[k] >= mask[token]``.
+
+    So padding sees all, which keeps its rows finite. mobius 0.1 hands BERT's mask ``[batch, tokens]`` to an operator
+    that reads [queries, keys], and leaves DistilBERT's out.
+    """
+    inputs = {value.name: value for value in graph.inputs}
+    mask = inputs.get("attention_mask")
+    attentions = [node for node in graph if node.op_type == "Attention" and node.domain == ""]
+    wrong = [node for node in attentions if len(node.inputs) == 3 or (mask is not None and node.inputs[3] is mask)]
+    if "input_ids" not in inputs or not wrong or any("past" in name for name in inputs):
+        return
+    if mask is None:
+        ids = inputs["input_ids"]
+        mask = ir.Value(name="attention_mask", type=ids.type, shape=ids.shape)
+        graph.inputs.append(mask)
+    insert = _Inserter(graph, wrong[0])
+    key, query = (insert("Unsqueeze", mask, insert.constant([1, axis])) for axis in (2, 3))
+    seen = insert("GreaterOrEqual", key, query)
+    for node in wrong:
+        node.resize_inputs(max(4, len(node.inputs)))
+        node.replace_input_with(3, seen)
 
 
 def _correct_cross_shapes(graph: Any) -> None:
@@ -239,11 +353,11 @@ def _traced(module: Any, spans: Mapping[str, Span], scratch: Path) -> dict[str, 
     found: dict[str, Span] = {}
     computed: dict[str, Any] = {}
     for name, tensor in module.preprocess_weights(tensors).items():
-        span = _locate(tensor, homes)
-        if span is None:
+        place = _locate(tensor, homes)
+        if place is None:
             computed[name] = tensor
         else:
-            found[name] = span
+            found[name] = place
     return {**found, **_save_computed(computed, scratch)}
 
 

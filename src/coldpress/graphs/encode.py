@@ -13,7 +13,7 @@ block that divides them, so that nothing is padded; where none does, its last bl
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -69,7 +69,7 @@ class _Rewriter:
     layout: Layout
 
     def linear(self, linear: Linear, role: str) -> None:
-        encoding = self.precision.of(role, self._names(linear.module, linear.weights, role), linear.columns)
+        encoding = self.precision.of(role, _names(self.sources, linear.module, linear.weights, role), linear.columns)
         if encoding is None:
             self._transpose(linear)
             return
@@ -109,7 +109,7 @@ class _Rewriter:
 
     def embedding(self, embedding: Embedding) -> None:
         weight, gather = embedding.weight, embedding.gather
-        names = self._names(embedding.module, [weight], "embedding")
+        names = _names(self.sources, embedding.module, [weight], "embedding")
         encoding = self.precision.of("embedding", names, int(weight.shape[1]))
         if encoding is None or len(list(weight.uses())) > 1:  # a head that stays float reads it, too
             return
@@ -143,12 +143,6 @@ class _Rewriter:
             self.graph.register_initializer(limit)
             limits.append(limit)
         return ir.node("Slice", [padded.outputs[0], *limits], name=f"{padded.name}.cut")
-
-    def _names(self, module: str, weights: list[ir.Value], role: str) -> list[str]:
-        """Every name that a user may know a layer by."""
-        stored_as = [self.sources[weight.name].name for weight in weights]
-        tensors = [str(weight.name) for weight in weights] + stored_as
-        return [module, *(name.removesuffix(".weight") for name in tensors), *(["lm_head"] if role == "head" else [])]
 
     def _quantize(self, module: str, role: str, weights: list[ir.Value], encoding: Encoding) -> Quantized:
         spans = [self.sources[weight.name] for weight in weights]
@@ -213,7 +207,9 @@ class _Rewriter:
                 self.graph.remove(node, safe=True)
 
 
-def encode(model: ir.Model, sources: Mapping[str, Span], precision: Precision, graph_file: str, vocabulary: int) -> Layout:
+def encode(
+    model: ir.Model, sources: Mapping[str, Span], precision: Precision, graph_file: str, vocabulary: int
+) -> Layout:
     """Rewrite ``model`` in place and give every weight its place in the data file."""
     graph, layout = model.graph, Layout(graph_file)
     _merge_tied(graph, sources)
@@ -229,6 +225,25 @@ def encode(model: ir.Model, sources: Mapping[str, Span], precision: Precision, g
         model.opset_imports.setdefault(CONTRIB, 1)
     _place_floats(graph, sources, layout)
     return layout
+
+
+def unmatched_overrides(
+    models: Iterable[ir.Model], sources: Mapping[str, Span], precision: Precision, vocabulary: int
+) -> list[str]:
+    """The globs of ``precision`` that no layer of the captured graphs has a name for; before they are rewritten."""
+    names = {"lm_head"}
+    for model in models:
+        for linear in find_linears(model.graph, sources):
+            names.update(_names(sources, linear.module, linear.weights, "linear"))
+        for embedding in find_embeddings(model.graph, sources, vocabulary):
+            names.update(_names(sources, embedding.module, [embedding.weight], "embedding"))
+    return [pattern for pattern, _ in precision.overrides if not fnmatch.filter(names, pattern)]
+
+
+def _names(sources: Mapping[str, Span], module: str, weights: list[ir.Value], role: str) -> list[str]:
+    """Every name that a user may know a layer by, the graph's first."""
+    tensors = [str(weight.name) for weight in weights] + [sources[str(weight.name)].name for weight in weights]
+    return [module, *(name.removesuffix(".weight") for name in tensors), *(["lm_head"] if role == "head" else [])]
 
 
 def _merge_tied(graph: ir.Graph, sources: Mapping[str, Span]) -> None:

@@ -94,13 +94,14 @@ def _producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
 
 
 def _module_name(weights: list[ir.Value]) -> str:
-    """``...self_attn.qkv_proj`` for fused projections, else the weight's name without ``.weight``."""
+    """``...qkv_proj`` or ``...gate_up_proj`` for fused projections, else the weight's name without ``.weight``."""
     names = [_strip(weight.name) for weight in weights]
     if len(names) == 1:
         return names[0]
     parent, _, _ = names[0].rpartition(".")
     leaves = [name.rpartition(".")[2] for name in names]
-    fused = "".join(leaf.removesuffix("_proj") for leaf in leaves) + "_proj"
+    roots = [leaf.removesuffix("_proj") for leaf in leaves]
+    fused = ("" if all(len(root) == 1 for root in roots) else "_").join(roots) + "_proj"
     return f"{parent}.{fused}" if parent else fused
 
 

@@ -55,6 +55,7 @@ def main(question: Path) -> dict[str, Any]:
     from coldpress.graphs.capture import capture
     from coldpress.graphs.encode import Precision, encode, last_position_only
     from coldpress.graphs.genai import write_genai_config
+    from coldpress.graphs.siblings import join_siblings
 
     request = json.loads(question.read_text(encoding="utf-8"))
     folder, output = Path(request["folder"]), Path(request["output"])
@@ -67,8 +68,11 @@ def main(question: Path) -> dict[str, Any]:
         scratch=scratch,
         trust_remote_code=request["trust_remote_code"],
     )
+    for model in captured.components.values():
+        join_siblings(model.graph, captured.sources)
     precision = Precision.from_json(request["precision"])
     vocabulary = int(getattr(captured.config, "vocab_size", 0) or 0)
+    _require_matches(captured, precision, vocabulary)
     layouts = []
     for name, model in captured.components.items():
         _prefer_checkpoint(model, captured.sources)
@@ -82,6 +86,17 @@ def main(question: Path) -> dict[str, Any]:
     if request["genai"]:
         write_genai_config(captured, folder, output, request["provider"])
     return _notes(captured)
+
+
+def _require_matches(captured: Any, precision: Any, vocabulary: int) -> None:
+    """Refuse a glob over modules that matches none, as what was to stay float would be pressed in silence."""
+    from coldpress.graphs.encode import unmatched_overrides
+
+    for pattern in unmatched_overrides(captured.components.values(), captured.sources, precision, vocabulary):
+        raise ColdpressError(
+            f"modules_to_not_convert: '{pattern}' matches no module of this model",
+            hint="it is a glob over whole names, such as '*.v_proj' or 'lm_head'",
+        )
 
 
 def _head_name(model: Any, sources: Mapping[str, Span]) -> str | None:

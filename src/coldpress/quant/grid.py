@@ -169,3 +169,13 @@ def squared_error(weight: Floats, codes: Codes, importance: Floats | None = None
         values = dequantize(Codes(codes.codes[part], codes.scales[part], zero_points, codes.grid), weight.shape[1])
         total += float(np.square(weight[part] - values, dtype=np.float64).sum(axis=0) @ per_column)
     return total
+
+
+def output_errors(weight: Floats, codes: Codes, gram: Floats) -> Floats:
+    """What codes of ``weight [rows, K]`` miss of each output, squared and summed over the tokens: ``[rows]``.
+
+    ``gram [K, K]`` is ``X.T @ X`` of the inputs ``X [tokens, K]``; for the missed ``d`` of a row this is ``d gram d``.
+    """
+    missed = weight - dequantize(codes, weight.shape[1])
+    errors: Floats = np.einsum("rk,rk->r", missed @ gram, missed)
+    return errors

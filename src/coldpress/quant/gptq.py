@@ -1,0 +1,226 @@
+"""GPTQ: weights are rounded one input column at a time, and later columns make good what the earlier ones missed.
+
+The method is that of https://arxiv.org/abs/2210.17323. The grids are fixed before (static groups): each block of
+neighbouring columns gets the grid of least error weighted by the power of its inputs. So the columns can be rounded in
+any order, the strongest inputs first (act-order), and the result still has one scale for every block of neighbouring
+columns, which is all that the runtime's kernels can read. What differs from common implementations: damping that
+raises itself, a Gram matrix that is trusted less when few tokens made it, and rows that fall back to plain rounding
+when that is better.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import numpy as np
+
+from coldpress.quant.grid import Bytes, Codes, Floats, Grid, dequantize
+from coldpress.quant.kquant import kquant
+from coldpress.quant.rtn import rtn
+
+if TYPE_CHECKING:
+    import torch
+
+Array: TypeAlias = "Floats | torch.Tensor"
+
+#: columns that are worked on before the rest hears of them, in one product instead of one update for each; with more,
+#: the updates are large enough for torch to spread them over threads, which costs more than it gains
+_COLUMNS = 32
+#: a damping above the mean power of the inputs would leave nothing of what makes GPTQ better
+_MOST_DAMPING = 1.0
+
+
+@dataclass
+class GptqResult:
+    """Codes, and how they came about.
+
+    ``damp``: the share of the inputs' mean power that was added to the diagonal in the end. ``fallback``: why GPTQ did
+    not run, or None. ``error``, ``rtn_error``: squared error of the layer's output with these codes, and with those of
+    `rtn`, both relative to the squared output. ``kept``: the share of rows whose codes are GPTQ's.
+    """
+
+    codes: Codes
+    damp: float
+    fallback: str | None
+    error: float
+    rtn_error: float
+    kept: float
+
+
+def gptq(
+    weight: Array, gram: Array, grid: Grid, *, damp: float = 0.01, act_order: bool = True, tokens: int | None = None
+) -> GptqResult:
+    """Quantize ``weight [rows, K]`` for inputs with ``gram [K, K]``; no row is worse than with `rtn` or `kquant`.
+
+    The arrays are numpy's or torch's; the work is done where the weight is and in its precision, and the codes come
+    back as numpy arrays. ``tokens``: how many made the Gram matrix, see `shrink`; None: it is taken as it is. A Gram
+    matrix that no damping makes positive definite, or that is all zero, leaves `kquant`'s codes, and says so.
+    """
+    values = to_torch(weight)
+    power = to_torch(gram, values)
+    check_gram(values, power)
+    power = shrink(power, tokens)
+    mean = float(power.diagonal().mean())
+    if mean == 0:
+        codes = kquant(to_numpy(values), grid)
+        return GptqResult(codes, damp, "its inputs were all zero", 0.0, 0.0, 0.0)
+    importance = power.diagonal() + np.finfo(np.float32).eps * mean
+    start = kquant(to_numpy(values), grid, to_numpy(importance))
+    plain = rtn(to_numpy(values), grid)
+    order = power.diagonal().argsort(descending=True, stable=True) if act_order else None
+    used, factor = _factor(power, order, damp)
+    found = start if factor is None else _round(values, start, order, factor)
+    return _choose(values, power, (found, start, plain), (used, factor is None))
+
+
+def shrink(gram: torch.Tensor, tokens: int | None) -> torch.Tensor:
+    """The Gram matrix drawn to its diagonal: what is beside it counts ``tokens / (tokens + K)``.
+
+    Few tokens cannot tell chance from correlation, and GPTQ fits both alike; the diagonal needs far fewer. Measured on
+    other text than that of the Gram matrix, this is within 2 percent of the best share at 1 to 8 tokens per input.
+    """
+    if tokens is None:
+        return gram
+    shrunk = gram * (tokens / (tokens + len(gram)))
+    shrunk.diagonal().copy_(gram.diagonal())
+    return shrunk
+
+
+def _factor(gram: torch.Tensor, order: torch.Tensor | None, damp: float) -> tuple[float, torch.Tensor | None]:
+    """The damping that was enough, and the upper factor U of the inverse, ``inverse = U.T @ U``; None: none was.
+
+    With the rows and columns in reverse, the damped matrix is ``L @ L.T``, and U is the inverse of L in reverse: one
+    factorization and one triangular inverse, where the common way inverts first and factors the inverse.
+    """
+    import torch
+
+    mean = gram.diagonal().mean()
+    reverse = torch.arange(len(gram), device=gram.device).flip(0) if order is None else order.flip(0)
+    turned = gram[reverse][:, reverse]
+    diagonal = turned.diagonal().clone()
+    while True:
+        # inputs that were never seen have no neighbours to correct, whatever stands on their diagonal
+        turned.diagonal().copy_(torch.where(diagonal == 0, mean, diagonal + damp * mean))
+        lower, failed = torch.linalg.cholesky_ex(turned)
+        if not failed and bool(torch.isfinite(lower).all()):
+            break
+        if damp >= _MOST_DAMPING:
+            return damp, None
+        damp = min(max(damp * 10, 1e-6), _MOST_DAMPING)
+    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    return damp, torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1)
+
+
+def _round(values: torch.Tensor, start: Codes, order: torch.Tensor | None, factor: torch.Tensor) -> Codes:
+    """Codes on the grids of ``start``, the columns rounded in ``order``, each error passed on to those that follow."""
+    import torch
+
+    count = values.shape[1]
+    place = torch.arange(count, device=values.device) if order is None else order
+    # columns become rows, so that each is one run of memory
+    rest = values.T[place].contiguous()
+    block, scales = place // start.grid.block_size, to_torch(start.scales, values).T
+    zeros = to_torch(zero_points(start), values).T
+    found = torch.empty(rest.shape, dtype=torch.uint8, device=rest.device)
+    for first in range(0, count, _COLUMNS):
+        part = slice(first, min(first + _COLUMNS, count))
+        grids = _Grids(scales[block[part]], zeros[block[part]], start.grid.top)
+        found[place[part]] = _round_columns(rest[part], factor[part, part], grids)
+        rest[part.stop :].addmm_(factor[part, part.stop :].T, rest[part], alpha=-1)
+    codes = np.repeat(zero_points(start)[..., None], start.grid.block_size, axis=2)
+    codes.reshape(len(codes), -1)[:, :count] = found.T.cpu().numpy()
+    return Codes(codes, start.scales, start.zero_points, start.grid)
+
+
+@dataclass
+class _Grids:
+    """The grids of some columns: ``scales`` and ``zeros`` ``[columns, rows]``, and the largest code."""
+
+    scales: torch.Tensor
+    zeros: torch.Tensor
+    top: int
+
+
+def _round_columns(rest: torch.Tensor, factor: torch.Tensor, grids: _Grids) -> torch.Tensor:
+    """The codes of ``rest [columns, rows]``, in whose place is left what each column missed, over its pivot."""
+    import torch
+
+    codes = torch.empty_like(rest)
+    pivots = factor.diagonal().tolist()
+    for column, pivot in enumerate(pivots):
+        value, scale, zero, code = rest[column], grids.scales[column], grids.zeros[column], codes[column]
+        torch.div(value, scale, out=code).round_().add_(zero).clamp_(0, grids.top)
+        value.addcmul_(code - zero, scale, value=-1).div_(pivot)
+        if column + 1 < len(pivots):
+            rest[column + 1 :].addr_(factor[column, column + 1 :], value, alpha=-1)
+    return codes.to(torch.uint8)
+
+
+def _choose(
+    values: torch.Tensor, gram: torch.Tensor, candidates: tuple[Codes, Codes, Codes], outcome: tuple[float, bool]
+) -> GptqResult:
+    """Of GPTQ's, `kquant`'s and `rtn`'s codes, those that leave each row the least error."""
+    import torch
+
+    errors = torch.stack([output_error_rows(values, codes, gram) for codes in candidates])
+    best = errors.argmin(dim=0).cpu().numpy()
+    whole = max(float(torch.einsum("rk,rk->", values @ gram, values)), 1e-30)
+    least, rounded = errors.min(dim=0).values.sum(), errors[2].sum()
+    damp, failed = outcome
+    fallback = f"its Gram matrix is not positive definite, even damped by {damp:g}" if failed else None
+    kept = 0.0 if failed else float((best == 0).mean())
+    return GptqResult(_pick(candidates, best), damp, fallback, float(least) / whole, float(rounded) / whole, kept)
+
+
+def _pick(candidates: tuple[Codes, ...], best: np.ndarray[Any, np.dtype[np.int64]]) -> Codes:
+    """Each row from the candidate that ``best [rows]`` names."""
+    first = candidates[0]
+    codes, scales = first.codes.copy(), first.scales.copy()
+    zeros = None if first.zero_points is None else first.zero_points.copy()
+    for place, other in enumerate(candidates[1:], start=1):
+        rows = best == place
+        codes[rows], scales[rows] = other.codes[rows], other.scales[rows]
+        if zeros is not None and other.zero_points is not None:
+            zeros[rows] = other.zero_points[rows]
+    return Codes(codes, scales, zeros, first.grid)
+
+
+def output_error_rows(values: torch.Tensor, codes: Codes, gram: torch.Tensor) -> torch.Tensor:
+    """`output_errors` where the tensors are."""
+    import torch
+
+    missed = values - to_torch(dequantize(codes, values.shape[1]), values)
+    return torch.einsum("rk,rk->r", missed @ gram, missed)
+
+
+def zero_points(codes: Codes) -> Bytes:
+    """The zero points ``[rows, blocks]``, also where all are the middle code."""
+    if codes.zero_points is None:
+        return np.full(codes.scales.shape, codes.grid.middle, np.uint8)
+    return codes.zero_points
+
+
+def check_gram(weight: torch.Tensor, gram: torch.Tensor) -> None:
+    """Raise ColdpressError for a Gram matrix that does not fit the weight or has values that are not finite."""
+    import torch
+
+    if weight.ndim != 2 or gram.shape != (weight.shape[1], weight.shape[1]):
+        raise ColdpressError(f"a Gram matrix of shape {list(gram.shape)} for a weight of shape {list(weight.shape)}")
+    if not bool(torch.isfinite(gram).all()):
+        raise ColdpressError("the calibration inputs of a layer are not finite", hint="check the model in float32")
+
+
+def to_torch(array: Array, like: torch.Tensor | None = None) -> torch.Tensor:
+    """A tensor of float32 or float64, the very memory of ``array`` where possible; of ``like``'s type and place."""
+    import torch
+
+    tensor = torch.from_numpy(array) if isinstance(array, np.ndarray) else array.detach()
+    if like is not None:
+        return tensor.to(like)
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def to_numpy(tensor: torch.Tensor) -> Floats:
+    """The values in memory of the CPU."""
+    return cast("Floats", tensor.cpu().numpy())
