@@ -12,7 +12,20 @@ from typing import Any
 from coldpress.graphs.capture import Captured
 
 #: model types with a meaning of their own in onnxruntime-genai; all others run as its generic "decoder"
-_OWN_TYPES = {"llama", "mistral", "qwen2", "qwen3", "phi", "phi3", "gemma", "gemma2", "gemma3_text", "granite", "olmo", "smollm3"}
+_OWN_TYPES = {
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "phi",
+    "phi3",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "granite",
+    "olmo",
+    "smollm3",
+}
 _PROVIDER_OPTIONS: dict[str, list[dict[str, Any]]] = {
     "cpu": [],
     "cuda": [{"cuda": {"enable_cuda_graph": "0"}}],
@@ -57,7 +70,9 @@ def write_genai_config(captured: Captured, folder: Path, output: Path, provider:
         },
     }
     search = {"max_length": context, "past_present_share_buffer": in_place, **_search(generation)}
-    (output / "genai_config.json").write_text(json.dumps({"model": model, "search": search}, indent=2), encoding="utf-8")
+    (output / "genai_config.json").write_text(
+        json.dumps({"model": model, "search": search}, indent=2), encoding="utf-8"
+    )
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from typing import Any
 from coldpress.graphs.kernels import Encoding
 from coldpress.networks.checkpoint import Span
 
-#: tensors start at multiples of this, so that a runtime can map them (64 KiB is Windows' granularity)
-ALIGNMENT = 4096
+#: large tensors start at multiples of a page, so that a runtime can map them alone; for small ones that is wasted
+ALIGNMENT, LARGE_BYTES = 4096, 1 << 20
 _FLOAT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4}
 
 
@@ -78,12 +78,15 @@ class Layout:
         return f"{self.graph}.data"
 
     def reserve(self, size: int) -> Place:
-        """The next aligned byte range of ``size`` bytes."""
-        offset = -(-self.size_bytes // ALIGNMENT) * ALIGNMENT if size >= ALIGNMENT else -(-self.size_bytes // 64) * 64
+        """The next free byte range of ``size`` bytes, aligned."""
+        alignment = ALIGNMENT if size >= LARGE_BYTES else 64
+        offset = -(-self.size_bytes // alignment) * alignment
         self.size_bytes = offset + size
         return Place(offset, size)
 
-    def add_plain(self, name: str, sources: list[Span], shape: list[int], dtype: str, transposed: bool = False) -> Plain:
+    def add_plain(
+        self, name: str, sources: list[Span], shape: list[int], dtype: str, transposed: bool = False
+    ) -> Plain:
         place = self.reserve(math.prod(shape) * _FLOAT_BYTES[dtype])
         self.plain.append(Plain(name, sources, shape, dtype, place, transposed))
         return self.plain[-1]
@@ -108,9 +111,7 @@ def read_layouts(file: Path) -> list[Layout]:
 
 
 def _layout(data: dict[str, Any]) -> Layout:
-    plain = [
-        Plain(**{**entry, "sources": _spans(entry), "place": Place(**entry["place"])}) for entry in data["plain"]
-    ]
+    plain = [Plain(**{**entry, "sources": _spans(entry), "place": Place(**entry["place"])}) for entry in data["plain"]]
     quantized = [
         Quantized(
             **{

@@ -64,7 +64,11 @@ def find_embeddings(graph: ir.Graph, sources: Mapping[str, Any], vocabulary: int
     for node in graph:
         if node.op_type == "Gather" and node.inputs[0] is not None and node.inputs[0].name in sources:
             weight = node.inputs[0]
-            if len(weight.shape) == 2 and int(weight.shape[0]) >= vocabulary > 0 and node.attributes.get_int("axis", 0) == 0:
+            if (
+                len(weight.shape) == 2
+                and int(weight.shape[0]) >= vocabulary > 0
+                and node.attributes.get_int("axis", 0) == 0
+            ):
                 yield Embedding(_strip(weight.name), node, weight)
 
 

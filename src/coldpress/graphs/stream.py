@@ -7,6 +7,7 @@ mapped for writing, so that the system writes pages back when it likes.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -54,8 +55,7 @@ def fill(
 ) -> list[LayerError]:
     """Write ``folder / layout.data``; returns the error of each quantized weight, in the layout's order."""
     file = folder / layout.data
-    with file.open("wb") as stream:
-        stream.truncate(layout.size_bytes)
+    _allocate(file, layout.size_bytes)
     if not layout.size_bytes:
         return []
     data = np.memmap(file, mode="r+", dtype=np.uint8)
@@ -73,6 +73,17 @@ def fill(
             progress(done, total)
     data.flush()
     return [_layer_error(entry, sums[entry.name]) for entry in layout.quantized]
+
+
+def _allocate(file: Path, size: int) -> None:
+    """Take the space on the disk now: a mapped page that finds none later would kill the process."""
+    with file.open("wb") as stream:
+        if hasattr(os, "posix_fallocate") and size:
+            os.posix_fallocate(stream.fileno(), 0, size)
+            return
+        zeros = bytes(1 << 20)
+        for start in range(0, size, len(zeros)):
+            stream.write(zeros[: size - start])
 
 
 _Task = Callable[[], tuple[str, int, float, float]]
@@ -125,8 +136,14 @@ class _Quantize:
         norm = _finite_norm(weight, self.span)
         codes = self.quantizer(weight, Grid(encoding.bits, encoding.block_size, encoding.symmetric))
         rows = slice(self.row, self.row + len(weight))
-        _table(self.data, entry.codes, np.uint8, entry.rows)[rows] = pack(codes.codes, encoding.bits).reshape(len(weight), -1)
-        _write_cast(_table(self.data, entry.scales, _STORED[entry.scale_dtype], entry.rows)[rows], codes.scales, entry.scale_dtype)
+        _table(self.data, entry.codes, np.uint8, entry.rows)[rows] = pack(codes.codes, encoding.bits).reshape(
+            len(weight), -1
+        )
+        _write_cast(
+            _table(self.data, entry.scales, _STORED[entry.scale_dtype], entry.rows)[rows],
+            codes.scales,
+            entry.scale_dtype,
+        )
         if entry.zero_points is not None:
             zeros = _zero_points(codes, encoding.bits)
             _table(self.data, entry.zero_points, np.uint8, entry.rows)[rows] = pack_zero_points(zeros, encoding.bits)
@@ -153,7 +170,9 @@ class _Copy:
             values = as_float32(values, self.span.dtype)
             _finite_norm(values, self.span)
         rows = slice(self.row, self.row + len(values))
-        target = place[:, rows] if entry.transposed else place.reshape(-1, *place.shape[1:])[rows] if place.shape else place
+        target = (
+            place[:, rows] if entry.transposed else place.reshape(-1, *place.shape[1:])[rows] if place.shape else place
+        )
         _write_cast(target, values.T if entry.transposed else values, entry.dtype)
         return entry.name, values.size, 0.0, 0.0
 

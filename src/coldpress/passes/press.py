@@ -50,15 +50,25 @@ class Press(Pass):
     version = 1
 
     precision: str = _option("int4", "what weights are stored as", PRECISIONS)
-    algorithm: str = _option("kquant", "rounds weights: rtn to the nearest, kquant with a search of scale and zero point", ALGORITHMS)
+    algorithm: str = _option(
+        "kquant", "rounds weights: rtn to the nearest, kquant with a search of scale and zero point", ALGORITHMS
+    )
     block_size: int = _option(32, "weights that share a scale, along the inputs of a layer", (16, 32, 64, 128, 256))
     symmetric: bool | None = _option(None, "grid without zero points; default: only for 8 bits, and on GPUs")
-    head_bits: int = _option(8, "bits of the layer that gives the logits; 16 leaves it float", (4, 8, 16))
-    embedding_bits: int = _option(8, "bits of the token embedding, if it is not tied to the head; 16 leaves it float", (4, 8, 16))
-    accuracy_level: int | None = _option(None, "what the CPU multiplies in: 0 float, 4 int8; default: 4 on CPUs", (0, 1, 2, 3, 4))
+    head_bits: int = _option(8, "least bits of the layer that gives the logits; 16 leaves it float", (4, 8, 16))
+    embedding_bits: int = _option(
+        4, "least bits of a token embedding that is not tied to the head; 16 leaves it float", (4, 8, 16)
+    )
+    accuracy_level: int | None = _option(
+        None, "what the CPU multiplies in: 0 float, 4 int8; default: 4 on CPUs", (0, 1, 2, 3, 4)
+    )
     modules_to_not_convert: tuple[str, ...] = _option((), "globs over module names whose weights stay float")
     use_ort_genai: bool = _option(True, "write genai_config.json, for onnxruntime-genai")
-    logits: str | None = _option(None, "logits for the last position of a prompt or for all; default: last for onnxruntime-genai", ("last", "all"))
+    logits: str | None = _option(
+        None,
+        "logits for the last position of a prompt or for all; default: last for onnxruntime-genai",
+        ("last", "all"),
+    )
     trust_remote_code: bool = _option(False, "run configuration code that comes with the model")
 
     def check(self, model: Model, target: Target) -> None:
@@ -115,7 +125,11 @@ class Press(Pass):
         gpu = target.short_name != "cpu"
         dtype = _FLOATS.get(self.precision, "float16" if gpu else "float32")
         chosen = replace(self, symmetric=True) if gpu and self.symmetric is None else self
-        roles = {"linear": self._bits, "head": max(self._bits, self.head_bits), "embedding": max(self._bits, self.embedding_bits)}
+        roles = {
+            "linear": self._bits,
+            "head": max(self._bits, self.head_bits),
+            "embedding": max(self._bits, self.embedding_bits),
+        }
         encodings = {role: chosen._encoding(bits) if quantized else None for role, bits in roles.items()}
         return {
             "provider": target.short_name,
@@ -140,7 +154,9 @@ class Press(Pass):
 
         return kquant
 
-    def _notes(self, model: Model, notes: dict[str, Any], errors: list[Any], timings: list[dict[str, Any]]) -> dict[str, Any]:
+    def _notes(
+        self, model: Model, notes: dict[str, Any], errors: list[Any], timings: list[dict[str, Any]]
+    ) -> dict[str, Any]:
         layers = [
             {
                 "name": error.name,
@@ -166,5 +182,3 @@ def copy_tokenizer(folder: Path, output: Path) -> None:
         named = json.loads(config.read_text(encoding="utf-8"))
         tokens = {name: named[name] for name in _SPECIAL_TOKENS if named.get(name) is not None}
         target.write_text(json.dumps(tokens, indent=2, ensure_ascii=False), encoding="utf-8")
-
-

@@ -58,7 +58,7 @@ def allocate(items: Mapping[str, Choices], budget_bytes: int) -> dict[str, int]:
         trail.append((picked, before))
     place = int(front.errors.argmin())
     bits: dict[str, int] = {}
-    for (name, choices), (picked, before) in zip(reversed(items.items()), reversed(trail), strict=True):
+    for (name, choices), (picked, before) in zip(reversed(list(items.items())), reversed(trail), strict=True):
         bits[name] = list(choices)[int(picked[place])]
         place = int(before[place])
     return {name: bits[name] for name in items}

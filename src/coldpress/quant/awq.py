@@ -102,9 +102,7 @@ class _Search:
             total += float(output_errors(scaled, self.quantizer(scaled, self.grid, importance), gram).sum())
         return total
 
-    def refine(
-        self, best: tuple[float, float, bool], power: Floats, size: Floats | None
-    ) -> tuple[float, float, bool]:
+    def refine(self, best: tuple[float, float, bool], power: Floats, size: Floats | None) -> tuple[float, float, bool]:
         """The best of (loss, alpha, by weight) so far and of exponents from coarse to fine."""
         for alpha in _COARSE:
             best = min(best, (self.loss(input_scales(power, alpha, size)), alpha, size is not None))

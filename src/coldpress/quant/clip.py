@@ -31,6 +31,7 @@ def clip(weight: Floats, gram: Floats, grid: Grid) -> Codes:
     if gram.shape != (columns, columns):
         raise ColdpressError(f"a Gram matrix of shape {list(gram.shape)} for a weight of shape {list(weight.shape)}")
     tiles = gram_blocks(gram, grid)
+    tiles /= max(float(np.abs(tiles).max()), float(np.finfo(np.float32).tiny))
     return quantize(weight, grid, lambda values: _fit(_Blocks(values, tiles, grid)))
 
 

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
+from coldpress.errors import ColdpressError
 from coldpress.quant.grid import Bytes, Codes, Floats, Grid, dequantize
 from coldpress.quant.kquant import kquant
 from coldpress.quant.rtn import rtn
@@ -22,13 +24,14 @@ from coldpress.quant.rtn import rtn
 if TYPE_CHECKING:
     import torch
 
-Array: TypeAlias = "Floats | torch.Tensor"
+Array: TypeAlias = "NDArray[Any] | torch.Tensor"
 
 #: columns that are worked on before the rest hears of them, in one product instead of one update for each; with more,
 #: the updates are large enough for torch to spread them over threads, which costs more than it gains
 _COLUMNS = 32
 #: a damping above the mean power of the inputs would leave nothing of what makes GPTQ better
 _MOST_DAMPING = 1.0
+_LEAST_DAMPING = 1e-4
 
 
 @dataclass
@@ -60,18 +63,38 @@ def gptq(
     values = to_torch(weight)
     power = to_torch(gram, values)
     check_gram(values, power)
-    power = shrink(power, tokens)
-    mean = float(power.diagonal().mean())
-    if mean == 0:
-        codes = kquant(to_numpy(values), grid)
-        return GptqResult(codes, damp, "its inputs were all zero", 0.0, 0.0, 0.0)
-    importance = power.diagonal() + np.finfo(np.float32).eps * mean
-    start = kquant(to_numpy(values), grid, to_numpy(importance))
-    plain = rtn(to_numpy(values), grid)
-    order = power.diagonal().argsort(descending=True, stable=True) if act_order else None
+    power, host = shrink(power, tokens), to_numpy(values)
+    if not bool(power.diagonal().any()):
+        return GptqResult(kquant(host, grid), damp, "its inputs were all zero", 0.0, 0.0, 0.0)
+    plain = (kquant(host, grid, to_numpy(power.diagonal())), rtn(host, grid))
+    order = _order(power, act_order)
     used, factor = _factor(power, order, damp)
-    found = start if factor is None else _round(values, start, order, factor)
-    return _choose(values, power, (found, start, plain), (used, factor is None))
+    if factor is None:
+        return _choose(values, power, plain, used)
+    start = kquant(host, grid, importance(order, factor))
+    return _choose(values, power, (_round(values, start, order, factor), *plain), used)
+
+
+def _order(gram: torch.Tensor, act_order: bool) -> torch.Tensor:
+    """The columns in the order in which they are rounded."""
+    import torch
+
+    if act_order:
+        return gram.diagonal().argsort(descending=True, stable=True)
+    return torch.arange(len(gram), device=gram.device)
+
+
+def importance(order: torch.Tensor, factor: torch.Tensor) -> Floats:
+    """What an error in each column ``[K]`` counts when the columns that follow can make good their share of it.
+
+    These are the squared pivots of the factorization. As the importance for the grids they leave a little less error
+    than the power of the inputs, which overrates the errors of inputs that move together.
+    """
+    import torch
+
+    pivots = torch.empty_like(factor[0])
+    pivots[order] = factor.diagonal() ** -2
+    return to_numpy(pivots)
 
 
 def shrink(gram: torch.Tensor, tokens: int | None) -> torch.Tensor:
@@ -87,7 +110,7 @@ def shrink(gram: torch.Tensor, tokens: int | None) -> torch.Tensor:
     return shrunk
 
 
-def _factor(gram: torch.Tensor, order: torch.Tensor | None, damp: float) -> tuple[float, torch.Tensor | None]:
+def _factor(gram: torch.Tensor, order: torch.Tensor, damp: float) -> tuple[float, torch.Tensor | None]:
     """The damping that was enough, and the upper factor U of the inverse, ``inverse = U.T @ U``; None: none was.
 
     With the rows and columns in reverse, the damped matrix is ``L @ L.T``, and U is the inverse of L in reverse: one
@@ -96,37 +119,37 @@ def _factor(gram: torch.Tensor, order: torch.Tensor | None, damp: float) -> tupl
     import torch
 
     mean = gram.diagonal().mean()
-    reverse = torch.arange(len(gram), device=gram.device).flip(0) if order is None else order.flip(0)
+    reverse = order.flip(0)
     turned = gram[reverse][:, reverse]
     diagonal = turned.diagonal().clone()
     while True:
-        # inputs that were never seen have no neighbours to correct, whatever stands on their diagonal
-        turned.diagonal().copy_(torch.where(diagonal == 0, mean, diagonal + damp * mean))
+        # inputs that were never seen need something on the diagonal even undamped
+        turned.diagonal().copy_(diagonal + mean * torch.where(diagonal == 0, max(damp, _LEAST_DAMPING), damp))
         lower, failed = torch.linalg.cholesky_ex(turned)
         if not failed and bool(torch.isfinite(lower).all()):
             break
         if damp >= _MOST_DAMPING:
             return damp, None
-        damp = min(max(damp * 10, 1e-6), _MOST_DAMPING)
-    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    return damp, torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1)
+        damp = min(max(damp * 10, _LEAST_DAMPING), _MOST_DAMPING)
+    inverse = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    torch.linalg.solve_triangular(lower, inverse, upper=False, out=inverse)
+    return damp, inverse.flip(0, 1)
 
 
-def _round(values: torch.Tensor, start: Codes, order: torch.Tensor | None, factor: torch.Tensor) -> Codes:
+def _round(values: torch.Tensor, start: Codes, order: torch.Tensor, factor: torch.Tensor) -> Codes:
     """Codes on the grids of ``start``, the columns rounded in ``order``, each error passed on to those that follow."""
     import torch
 
-    count = values.shape[1]
-    place = torch.arange(count, device=values.device) if order is None else order
+    count = len(order)
     # columns become rows, so that each is one run of memory
-    rest = values.T[place].contiguous()
-    block, scales = place // start.grid.block_size, to_torch(start.scales, values).T
+    rest = values.T[order].contiguous()
+    block, scales = order // start.grid.block_size, to_torch(start.scales, values).T
     zeros = to_torch(zero_points(start), values).T
     found = torch.empty(rest.shape, dtype=torch.uint8, device=rest.device)
     for first in range(0, count, _COLUMNS):
         part = slice(first, min(first + _COLUMNS, count))
         grids = _Grids(scales[block[part]], zeros[block[part]], start.grid.top)
-        found[place[part]] = _round_columns(rest[part], factor[part, part], grids)
+        found[order[part]] = _round_columns(rest[part], factor[part, part], grids)
         rest[part.stop :].addmm_(factor[part, part.stop :].T, rest[part], alpha=-1)
     codes = np.repeat(zero_points(start)[..., None], start.grid.block_size, axis=2)
     codes.reshape(len(codes), -1)[:, :count] = found.T.cpu().numpy()
@@ -157,23 +180,21 @@ def _round_columns(rest: torch.Tensor, factor: torch.Tensor, grids: _Grids) -> t
     return codes.to(torch.uint8)
 
 
-def _choose(
-    values: torch.Tensor, gram: torch.Tensor, candidates: tuple[Codes, Codes, Codes], outcome: tuple[float, bool]
-) -> GptqResult:
-    """Of GPTQ's, `kquant`'s and `rtn`'s codes, those that leave each row the least error."""
+def _choose(values: torch.Tensor, gram: torch.Tensor, candidates: tuple[Codes, ...], damp: float) -> GptqResult:
+    """Of GPTQ's codes, where it ran, `kquant`'s and `rtn`'s, those that leave each row the least error."""
     import torch
 
     errors = torch.stack([output_error_rows(values, codes, gram) for codes in candidates])
     best = errors.argmin(dim=0).cpu().numpy()
     whole = max(float(torch.einsum("rk,rk->", values @ gram, values)), 1e-30)
-    least, rounded = errors.min(dim=0).values.sum(), errors[2].sum()
-    damp, failed = outcome
-    fallback = f"its Gram matrix is not positive definite, even damped by {damp:g}" if failed else None
-    kept = 0.0 if failed else float((best == 0).mean())
-    return GptqResult(_pick(candidates, best), damp, fallback, float(least) / whole, float(rounded) / whole, kept)
+    least, rounded = float(errors.min(dim=0).values.sum()) / whole, float(errors[-1].sum()) / whole
+    if len(candidates) == 2:
+        fallback = f"its Gram matrix is not positive definite, even damped by {damp:g}"
+        return GptqResult(_pick(candidates, best), damp, fallback, least, rounded, 0.0)
+    return GptqResult(_pick(candidates, best), damp, None, least, rounded, float((best == 0).mean()))
 
 
-def _pick(candidates: tuple[Codes, ...], best: np.ndarray[Any, np.dtype[np.int64]]) -> Codes:
+def _pick(candidates: tuple[Codes, ...], best: NDArray[np.int64]) -> Codes:
     """Each row from the candidate that ``best [rows]`` names."""
     first = candidates[0]
     codes, scales = first.codes.copy(), first.scales.copy()
@@ -215,7 +236,11 @@ def to_torch(array: Array, like: torch.Tensor | None = None) -> torch.Tensor:
     """A tensor of float32 or float64, the very memory of ``array`` where possible; of ``like``'s type and place."""
     import torch
 
-    tensor = torch.from_numpy(array) if isinstance(array, np.ndarray) else array.detach()
+    if isinstance(array, np.ndarray):
+        # torch wants memory it may write to, which a mapped file is not
+        kind = np.float64 if array.dtype == np.float64 else np.float32
+        array = torch.from_numpy(np.require(array, kind, ("C", "W")))
+    tensor = array.detach()
     if like is not None:
         return tensor.to(like)
     return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -33,8 +33,8 @@ def _fit(columns: Floats, grid: Grid) -> Fit:
     best, least = Fit(scales, zeros, steps.copy()), _norm(columns - scales * steps)
     strength = _STRENGTH
     for _ in range(_TURNS):
-        errors = columns - scales * steps
-        inner = columns - _shrink(errors / scales, strength) * scales
+        errors: Floats = (columns - scales * steps) / scales
+        inner = columns - _shrink(errors, strength) * scales
         scales, zeros = _refit(inner, steps, (scales, zeros), grid)
         round_to_grid(columns, grid, scales, zeros, steps)
         norms = _norm(columns - scales * steps)
@@ -52,7 +52,7 @@ def _norm(errors: Floats) -> Floats:
 
 
 def _shrink(errors: Floats, strength: float) -> Floats:
-    """The part of ``errors`` that counts as outliers: the minimum of ``|e| ** p + strength / 2 * (e - error) ** 2``."""
+    """The part of ``errors`` that counts as outliers, by generalized soft thresholding."""
     size = np.abs(errors)
     with np.errstate(divide="ignore"):
         left = size - np.power(size, _NORM - np.float32(1)) / np.float32(strength)

@@ -78,6 +78,8 @@ def config_of(grids: Mapping[str, Grid], ignore: Sequence[str] = ()) -> dict[str
     """The ``quantization_config`` for config.json: the grid of each quantized module, and the linear ones left alone.
 
     One grid targets every ``Linear`` that is not in ``ignore``; of several, each targets its modules by name.
+    A single asymmetric grid gets ``dequantize``, without which transformers 5.23 refuses its zero points; with
+    several grids transformers would apply the first to all, so these load with ``loading.register`` only.
     """
     modules: dict[Grid, list[str]] = defaultdict(list)
     for module, grid in grids.items():
@@ -100,6 +102,7 @@ def config_of(grids: Mapping[str, Grid], ignore: Sequence[str] = ()) -> dict[str
         "ignore": list(ignore),
         "kv_cache_scheme": None,
         "global_compression_ratio": None,
+        **({"dequantize": True} if len(ranked) == 1 and not ranked[0].symmetric else {}),
     }
 
 
