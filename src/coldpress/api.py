@@ -13,11 +13,13 @@ from coldpress.target import resolve_target
 from coldpress.workflow import Step, Verify, Workflow, load_workflow
 
 _TARGET = ("device", "provider", "threads")
+#: where results go when nothing else is said
+OUTPUT, PASS_OUTPUT = "models/optimized", "models/run-pass"
 
 
 def optimize_workflow(  # noqa: PLR0913  these are flags
-    model: str,
-    output: str | None = None,
+    model_name_or_path: str | Path,
+    output_path: str | Path | None = OUTPUT,
     *,
     no_verify: bool = False,
     tolerance: str | None = None,
@@ -34,11 +36,11 @@ def optimize_workflow(  # noqa: PLR0913  these are flags
     if trust_remote_code:
         options["trust_remote_code"] = True
     workflow = Workflow(
-        model=str(model),
+        model=str(model_name_or_path),
         passes=recipes.press_recipe(options),
         target=target,
-        output=str(output) if output is not None else None,
-        verify=Verify(not no_verify, tolerance, tuple(eval_data)),
+        output=None if output_path is None else str(output_path),
+        verify=Verify(not no_verify, tolerance, tuple(map(str, eval_data))),
         trust_remote_code=trust_remote_code,
         seed=seed,
     )
@@ -47,15 +49,22 @@ def optimize_workflow(  # noqa: PLR0913  these are flags
     return workflow
 
 
-def optimize(model: str | Path, output: str | Path | None = None, *, overwrite: bool = False, **options: Any) -> Report:
-    """Turn a model into a verified ONNX model in the folder ``output``.
+def optimize(
+    model_name_or_path: str | Path,
+    output_path: str | Path | None = OUTPUT,
+    *,
+    overwrite: bool = False,
+    cache_dir: str | Path | None = None,
+    **options: Any,
+) -> Report:
+    """Turn a model into a verified ONNX model in the folder ``output_path`` (None: leave it in the cache).
 
     ``options`` are those of ``coldpress optimize``: ``precision="int4"``, ``device="cpu"``, ``tolerance="0.1"``, ``no_verify=True``,
     ``block_size=32``, ... Raises ColdpressError; a model that is worse than its tolerance is written, and
     ``Report.exit_code`` is 3.
     """
-    workflow = optimize_workflow(str(model), None if output is None else str(output), **options)
-    return _run(workflow, overwrite=overwrite)
+    workflow = optimize_workflow(model_name_or_path, output_path, **options)
+    return _run(workflow, store=Store(cache_dir), overwrite=overwrite)
 
 
 auto_opt = optimize
@@ -70,19 +79,43 @@ def run(
 
 
 def run_pass(
-    name: str, model: str | Path, output: str | Path | None = None, *, overwrite: bool = False, **parameters: Any
+    pass_name: str,
+    model_name_or_path: str | Path,
+    output_path: str | Path | None = PASS_OUTPUT,
+    *,
+    overwrite: bool = False,
+    cache_dir: str | Path | None = None,
+    **parameters: Any,
 ) -> Report:
-    """Run one pass on a model, without verification. ``parameters`` are the pass's fields, or ``device``, ``provider``."""
+    """Run one pass on a model, without verification.
+
+    ``parameters``: the pass's fields, and ``device``, ``provider``, ``threads``.
+    """
+    workflow = pass_workflow(pass_name, model_name_or_path, output_path, **parameters)
+    return _run(workflow, store=Store(cache_dir), overwrite=overwrite)
+
+
+def pass_workflow(
+    pass_name: str, model_name_or_path: str | Path, output_path: str | Path | None = PASS_OUTPUT, **parameters: Any
+) -> Workflow:
+    """The workflow behind ``run-pass``: one pass, nothing verified or measured."""
     target = resolve_target(**{key: parameters.pop(key) for key in _TARGET if key in parameters})
-    workflow = Workflow(str(model), (Step(name, parameters),), target, str(output) if output else None, Verify(False))
-    return _run(workflow, overwrite=overwrite)
+    return Workflow(
+        model=str(model_name_or_path),
+        passes=(Step(pass_name.replace("-", "_"), parameters),),
+        target=target,
+        output=None if output_path is None else str(output_path),
+        verify=Verify(False),
+        metrics=(),
+        trust_remote_code=bool(parameters.get("trust_remote_code")),
+    )
 
 
-def plan(model: str | Path, **options: Any) -> dict[str, Any]:
+def plan(model_name_or_path: str | Path, **options: Any) -> dict[str, Any]:
     """What ``optimize`` with these options would cost: seconds, memory, disk and output bytes."""
     from coldpress.plan import plan as _plan
 
-    return _plan(optimize_workflow(str(model), **options))
+    return _plan(optimize_workflow(model_name_or_path, **options))
 
 
 def evaluate(

@@ -278,6 +278,32 @@ def test_two_runs_at_once_share_one_cache(environment, tiny_model, tmp_path):
     assert len(list(Path(cache).glob("results/*/*"))) == len(set(Path(cache).glob("results/*/*")))
 
 
+def test_models_are_compared_in_one_table_and_in_turns(run, tiny_model):
+    for bits in ("int4", "int8"):
+        assert run("run-pass", "press", "-m", tiny_model, "-o", bits, "--precision", bits).returncode == 0
+    rows = json.loads(run("evaluate", "int4", "int8", "--source", tiny_model, "--json").stdout)
+    assert [row["name"] for row in rows] == ["int4", "int8"]
+    assert rows[0]["divergence"]["kl"] > rows[1]["divergence"]["kl"] > 0
+    assert rows[0]["size"]["model_bytes"] < rows[1]["size"]["model_bytes"]
+    table = run("evaluate", "int4", "int8", "--source", tiny_model).stdout
+    assert "int4" in table and "kl" in table
+    timed = run("benchmark", "int4", "int8", "--rounds", "1", "--prompt_tokens", "16", "--new_tokens", "4", "--json")
+    assert all(row["decode_tokens_per_second"]["value"] > 0 for row in json.loads(timed.stdout))
+
+
+def test_verify_finds_the_source_in_the_report(run, tiny_model):
+    assert run("auto-opt", "-m", tiny_model, "-o", "out", "--precision", "int8", "--no_verify").returncode == 0
+    loose = run("verify", "out", "--tolerance", "kl=5,ppl=10,top1=0,generation=0")
+    assert loose.returncode == 0, loose.stderr
+    assert "verified" in loose.stdout
+    assert run("verify", "out", "--tolerance", "kl=0.0000001").returncode == 3
+
+
+def test_completion_completes(run):
+    done = run("", **{"_COLDPRESS_COMPLETE": "bash_complete", "COMP_WORDS": "coldpress au", "COMP_CWORD": "1"})
+    assert "auto-opt" in done.stdout
+
+
 def test_doctor_and_completion_and_cache(run, environment):
     assert run("doctor", "--json").returncode in (0, 1)
     assert "coldpress" in run("completion", "bash").stdout

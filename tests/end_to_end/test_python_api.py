@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 
@@ -51,13 +52,26 @@ def test_plan_and_run_pass_and_evaluate(tiny_model, tmp_path):
     assert rows[0]["perplexity"]["perplexity"] == pytest.approx(rows[1]["perplexity"]["perplexity"], rel=1e-4)
 
 
-def test_flags_and_arguments_have_the_same_names():
-    from coldpress.cli.auto_opt import command
+#: what only a terminal needs, and what belongs to the target
+OF_THE_TERMINAL = {"as_json", "log_level", "debug", "dry_run"}
+OF_THE_TARGET = {"device", "provider", "threads"}
 
-    flags = {parameter.name for parameter in command.params}
-    of_the_terminal = {"as_json", "log_level", "debug", "cache_dir", "dry_run", "overwrite", "device", "provider", "threads"}
+
+def test_flags_and_arguments_have_the_same_names_and_defaults():
     from coldpress.api import optimize_workflow
+    from coldpress.cli.auto_opt import command
     from coldpress.passes.press import Press
 
-    arguments = set(inspect.signature(optimize_workflow).parameters) | {f.name for f in __import__("dataclasses").fields(Press)}
-    assert flags - of_the_terminal <= arguments
+    functions = (coldpress.optimize, optimize_workflow)
+    arguments = {
+        name: p.default for function in functions for name, p in inspect.signature(function).parameters.items()
+    }
+    parameters = {field.name for field in dataclasses.fields(Press)}
+    for flag in command.params:
+        if flag.name in OF_THE_TERMINAL | OF_THE_TARGET | parameters:
+            continue
+        assert flag.name in arguments, flag.name
+        if isinstance(flag.default, str | int):
+            assert flag.default == arguments[flag.name], flag.name
+        elif not flag.required:
+            assert arguments[flag.name] in (None, False, ()), flag.name

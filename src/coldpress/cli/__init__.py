@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -79,7 +80,7 @@ def main(args: list[str] | None = None) -> None:
 
 def _exit_code(arguments: list[str]) -> int:
     try:
-        code = app.main(arguments, prog_name="coldpress", standalone_mode=False)
+        code = app.main(arguments, prog_name=_called_as(), standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as stop:
         return stop.exit_code
@@ -97,6 +98,12 @@ def _exit_code(arguments: list[str]) -> int:
             raise
         failure = f"{type(error).__name__}: {error}"
         return _report(ColdpressError(failure, hint="this is a bug: --debug shows where", exit_code=WORK_FAILED))
+
+
+def _called_as() -> str:
+    """``olive`` or ``coldpress``, as the user typed it; completion depends on it."""
+    name = Path(sys.argv[0]).stem
+    return name if name == "olive" else "coldpress"
 
 
 def _report(error: ColdpressError, debug: bool = False) -> int:

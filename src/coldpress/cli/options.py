@@ -17,15 +17,13 @@ _LEVELS = ("0", "1", "2", "3", "4")
 
 
 def model_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "-m", "--model_name_or_path", "model", required=True, metavar="MODEL", help="Folder, file or hub id."
-    )(command)
+    return click.option("-m", "--model_name_or_path", required=True, metavar="MODEL", help="Folder, file or hub id.")(
+        command
+    )
 
 
 def output_option(default: str) -> Callable[..., Any]:
-    return click.option(
-        "-o", "--output_path", "output", default=default, show_default=True, help="Folder for the result."
-    )
+    return click.option("-o", "--output_path", default=default, show_default=True, help="Folder for the result.")
 
 
 def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -41,9 +39,9 @@ def verify_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--eval_data", multiple=True, help="Text or jsonl file to compare on, instead of the shipped text."
     )(command)
     command = click.option("--tolerance", help="Limits, such as 0.1 (KL) or kl=0.1,ppl=1.05.")(command)
-    return click.option("--no_verify", is_flag=True, help="Do not run the result or compare it with its source; the report will say so.")(
-        command
-    )
+    return click.option(
+        "--no_verify", is_flag=True, help="Do not run the result or compare it with its source; the report will say so."
+    )(command)
 
 
 def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -115,7 +113,8 @@ class Choice(click.ParamType):
         if str(value) not in self.values:
             option = param.opts[-1] if param else "value"
             raise ColdpressError(
-                f"{option}: '{value}' is not one of {', '.join(self.values)}", hint=did_you_mean(str(value), self.values)
+                f"{option}: '{value}' is not one of {', '.join(self.values)}",
+                hint=did_you_mean(str(value), self.values),
             )
         return self.values[str(value)]
 

@@ -37,18 +37,10 @@ class _Passes(click.Group):
 
 
 def _run(session: Any, name: str, overwrite: bool, as_json: bool, arguments: dict[str, Any]) -> int:
+    from coldpress.api import pass_workflow
     from coldpress.cli.finish import run_and_show
-    from coldpress.target import resolve_target
-    from coldpress.workflow import Step, Verify, Workflow
 
-    model, output = arguments.pop("model"), arguments.pop("output")
-    target = resolve_target(
-        **{key: arguments.pop(key) for key in ("device", "provider", "threads") if key in arguments}
-    )
-    step = Step(name.replace("-", "_"), arguments)
-    trusted = bool(arguments.get("trust_remote_code"))
-    workflow = Workflow(model, (step,), target, output, Verify(False), metrics=(), trust_remote_code=trusted)
-    return run_and_show(session, workflow, overwrite, as_json)
+    return run_and_show(session, pass_workflow(name, **arguments), overwrite, as_json)
 
 
 command = _Passes("run-pass", help=VERBS["run-pass"])

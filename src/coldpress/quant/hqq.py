@@ -33,7 +33,7 @@ def _fit(columns: Floats, grid: Grid) -> Fit:
     best, least = Fit(scales, zeros, steps.copy()), _norm(columns - scales * steps)
     strength = _STRENGTH
     for _ in range(_TURNS):
-        errors: Floats = (columns - scales * steps) / scales
+        errors: Floats = np.divide(columns - scales * steps, scales)
         inner = columns - _shrink(errors, strength) * scales
         scales, zeros = _refit(inner, steps, (scales, zeros), grid)
         round_to_grid(columns, grid, scales, zeros, steps)

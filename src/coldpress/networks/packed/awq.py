@@ -91,7 +91,7 @@ class AwqLinear(PackedLinear):
     zeros: Span
 
     @cached_property
-    def symmetric(self) -> bool:  # type: ignore[override]
+    def symmetric(self) -> bool:
         """Whether every stored zero point is the middle code."""
         return bool((_unpack(self.zeros.view(), 0, self.rows) == 1 << (BITS - 1)).all())
 

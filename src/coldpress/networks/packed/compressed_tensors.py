@@ -134,10 +134,14 @@ class CompressedLinear(PackedLinear):
     def symmetric(self) -> bool:
         return self.zero_points is None
 
+    @property
+    def _is_dense(self) -> bool:
+        """Whether codes may cross words; told by the weight, since few rows of zero points take as many words."""
+        return self.words.shape[1] == words_for(self.columns, self.bits)
+
     def stored(self, start: int, stop: int) -> StoredRows:
-        words = self.words.view()[start:stop]
-        is_dense = words.shape[1] == words_for(self.columns, self.bits)
-        codes = (unpack_words if is_dense else unpack_loose_words)(words, self.bits, self.columns)
+        unpack = unpack_words if self._is_dense else unpack_loose_words
+        codes = unpack(self.words.view()[start:stop], self.bits, self.columns)
         return StoredRows(codes, self.scales.rows(start, stop), self._zeros(start, stop))
 
     def _zeros(self, start: int, stop: int) -> Bytes | None:
@@ -146,7 +150,7 @@ class CompressedLinear(PackedLinear):
         view = self.zero_points.view()
         if self.zero_points.dtype == "I8":  # versions before 0.9 did not pack them
             return (view[start:stop] + (1 << (self.bits - 1))).astype(np.uint8)
-        if len(view) == words_for(self.rows, self.bits):
+        if self._is_dense:
             return unpack_across(view.T, self.bits, start, stop)
         return unpack_loose_words(view.T, self.bits, self.rows)[:, start:stop].T
 
@@ -201,4 +205,6 @@ def _check(module: str, stored: tuple[Span, Span], shape: tuple[int, int], bits:
             f"[{rows}, {widths[0]}]"
         )
     if len(scales.shape) != 2 or scales.shape[0] != rows:
-        raise ColdpressError(f"'{module}.weight_scale' is {list(scales.shape)}; coldpress reads one row of scales a row")
+        raise ColdpressError(
+            f"'{module}.weight_scale' is {list(scales.shape)}; coldpress reads one row of scales a row"
+        )

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coldpress.errors import ColdpressError
-from coldpress.networks.checkpoint import Span
+from coldpress.networks.checkpoint import Span, as_float32
 from coldpress.networks.packed.compressed_tensors import stored_scales, unpadded
 from coldpress.networks.packed.linear import PackedLinear, StoredRows, groups_out_of_order
 from coldpress.networks.packed.patterns import patterns_for
@@ -104,17 +104,14 @@ class GptqLinear(PackedLinear):
     zero_points_as: str
 
     @cached_property
-    def symmetric(self) -> bool:  # type: ignore[override]
+    def symmetric(self) -> bool:
         """Whether every stored zero point is the middle code; the config's ``sym`` is not believed."""
         return bool((self._zero_points(0, self.rows) == 1 << (self.bits - 1)).all())
 
     def stored(self, start: int, stop: int) -> StoredRows:
         codes = unpack_words(self.words.view()[:, start:stop].T, self.bits, self.columns)
-        scales = np.ascontiguousarray(self._scales(start, stop).T)
+        scales = as_float32(np.ascontiguousarray(self.scales.view()[:, start:stop].T), self.scales.dtype)
         return StoredRows(codes, scales, self._zero_points(start, stop))
-
-    def _scales(self, start: int, stop: int) -> NDArray[np.float32]:
-        return _columns(self.scales, start, stop)
 
     def _zero_points(self, start: int, stop: int) -> Bytes:
         words: Words = self.zeros.view()
@@ -127,14 +124,13 @@ class GptqLinear(PackedLinear):
         return zeros
 
 
-def _columns(span: Span, start: int, stop: int) -> NDArray[np.float32]:
-    from coldpress.networks.checkpoint import as_float32
-
-    return as_float32(np.ascontiguousarray(span.view()[:, start:stop]), span.dtype)
-
-
 def linears_in(tensors: Mapping[str, Span], config: Mapping[str, Any]) -> dict[str, PackedLinear]:
     """The quantized linear layers among ``tensors``, which ``config`` (the ``quantization_config``) describes."""
+    if _format(config) not in (V1, V2):
+        raise ColdpressError(
+            f"this GPTQ checkpoint has the format '{_format(config)}'; coldpress reads '{V1}' and '{V2}'",
+            hint="start from the unquantized model",
+        )
     modules = [name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")]
     return {module: _linear(module, tensors, config) for module in modules}
 
@@ -170,9 +166,13 @@ def _settings_of(module: str, config: Mapping[str, Any]) -> dict[str, Any]:
     return dict(config)
 
 
+def _format(config: Mapping[str, Any]) -> str:
+    # AutoGPTQ wrote "checkpoint_format"; transformers and newer GPTQModels write "format"
+    return str(config.get("checkpoint_format") or config.get("format") or V1)
+
+
 def _zero_points_as(config: Mapping[str, Any], bits: int) -> str:
-    # AutoGPTQ wrote "checkpoint_format", transformers and newer GPTQModels write "format" as well
-    if (config.get("checkpoint_format") or config.get("format") or V1) == V2:
+    if _format(config) == V2:
         return "plain"
     writers = str((config.get("meta") or {}).get("quantizer", ""))
     return "words less one" if "gptqmodel" in writers.lower() and bits != 3 else "less one"

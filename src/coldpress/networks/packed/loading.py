@@ -23,9 +23,9 @@ def register() -> None:
         AUTO_QUANTIZER_MAPPING[METHOD] = _with_packed_zero_points(usual)
 
 
-def _with_packed_zero_points(usual: type) -> type:
+def _with_packed_zero_points(usual: Any) -> Any:
     def process(self: Any, model: Any, **options: Any) -> None:
-        usual._process_model_before_weight_loading(self, model, **options)  # type: ignore[attr-defined]
+        usual._process_model_before_weight_loading(self, model, **options)
         for module in model.modules():
             _pack_zero_points(module)
 
