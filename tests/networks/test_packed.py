@@ -1,4 +1,4 @@
-"""Quantized Hugging Face checkpoints: the layouts bit by bit, what is read from them, what transformers makes of them."""
+"""Quantized Hugging Face checkpoints: their layouts bit by bit, reading them, and what transformers makes of them."""
 
 from __future__ import annotations
 

@@ -55,6 +55,7 @@ def main(question: Path) -> dict[str, Any]:
     from coldpress.graphs.capture import capture
     from coldpress.graphs.encode import Precision, encode, last_position_only
     from coldpress.graphs.genai import write_genai_config
+    from coldpress.graphs.opset import lower_opset
     from coldpress.graphs.siblings import join_siblings
 
     request = json.loads(question.read_text(encoding="utf-8"))
@@ -81,6 +82,7 @@ def main(question: Path) -> dict[str, Any]:
         layouts.append(encode(model, sources, precision, f"{name}.onnx", vocabulary))
         if request["logits"] == "last" and (head := _head_name(model, captured.sources)):
             last_position_only(model.graph, head)
+        lower_opset(model)
         _save(model, output / f"{name}.onnx")
     write_layouts(layouts, output / "layouts.json")
     if request["genai"]:

@@ -173,12 +173,22 @@ class Press(Pass):
 
 
 def copy_tokenizer(folder: Path, output: Path) -> None:
-    """Copy the tokenizer's files; write special_tokens_map.json, which newer tokenizers leave out."""
+    """Copy the tokenizer's files, in the form that older runtimes and readers know too.
+
+    Newer tokenizers leave out special_tokens_map.json and call their class ``TokenizersBackend``.
+    """
     for name in _TOKENIZER_FILES:
         if (folder / name).exists():
             shutil.copyfile(folder / name, output / name)
-    config, target = folder / "tokenizer_config.json", output / "special_tokens_map.json"
-    if config.exists() and not target.exists():
-        named = json.loads(config.read_text(encoding="utf-8"))
-        tokens = {name: named[name] for name in _SPECIAL_TOKENS if named.get(name) is not None}
-        target.write_text(json.dumps(tokens, indent=2, ensure_ascii=False), encoding="utf-8")
+    if not (folder / "tokenizer_config.json").exists():
+        return
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        _write_json(output / "tokenizer_config.json", {**config, "tokenizer_class": "PreTrainedTokenizerFast"})
+    if not (output / "special_tokens_map.json").exists():
+        tokens = {name: config[name] for name in _SPECIAL_TOKENS if config.get(name) is not None}
+        _write_json(output / "special_tokens_map.json", tokens)
+
+
+def _write_json(file: Path, value: dict[str, Any]) -> None:
+    file.write_text(json.dumps(value, indent=2, ensure_ascii=False), encoding="utf-8")

@@ -34,8 +34,8 @@ PARTS = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "
 def tensors_of(module: str, codes: Codes, columns: int, scale_dtype: str = "float32") -> dict[str, NDArray[Any]]:
     """The tensors of one linear layer with ``columns`` inputs, by their names in the checkpoint.
 
-    ``scale_dtype`` (float16, bfloat16, float32) should be the ``dtype`` of config.json: transformers casts the scales to
-    that and multiplies in it. Raises ColdpressError where the last block is padded, or a scale overflows.
+    ``scale_dtype`` (float16, bfloat16, float32) should be the ``dtype`` of config.json: transformers casts the scales
+    to that and multiplies in it. Raises ColdpressError where the last block is padded, or a scale overflows.
     """
     flat = unpadded(module, codes, columns, METHOD)
     bits = codes.grid.bits

@@ -69,7 +69,7 @@ def tensors_of(
 def config_of(grids: Mapping[str, Grid], ignore: Sequence[str] = (), checkpoint_format: str = V1) -> dict[str, Any]:
     """The ``quantization_config`` for config.json; modules off the commonest grid, or ignored, under ``dynamic``.
 
-    GPTQModel and vLLM read ``dynamic``; AutoGPTQ does not.
+    GPTQModel and vLLM read ``dynamic``; transformers and AutoGPTQ want one grid on every linear layer of the blocks.
     """
     usual = Counter(grids.values()).most_common(1)[0][0]
     dynamic: dict[str, dict[str, Any]] = {}

@@ -78,7 +78,7 @@ class PackedLinear(ABC):
         fitting = [size for size in _BLOCK_SIZES if length % size == 0]
         if not fitting and not one_group:
             raise ColdpressError(
-                f"'{self.module}' has groups of {self.group_size} weights, which no block size of an ONNX kernel divides",
+                f"'{self.module}' has groups of {self.group_size} weights, which no ONNX kernel's block size divides",
                 hint="quantize the float source again with a group size of 16, 32, 64, 128 or 256",
             )
         return fitting[0] if fitting else 32

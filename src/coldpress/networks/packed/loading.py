@@ -1,8 +1,8 @@
 """Letting transformers load what its newest releases refuse: asymmetric ``pack-quantized`` checkpoints of mixed bits.
 
-compressed-tensors since 0.18 does not pack the zero points of the empty modules that transformers fills, and transformers
-since 5.23 refuses tensors of another shape than the module's. Neither alone stops the loading. A checkpoint with a single
-asymmetric grid needs nothing of this, since its config says ``dequantize`` (see ``compressed_tensors.config_of``).
+compressed-tensors since 0.18 does not pack the zero points of the empty modules that transformers fills, and
+transformers since 5.23 refuses tensors of another shape than the module's. A checkpoint with a single asymmetric grid
+needs nothing of this: its config says ``dequantize`` (see ``compressed_tensors.config_of``).
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def unpack_loose_words(words: Words, bits: int, count: int) -> Bytes:
 
 
 def unpack_across(words: Words, bits: int, start: int, stop: int) -> Bytes:
-    """Codes ``start`` to ``stop`` of words ``[lines, W]`` that are packed along the rows of a weight: ``[stop - start, lines]``."""
+    """Rows ``start`` to ``stop`` of a weight packed along its rows in words ``[lines, W]``: codes ``[n, lines]``."""
     first = start // ALIGNED * ALIGNED
     part = words[:, words_for(first, bits) : words_for(stop, bits)]
     return unpack_words(part, bits, stop - first)[:, start - first :].T
