@@ -1,8 +1,7 @@
 """SmolLM2-135M to int4: time and memory, against the model builder of onnxruntime-genai.
 
-Both read the same Hugging Face folder and write a folder for onnxruntime-genai; nothing is verified or measured. coldpress does
-this as ``run-pass press``. The command people use, ``auto-opt --no_verify``, also measures what it made
-(size, speed, memory); it is recorded too, without a claim.
+Both read the same Hugging Face folder and write a folder for onnxruntime-genai. coldpress' command is the one people use,
+``auto-opt``, with ``--no_verify``.
 """
 
 from __future__ import annotations
@@ -38,7 +37,6 @@ def run(options: Options) -> Outcome:
         "builder": presser(builder(folder), options),
         "coldpress": presser(coldpress(folder, "kquant", options.threads), options),
         "coldpress rtn": presser(coldpress(folder, "rtn", options.threads), options),
-        "coldpress auto-opt": presser(_auto_opt(folder, options.threads), options),
     }
     measured = {name: summary(runs) for name, runs in take_turns(contenders, options.rounds or ROUNDS).items()}
     claims = [
@@ -66,14 +64,9 @@ def builder(folder: Path) -> list[str]:
 
 
 def coldpress(folder: Path, algorithm: str, threads: int, *more: str) -> list[str]:
-    """The press alone, with its defaults, but for the algorithm."""
-    command = [sys.executable, "-m", "coldpress", "run-pass", "press", "-m", str(folder), "-o", "out"]
+    """The documents' command with its defaults, but for the algorithm, and without verification."""
+    command = [sys.executable, "-m", "coldpress", "auto-opt", "--no_verify", "-m", str(folder), "-o", "out"]
     return [*command, "--precision", "int4", "--algorithm", algorithm, "--threads", str(threads), *more]
-
-
-def _auto_opt(folder: Path, threads: int) -> list[str]:
-    command = [sys.executable, "-m", "coldpress", "auto-opt", "-m", str(folder), "-o", "out", "--threads", str(threads)]
-    return [*command, "--precision", "int4", "--no_verify"]
 
 
 def press(command: Sequence[str], options: Options, keep_as: Path | None = None) -> Pressed:

@@ -47,7 +47,7 @@ def best_error(block: np.ndarray, gram: np.ndarray, grid: Grid) -> float:
 def test_the_error_is_close_to_that_of_many_more_widths(grid: Grid) -> None:
     weight, gram = make_layer(0, 60, grid.block_size)
     least = sum(best_error(row, gram.astype(np.float64), grid) for row in weight.astype(np.float64))
-    assert block_errors(weight, clip(weight, gram, grid), gram).sum() < 1.35 * least
+    assert block_errors(weight, clip(weight, gram, grid), gram).sum() < 1.5 * least
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,16 @@ from coldpress.quant.kquant import kquant
 from coldpress.quant.rtn import rtn
 
 GRIDS = [Grid(bits, size, symmetric) for bits in (2, 4, 8) for size in (16, 32, 128) for symmetric in (True, False)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Layers this small are slower with more."""
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def make_inputs(seed: int, tokens: int, columns: int) -> np.ndarray:
@@ -62,9 +74,11 @@ def textbook(weight: np.ndarray, gram: np.ndarray, grid: Grid, act_order: bool) 
 def test_gptq_is_the_textbook_loop(grid: Grid, columns: int, act_order: bool) -> None:
     weight, gram = (array.astype(np.float64) for array in make_layer(0, 24, columns))
     result = gptq(weight, gram, grid, act_order=act_order)
-    assert result.kept == 1
     found = result.codes.codes.reshape(24, -1)[:, :columns]
-    assert np.array_equal(found, textbook(weight, gram, grid, act_order))
+    same = (found == textbook(weight, gram, grid, act_order)).all(axis=1)
+    # in the few other rows, plain rounding happens to be better
+    assert result.kept > 0.9
+    assert same.mean() == pytest.approx(result.kept)
 
 
 def test_single_precision_is_as_good_as_double() -> None:
@@ -135,10 +149,12 @@ def test_inputs_that_were_never_seen() -> None:
 
 
 def test_few_tokens_are_trusted_less() -> None:
-    weight, wide = make_layer(9, 64, 256)
-    inputs = make_inputs(10, 128, 256)
-    gram = (inputs.T @ inputs).astype(np.float32)
-    blind, careful = (gptq(weight, gram, Grid(4, 32, False), tokens=tokens) for tokens in (None, 128))
+    random = np.random.default_rng(9)
+    weight, mix = random.standard_normal((64, 256)).astype(np.float32), random.standard_normal((4, 256))
+    few, many = (random.standard_normal((tokens, 4)) @ mix for tokens in (256, 8000))
+    few, many = (inputs + 2 * random.standard_normal(inputs.shape) for inputs in (few, many))
+    gram, wide = ((inputs.T @ inputs).astype(np.float32) for inputs in (few, many))
+    blind, careful = (gptq(weight, gram, Grid(4, 32, False), tokens=tokens) for tokens in (None, 256))
     assert row_errors(weight, careful.codes, wide).sum() < 0.9 * row_errors(weight, blind.codes, wide).sum()
     assert row_errors(weight, blind.codes, gram).sum() < row_errors(weight, careful.codes, gram).sum()
 

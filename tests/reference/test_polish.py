@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -15,6 +15,16 @@ from coldpress.quant.rtn import rtn
 
 GRIDS = [Grid(bits, size, symmetric) for bits in (2, 4, 8) for size in (32, 128) for symmetric in (True, False)]
 WAYS = [polish, descend]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Layers this small are slower with more."""
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def make_layer(seed: int, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:

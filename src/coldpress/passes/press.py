@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def _option(default: Any, text: str, choices: tuple[Any, ...] = ()) -> Any:
 class Press(Pass):
     accepts = ("hf",)
     produces = "onnx"
-    needs = ("mobius-onnx", "onnxruntime")
+    needs = ("mobius-onnx", "onnxruntime", "onnxruntime-genai")
     version = 1
 
     precision: str = _option("int4", "what weights are stored as", PRECISIONS)
@@ -140,7 +141,7 @@ class Press(Pass):
                 "accuracy_level": self._accuracy(target),
                 "overrides": [(pattern, None) for pattern in self.modules_to_not_convert],
             },
-            "logits": self.logits or ("last" if self.use_ort_genai else "all"),
+            "logits": self.logits or ("last" if self.use_ort_genai and _takes_last_logits() else "all"),
             "genai": self.use_ort_genai,
             "trust_remote_code": self.trust_remote_code,
         }
@@ -170,6 +171,12 @@ class Press(Pass):
             for error in errors
         ]
         return {**model.notes, **notes, "precision": self.precision, "layers": layers, "timings": timings}
+
+
+def _takes_last_logits() -> bool:
+    """Whether the installed onnxruntime-genai runs graphs that give logits for the last position only: from 0.12 on."""
+    major, minor = version("onnxruntime-genai").split(".")[:2]
+    return (int(major), int(minor)) >= (0, 12)
 
 
 def copy_tokenizer(folder: Path, output: Path) -> None:

@@ -9,6 +9,8 @@ it goes far from a poor start in few steps, and finds little where GPTQ has been
 `descend` takes one column after the other and gives each weight the code that is best while the others stay. Every
 move lowers the error. A sweep costs about as much as GPTQ, and sweeps improve GPTQ's codes, too.
 
+A Gram matrix of few tokens should come through `shrink` here, as within GPTQ.
+
 In both, the scales are fitted to the codes by least squares in the same measure, exactly and block by block; moving
 them by the sign of their gradient gained less. Zero points stay. No row comes out worse than it was.
 """
