@@ -67,11 +67,15 @@ class Value:
 
 
 class Metric:
-    """One measurement of a model: named numbers, each described in ``values``."""
+    """One measurement of a model: named numbers, each described in ``values``.
+
+    ``runs_model``: whether the model is loaded, which is then done in a fresh process, as an app would.
+    """
 
     values: ClassVar[Mapping[str, Value]] = {}
     accepts: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
+    runs_model: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
     def measure(self, model: Model, ctx: Context) -> dict[str, Any]:

@@ -21,7 +21,8 @@ def make_items(seed: int, groups: int, largest: int = 60) -> Items:
         weights, error = int(random.integers(5, largest)), float(random.lognormal(0, 2))
         noise = random.uniform(0.5, 1.5, 3)
         items[f"layer {group}"] = {
-            bits: Choice(weights * bits, error * 4.0**-bits * float(noise[place])) for place, bits in enumerate((2, 4, 8))
+            bits: Choice(weights * bits, error * 4.0**-bits * float(noise[place]))
+            for place, bits in enumerate((2, 4, 8))
         }
     return items
 

@@ -55,6 +55,7 @@ class Size(Metric):
         "bits_per_weight": Value("lower", "bits"),
     }
     accepts: ClassVar[tuple[str, ...]] = ("onnx", "hf")
+    runs_model: ClassVar[bool] = False
 
     def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
         total = sum(file.stat().st_size for file in files_of(model.path))

@@ -111,7 +111,7 @@ class _Search:
         for step in _FINE:
             middle = best[1]
             for alpha in (middle - step, middle + step):
-                if alpha <= 1:
+                if 0 < alpha <= 1:
                     best = min(best, (self.loss(input_scales(power, alpha, size)), alpha, size is not None))
         return best
 

@@ -1,4 +1,4 @@
-"""This machine: passes run in this process, metrics in a fresh one, so that a model is measured as an app would load it."""
+"""This machine: what loads a model to measure it runs in a fresh process, as an app would; all else in this one."""
 
 from __future__ import annotations
 
@@ -23,10 +23,8 @@ class Local:
         self, jobs: Iterable[Job], store: Store, progress: Progress = lambda what, done, total: None
     ) -> Iterator[tuple[Job, Result]]:
         for job in jobs:
-            yield (
-                job,
-                (execute(job, store, progress) if job.kind == "pass" else _in_fresh_process(job, store, progress)),
-            )
+            here = job.kind == "pass" or not job.part_class.runs_model
+            yield job, execute(job, store, progress) if here else _in_fresh_process(job, store, progress)
 
 
 def _in_fresh_process(job: Job, store: Store, progress: Progress) -> Result:
