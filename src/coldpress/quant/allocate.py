@@ -2,10 +2,10 @@
 
 This is the multiple-choice knapsack. Layers that must agree (q, k and v of one attention; embedding and head) are one
 group with summed bytes and errors. The groups are taken in one by one, and of all combinations so far only those are
-kept that no other beats in both bytes and error, and that can still fit; so the result is exact, bytes and all. Networks
-repeat their shapes, so few different sums of bytes come up. Should there be more than `_STATES`, the sums are put into
-that many equal steps and the best of each step is kept: still within the budget, and within a step of the optimum for
-each group that was thinned.
+kept that no other beats in both bytes and error, and that can still fit; so the result is exact, bytes and all.
+Networks repeat their shapes, so few different sums of bytes come up. Should there be more than `_STATES`, the sums are
+put into that many equal steps and the best of each step is kept: what comes out is still within the budget, and close
+to the optimum, which it no longer is for certain.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """GPTQ: weights are rounded one input column at a time, and later columns make good what the earlier ones missed.
 
 The method is that of https://arxiv.org/abs/2210.17323. The grids are fixed before (static groups): each block of
-neighbouring columns gets the grid of least weighted error, see `importance`. So the columns can be rounded in any order, the strongest inputs first (act-order), and the result still has one scale for every block of neighbouring
+neighbouring columns gets the grid of least weighted error (see `importance`). So the columns can be rounded in any
+order, the strongest inputs first (act-order), and the result still has one scale for every block of neighbouring
 columns, which is all that the runtime's kernels can read. What differs from common implementations: damping that
 raises itself, a Gram matrix that is trusted less when few tokens made it, and rows that fall back to plain rounding
 when that is better.
