@@ -38,6 +38,7 @@ def correct(graph: ir.Graph, hf_config: Any, config: Any) -> None:
     _choose_rotary_cache(graph, config)
     _mask_padding(graph)
     _correct_cross_shapes(graph)
+    _omit_unread_outputs(graph)
 
 
 def exact_attention() -> list[Any]:
@@ -190,3 +191,12 @@ def _correct_cross_shapes(graph: Any) -> None:
     for output in graph.outputs:
         if ".cross." in output.name and output.name in past:
             output.shape = past[output.name]
+
+
+def _omit_unread_outputs(graph: ir.Graph) -> None:
+    """Leave the names of a norm's optional outputs empty where nobody reads them, so that they are not computed."""
+    for node in graph:
+        if node.op_type in ("SkipSimplifiedLayerNormalization", "SkipLayerNormalization"):
+            for output in node.outputs[1:]:
+                if not output.uses() and not output.is_graph_output():
+                    output.name = ""
