@@ -190,8 +190,21 @@ def _source(source: Model, notes: Any) -> dict[str, Any]:
         "architecture": notes.get("architecture"),
         "parameters": notes.get("source_weights"),
         "bytes": sum(file.stat().st_size for file in _weight_files(source.path)),
-        "notes": list(notes.get("remarks", [])),
+        "notes": _remarks(notes),
     }
+
+
+def _remarks(notes: Any) -> list[str]:
+    """What one must know of the source to read the report rightly."""
+    remarks = list(notes.get("warnings", []))
+    if " bits" in notes.get("lattice", ""):
+        exact = sum(layer["exact"] for layer in notes.get("layers", []))
+        remarks.insert(
+            0,
+            f"The source was quantized before (GGUF: {notes['lattice']}), so its losses say little about the quantizer; "
+            f"{exact} of {len(notes.get('layers', []))} layers hold its values exactly.",
+        )
+    return remarks
 
 
 def _weight_files(path: Path) -> list[Path]:

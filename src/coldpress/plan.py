@@ -18,7 +18,7 @@ from coldpress import recipes
 from coldpress.errors import ColdpressError
 from coldpress.model import Model
 from coldpress.passes.press import Press
-from coldpress.sources import find_model
+from coldpress.sources import find_model, hub_config
 from coldpress.target import Target
 from coldpress.workflow import Workflow
 
@@ -64,35 +64,64 @@ class Plan:
 
 
 def plan(workflow: Workflow, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
-    """Predict what ``workflow`` costs. Raises ColdpressError for whatever the run itself would refuse."""
-    model = find_model(workflow.model, trust_remote_code=workflow.trust_remote_code, say=say)
+    """Predict what ``workflow`` costs. Raises ColdpressError for whatever the run itself would refuse.
+
+    Of a model on the hub only config.json is fetched.
+    """
+    config = hub_config(workflow.model)
+    if config is not None:
+        model, shape = Model(Path(workflow.model), "hf", ""), shape_from_config(config)
+    else:
+        model = find_model(workflow.model, trust_remote_code=workflow.trust_remote_code, say=say)
+        shape = shape_of(model)
     steps = recipes.complete(workflow, model)
     press = next((made for step in steps if isinstance(made := step.make(), Press)), None)
     if press is None:
         raise ColdpressError("only workflows with the pass 'press' can be planned")
     press.check(model, workflow.target)
-    shape = shape_of(model)
-    output = output_bytes(shape, press, workflow.target)
-    threads = workflow.target.thread_count
-    rate = _WEIGHTS_PER_SECOND_AND_THREAD[press.algorithm] * threads
-    memory = [_CAPTURE_BYTES, 60_000_000 + threads * _CHUNK_BYTES]
-    verify_s = 0.0
+    planned = _predict(workflow, shape, press)
+    planned["steps"] = [step.type for step in steps] + (["verify"] if workflow.verify.enabled else [])
+    planned["disk_bytes"] += 4 * shape.total if model.format == "gguf" else 0  # it is unpacked to float32
+    return planned
+
+
+def _predict(workflow: Workflow, shape: Shape, press: Press) -> dict[str, Any]:
+    output, threads = output_bytes(shape, press, workflow.target), workflow.target.thread_count
+    memory, verify_s = [_CAPTURE_BYTES, 60_000_000 + threads * _CHUNK_BYTES], 0.0
     if workflow.verify.enabled:
         verify_s = _VERIFY_START_S + 2 * shape.total * _VERIFY_TOKENS / _VERIFY_FLOPS_PER_SECOND
         memory.append(_VERIFY_BYTES + 4 * shape.embedding + output)
     planned = Plan(
         model=workflow.model,
         weights=shape.total,
-        steps=[step.type for step in steps] + (["verify"] if workflow.verify.enabled else []),
+        steps=[],
         output_bytes=output,
-        disk_bytes=output + (4 * shape.total if model.format == "gguf" else 0),
+        disk_bytes=output,
         free_disk_bytes=shutil.disk_usage(Path.cwd()).free,
         peak_memory_bytes=max(memory),
         capture_s=_CAPTURE_S,
-        press_s=shape.total / rate,
+        press_s=shape.total / (_WEIGHTS_PER_SECOND_AND_THREAD[press.algorithm] * threads),
         verify_s=verify_s,
     )
     return {**asdict(planned), "seconds": planned.seconds}
+
+
+def shape_from_config(config: dict[str, Any]) -> Shape:
+    """Count a decoder's weights from its configuration alone; biases and norms are left out.
+
+    Layers are taken as attention with (grouped) query, key, value and output, and a gated MLP; for others, and for
+    mixtures of experts, this is a guess.
+    """
+    config = {**config, **config.get("text_config", {})}
+    hidden, layers = int(config["hidden_size"]), int(config["num_hidden_layers"])
+    heads = int(config["num_attention_heads"])
+    head = int(config.get("head_dim") or hidden // heads)
+    keys = int(config.get("num_key_value_heads") or heads)
+    experts = int(config.get("num_experts") or config.get("num_local_experts") or 1)
+    wide = int(config.get("moe_intermediate_size") or config["intermediate_size"])
+    layer = 2 * hidden * head * (heads + keys) + 3 * hidden * wide * experts
+    tied = bool(config.get("tie_word_embeddings", False))
+    return Shape(layers * layer, int(config["vocab_size"]) * hidden, tied, hidden)
 
 
 def shape_of(model: Model) -> Shape:

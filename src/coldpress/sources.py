@@ -73,6 +73,18 @@ def find_model(
     return Model(path=path, format=kind, key=content_key(path), notes=notes)
 
 
+def hub_config(name_or_path: str) -> dict[str, Any] | None:
+    """config.json of a model on the hub, without its weights; None when the weights are at hand or the hub is not."""
+    name, revision = _without_url(name_or_path, None)
+    if Path(name).expanduser().exists() or _looks_like_path(name) or _cached(name, revision):
+        return None
+    if _ask_hub(name, revision) is not None:
+        return None
+    from huggingface_hub import hf_hub_download
+
+    return _read_json(Path(hf_hub_download(name, "config.json", revision=revision)))
+
+
 def _without_url(name: str, revision: str | None) -> tuple[str, str | None]:
     """A hub URL as an id, and the revision it names."""
     if name.startswith("azureml:"):
