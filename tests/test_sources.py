@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from coldpress.errors import ColdpressError
-from coldpress.sources import find_model
+from coldpress.sources import find_model, hub_config
 
 CARRIED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -166,7 +166,7 @@ class Hub(BaseHTTPRequestHandler):
         elif self.path.startswith("/api/models/"):
             self.reply(json.dumps({"id": "org/model", "sha": COMMIT, "siblings": []}).encode())
         else:
-            name = self.path.split(f"/resolve/{COMMIT}/")[1]
+            name = self.path.split("/resolve/")[1].partition("/")[2]
             self.reply(FILES[name], 200, {"ETag": f'"{name}"', "X-Repo-Commit": COMMIT})
 
     def do_HEAD(self) -> None:
@@ -223,6 +223,13 @@ def test_hub_model_is_fetched_without_pickles_code_and_other_formats(hub: pytest
     hub.setattr(constants, "HF_HUB_OFFLINE", True)
     again = find_model("org/model", say=lines.append)
     assert again.path == model.path and "Hugging Face cache" in lines[0]
+
+
+def test_a_plan_needs_the_configuration_only(hub: pytest.MonkeyPatch, cache: Path) -> None:
+    config = hub_config("org/model")
+    assert config is not None and config["model_type"]
+    assert not list(cache.rglob("*"))  # a cache with a configuration alone would pass for a model
+    assert hub_config(str(cache)) is None  # at hand: its weights tell more
 
 
 def test_trusted_code_is_fetched(hub: pytest.MonkeyPatch) -> None:

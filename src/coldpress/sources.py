@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -82,7 +83,8 @@ def hub_config(name_or_path: str) -> dict[str, Any] | None:
         return None
     from huggingface_hub import hf_hub_download
 
-    return _read_json(Path(hf_hub_download(name, "config.json", revision=revision)))
+    with tempfile.TemporaryDirectory() as folder:  # not the cache: a configuration alone would pass for a model there
+        return _read_json(Path(hf_hub_download(name, "config.json", revision=revision, local_dir=folder)))
 
 
 def _without_url(name: str, revision: str | None) -> tuple[str, str | None]:

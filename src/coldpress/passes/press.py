@@ -85,6 +85,7 @@ class Press(Pass):
     def run(self, model: Model, ctx: Context) -> Model:
         from coldpress.graphs.stream import fill
         from coldpress.graphs.worker import build_graph
+        from coldpress.networks.checkpoint import Checkpoint
 
         started = time.perf_counter()
         ctx.progress("capturing the graph", 0, 1)
@@ -105,6 +106,7 @@ class Press(Pass):
             {"step": "capture the graph", "seconds": captured - started},
             {"step": "press the weights", "seconds": time.perf_counter() - captured},
         ]
+        notes["source_weights"] = Checkpoint(model.path).weights
         return Model(ctx.scratch, "onnx", "", self._notes(model, notes, errors, timings))
 
     @property
