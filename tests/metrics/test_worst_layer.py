@@ -16,11 +16,11 @@ WINDOW = np.arange(20, 60)
 @pytest.mark.parametrize("precision", ["fp32", "int4"])
 def test_every_layer_is_compared(precision, pressed, tiny_source):
     errors = layer_errors(pressed(precision).path, Reference(tiny_source.path), WINDOW, 2)
-    assert len(errors) == 11
+    assert len(errors) == 9  # four products in each of two layers, and the head
     assert max(errors.values()) < (1e-5 if precision == "fp32" else 0.5)
 
 
-@pytest.mark.parametrize("module", ["model.layers.1.mlp.up_proj", "model.layers.0.self_attn.o_proj"])
+@pytest.mark.parametrize("module", ["model.layers.1.mlp.gate_up_proj", "model.layers.0.self_attn.o_proj"])
 def test_the_spoiled_layer_is_named(module, pressed, tiny_source, tmp_path):
     import onnx
 
