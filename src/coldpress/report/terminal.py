@@ -98,7 +98,7 @@ def _verdict(report: Report) -> Any:
 
 
 def _title(metric: str, described: Value) -> str:
-    name = metric.replace("_", " ")
+    name = metric.replace(f"_{described.unit}", "").replace("_", " ")
     return f"{name} [{described.unit}]" if described.unit else name
 
 
