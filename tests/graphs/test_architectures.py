@@ -195,7 +195,10 @@ def test_four_bit_weights_with_an_eight_bit_head_and_embedding(name: str, tiny: 
 def test_default_settings_are_the_rounded_model_but_for_activations(tiny: Load, pressed: Pressed) -> None:
     given = inputs("llama")
     reference = rounded(tiny("llama").model, Grid(4, 32, symmetric=False), Grid(8, 32, symmetric=True), rounds=kquant)
-    (theirs,), (ours,) = expected(reference, given), computed(pressed("llama", accuracy_level=None, embedding_bits=8).path, given)
+    (theirs,), (ours,) = (
+        expected(reference, given),
+        computed(pressed("llama", accuracy_level=None, embedding_bits=8).path, given),
+    )
     assert 1e-4 < np.linalg.norm(ours - theirs) / np.linalg.norm(theirs) < 0.03
 
 
