@@ -113,7 +113,7 @@ def pass_workflow(
 
 def plan(model_name_or_path: str | Path, **options: Any) -> dict[str, Any]:
     """What ``optimize`` with these options would cost: seconds, memory, disk and output bytes."""
-    from coldpress.plan import plan as _plan
+    from coldpress.forecast import plan as _plan
 
     return _plan(optimize_workflow(model_name_or_path, **options))
 
@@ -122,6 +122,6 @@ def evaluate(
     *models: str | Path, metrics: tuple[str, ...] = ("size", "perplexity"), **options: Any
 ) -> list[dict[str, Any]]:
     """Measure models; one mapping of metric to numbers for each. See ``coldpress evaluate``."""
-    from coldpress.evaluate import evaluate as _evaluate
+    from coldpress.comparison import evaluate as _evaluate
 
     return _evaluate([str(model) for model in models], metrics, console=Console(), **options)

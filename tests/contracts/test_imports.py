@@ -26,20 +26,6 @@ ALLOWED = {
 }
 #: parts know the model, their interface and the four folders of knowledge, and nothing of the engine
 PART = {"errors", "model", "parts", "target", "quant", "graphs", "networks", "metrics", "tolerance"}
-ENGINE = {
-    "engine",
-    "job",
-    "store",
-    "workflow",
-    "recipes",
-    "api",
-    "cli",
-    "verify",
-    "systems",
-    "output",
-    "plan",
-    "evaluate",
-}
 
 
 def imports_of(file: Path) -> set[str]:
@@ -131,5 +117,6 @@ def test_public_names_are_what_they_say():
 
     assert set(coldpress.__all__) == {*_HOMES, "__version__"}
     for name in coldpress.__all__:
+        assert not (SOURCE / f"{name}.py").exists(), "a module of this name would hide it once it is imported"
         thing = getattr(coldpress, name)
         assert name == "__version__" or thing.__doc__, name

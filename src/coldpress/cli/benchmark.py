@@ -26,7 +26,7 @@ from coldpress.cli.options import common_options, target_options
 @common_options
 def command(session: Any, models: tuple[str, ...], as_json: bool, **arguments: Any) -> None:
     from coldpress import parts
-    from coldpress.evaluate import benchmark
+    from coldpress.comparison import benchmark
     from coldpress.report.terminal import comparison
     from coldpress.target import resolve_target
 

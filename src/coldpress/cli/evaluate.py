@@ -22,7 +22,7 @@ from coldpress.cli.options import common_options, target_options
 def command(
     session: Any, models: tuple[str, ...], metrics: tuple[str, ...], source: str | None, as_json: bool, **target: Any
 ) -> None:
-    from coldpress.evaluate import evaluate, flat
+    from coldpress.comparison import evaluate, flat
     from coldpress.report.terminal import comparison
     from coldpress.target import resolve_target
 

@@ -23,7 +23,7 @@ def run_and_show(session: Any, workflow: Workflow, overwrite: bool, as_json: boo
 
 def plan_and_show(session: Any, workflow: Workflow, as_json: bool) -> int:
     """Print what a workflow would cost."""
-    from coldpress.plan import plan, table
+    from coldpress.forecast import plan, table
 
     planned = plan(workflow, say=session.say)
     if as_json:

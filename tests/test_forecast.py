@@ -5,10 +5,10 @@ import json
 import pytest
 
 from coldpress.api import optimize_workflow
+from coldpress.forecast import output_bytes, plan, shape_from_config, shape_of
 from coldpress.model import Model
 from coldpress.parts import Context
 from coldpress.passes.press import Press
-from coldpress.plan import output_bytes, plan, shape_from_config, shape_of
 from coldpress.target import Target
 
 
