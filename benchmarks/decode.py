@@ -28,6 +28,7 @@ _REPEATS = 3
 _MODELS = {
     "coldpress int4": [],
     "coldpress equal bits": ["--symmetric", "--head_bits", "4", "--embedding_bits", "4"],
+    "coldpress symmetric": ["--symmetric"],
     "coldpress 4-bit head": ["--head_bits", "4"],
     "coldpress int8": ["--precision", "int8"],
 }
