@@ -17,14 +17,13 @@ _TARGET = ("device", "provider", "threads")
 OUTPUT, PASS_OUTPUT = "models/optimized", "models/run-pass"
 
 
-def optimize_workflow(  # noqa: PLR0913  these are flags
+def optimize_workflow(
     model_name_or_path: str | Path,
     output_path: str | Path | None = OUTPUT,
     *,
     no_verify: bool = False,
     tolerance: str | None = None,
     eval_data: tuple[str, ...] = (),
-    seed: int = 0,
     trust_remote_code: bool = False,
     **options: Any,
 ) -> Workflow:
@@ -42,7 +41,6 @@ def optimize_workflow(  # noqa: PLR0913  these are flags
         output=None if output_path is None else str(output_path),
         verify=Verify(not no_verify, tolerance, tuple(map(str, eval_data))),
         trust_remote_code=trust_remote_code,
-        seed=seed,
     )
     for step in workflow.passes:
         step.make()

@@ -95,7 +95,7 @@ def run(
             return Report(known, Model(output, "onnx", content_key(output), {}), up_to_date=True)
         check_output(output, overwrite)
     original, pressed = _pass_by_pass(request, source, steps)
-    verdict = verify(pressed, original, workflow.target, workflow.verify, request.store, console.progress)
+    verdict = verify(pressed, original, workflow, request.store, console.progress)
     console.say(_verdict_line(verdict))
     report = _report(request, source, pressed, verdict, _measure(request, pressed))
     if output is not None:
@@ -236,7 +236,7 @@ def verify_pressed(model: str, workflow: Workflow, store: Store, console: Consol
     notes = {"precision": _precision_in(pressed.path), **pressed.notes}
     steps = recipes.complete(workflow, original)
     original, _ = _pass_by_pass(_Run(workflow, store, console, None), original, steps)
-    return verify(replace(pressed, notes=notes), original, workflow.target, workflow.verify, store, console.progress)
+    return verify(replace(pressed, notes=notes), original, workflow, store, console.progress)
 
 
 def _precision_in(folder: Path) -> str:

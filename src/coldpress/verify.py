@@ -13,9 +13,8 @@ from coldpress.model import Model
 from coldpress.schema import plain
 from coldpress.store import Store
 from coldpress.systems.local import Local
-from coldpress.target import Target
 from coldpress.tolerance import TOLERANCES, Tolerance, judge, parse_tolerance
-from coldpress.workflow import Verify
+from coldpress.workflow import Verify, Workflow
 
 VERIFIED, WORSE, UNVERIFIED = "verified", "worse than tolerance", "unverified"
 
@@ -46,8 +45,9 @@ def check_request(request: Verify) -> None:
             raise ColdpressError(f"text to verify on: '{file}' does not exist")
 
 
-def verify(model: Model, source: Model, target: Target, request: Verify, store: Store, progress: Progress) -> Verdict:
-    """Compare a pressed model with its source in a fresh process."""
+def verify(model: Model, source: Model, workflow: Workflow, store: Store, progress: Progress) -> Verdict:
+    """Compare a pressed model with its source in a fresh process, as ``workflow.verify`` asks."""
+    request, target = workflow.verify, workflow.target
     if not request.enabled:
         return Verdict(UNVERIFIED, ["verification was turned off"])
     tolerance = tolerance_of(str(model.notes.get("precision", "int4")), request.tolerance)
@@ -57,17 +57,18 @@ def verify(model: Model, source: Model, target: Target, request: Verify, store: 
         )
     if not model.notes.get("generates", True):
         return Verdict(UNVERIFIED, ["only models that generate text are compared with their source yet"], {}, tolerance)
-    job = Job("metric", "divergence", {"files": list(request.data)}, model, target, source)
+    trust = {"trust_remote_code": workflow.trust_remote_code}
+    job = Job("metric", "divergence", {"files": list(request.data), **trust}, model, target, source)
     [(_, result)] = Local().map([job], store, progress)
     reasons = judge(result.numbers, tolerance)
     if reasons:
-        reasons.append(_worst_layer(model, source, target, store, progress))
+        reasons.append(_worst_layer(replace(job, part="worst_layer", parameters=trust), store, progress))
     return Verdict(WORSE if reasons else VERIFIED, reasons, result.numbers, tolerance, result.seconds)
 
 
-def _worst_layer(model: Model, source: Model, target: Target, store: Store, progress: Progress) -> str:
+def _worst_layer(job: Job, store: Store, progress: Progress) -> str:
     try:
-        [(_, result)] = Local().map([Job("metric", "worst_layer", {}, model, target, source)], store, progress)
+        [(_, result)] = Local().map([job], store, progress)
     except ColdpressError as error:
         return f"the worst layer could not be found: {error.message}"
     return f"the worst layer is {result.numbers['name']}: its output differs by {result.numbers['relative_error']:.1%}"

@@ -135,6 +135,7 @@ def test_plan_does_nothing_and_predicts_the_size(run, tiny_model, tmp_path):
         (("auto-opt", "-m", "{model}", "--precision", "fp16"), ("fp16 on CPUExecutionProvider", "int8")),
         (("auto-opt", "-m", "{model}", "--precision", "int8", "--accuracy_level", "0"), ("slower", "accuracy_level 4")),
         (("auto-opt", "-m", "{model}", "--tolerance", "kll=1"), ("unknown tolerance 'kll'", "did you mean 'kl'")),
+        (("auto-opt", "-m", "{model}", "--precision", "fp32", "--algorithm", "rtn"), ("no effect", "--algorithm")),
         (("auto-opt", "-m", "./missing"), ("./missing does not exist",)),
         (("auto-opt", "-m", "somebody/some-model"), ("somebody/some-model",)),
         (("auto-opt", "-m", "{model}", "--eval_data", "missing.txt"), ("missing.txt",)),

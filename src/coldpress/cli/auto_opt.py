@@ -26,7 +26,6 @@ from coldpress.passes.press import Press
 @target_options
 @verify_options
 @click.option("--trust_remote_code", is_flag=True, help="Run code that comes with the model.")
-@click.option("--seed", type=int, default=0, show_default=True, help="For every random choice.")
 @click.option("--overwrite", is_flag=True, help="Replace files in an output folder that is not empty.")
 @click.option("--dry_run", is_flag=True, help="Show the plan and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")

@@ -1,6 +1,6 @@
 """Declaring the oldest opset that a graph really needs, so that older runtimes load it.
 
-mobius writes opset 24, which ONNX Runtime knows since 1.24. Most operators only took more types since opset 21; a
+mobius writes opset 24, which ONNX Runtime 1.23 refuses. Most operators only took more types since opset 21; a
 decoder needs nothing newer, once its first norm is written with the contrib operator that fused norms use anyway.
 """
 

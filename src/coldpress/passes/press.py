@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,15 @@ from coldpress.target import Target
 
 PRECISIONS = ("int4", "int8", "fp16", "bf16", "fp32")
 ALGORITHMS = ("rtn", "kquant")
+_GRID_OPTIONS = (
+    "algorithm",
+    "block_size",
+    "symmetric",
+    "head_bits",
+    "embedding_bits",
+    "accuracy_level",
+    "modules_to_not_convert",
+)
 _FLOATS = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -78,9 +87,20 @@ class Press(Pass):
                 f"{self.precision} on CPUExecutionProvider: it has no {self.precision} matrix product, so every layer would be cast and run slower than fp32",
                 hint="use --precision int8 (a quarter of the size, faster) or fp32, or a GPU with --device gpu",
             )
+        if self._bits == 16:
+            self._refuse_grid_options()
         for encoding in (self._encoding(bits) for bits in {self._bits, self.head_bits, self.embedding_bits}):
             if encoding is not None and self._bits < 16:
                 check_kernel(encoding, self._accuracy(target), target.short_name)
+
+    def _refuse_grid_options(self) -> None:
+        """Options that shape a grid have no effect on floats, so they are not taken in silence."""
+        for option in fields(self):
+            if option.name in _GRID_OPTIONS and getattr(self, option.name) != option.default:
+                raise ColdpressError(
+                    f"{option.name} has no effect with precision {self.precision}, which keeps weights float",
+                    hint=f"leave out --{option.name}, or use --precision int4 or int8",
+                )
 
     def run(self, model: Model, ctx: Context) -> Model:
         from coldpress.graphs.stream import fill
