@@ -145,3 +145,14 @@ def test_what_does_not_fit_is_refused() -> None:
         awq(weights, gram, Grid(4, 32, False), heads=(5, 5))
     with pytest.raises(ColdpressError, match="Gram matrix"):
         awq(weights, gram[:64, :64], Grid(4, 32, False))
+    for wrong in (np.nan, np.inf, -np.inf):
+        gram[5, 6] = wrong
+        with pytest.raises(ColdpressError, match="not finite"):
+            awq(weights, gram, Grid(4, 32, False))
+
+
+def test_rows_of_zeros_are_scaled_like_others() -> None:
+    weights, gram = make_layer(96, 20)
+    weights[0][:10] = 0
+    found = awq(weights, gram, Grid(3, 32, False))
+    assert np.isfinite(found.scales).all() and found.gain > 0

@@ -10,7 +10,8 @@ from coldpress.quant.clip import clip, gram_blocks
 from coldpress.quant.grid import Codes, Grid, dequantize, output_errors
 from coldpress.quant.rtn import rtn
 
-GRIDS = [Grid(bits, size, symmetric) for bits in (2, 4, 8) for size in (16, 128) for symmetric in (True, False)]
+GRIDS = [Grid(bits, size, symmetric) for bits in (2, 3, 4, 8) for size in (16, 128) for symmetric in (True, False)]
+NARROW = [Grid(bits, 32, symmetric, "bfloat16") for bits in (3, 8) for symmetric in (True, False)]
 
 
 def make_layer(seed: int, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
@@ -50,7 +51,7 @@ def test_the_error_is_close_to_that_of_many_more_widths(grid: Grid) -> None:
     assert block_errors(weight, clip(weight, gram, grid), gram).sum() < 1.5 * least
 
 
-@pytest.mark.parametrize("grid", GRIDS, ids=str)
+@pytest.mark.parametrize("grid", [*GRIDS, *NARROW], ids=str)
 def test_no_block_is_worse_than_rounded_to_nearest(grid: Grid) -> None:
     weight, gram = make_layer(1, 50, 3 * grid.block_size)
     searched = block_errors(weight, clip(weight, gram, grid), gram)
@@ -81,3 +82,19 @@ def test_the_size_of_the_inputs_does_not_matter(factor: float) -> None:
 def test_the_gram_matrix_must_fit() -> None:
     with pytest.raises(ColdpressError, match="Gram matrix"):
         clip(np.ones((4, 64), np.float32), np.eye(32, dtype=np.float32), Grid(4, 32, True))
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_the_gram_matrix_must_be_finite(wrong: float) -> None:
+    gram = np.eye(64, dtype=np.float32)
+    gram[2, 60] = wrong  # outside of the blocks that are read
+    with pytest.raises(ColdpressError, match="not finite"):
+        clip(np.ones((4, 64), np.float32), gram, Grid(4, 32, True))
+
+
+@pytest.mark.parametrize("grid", [Grid(3, 32, True), Grid(4, 32, False, "bfloat16")], ids=str)
+def test_rows_of_one_value_and_of_none(grid: Grid) -> None:
+    weight, gram = make_layer(4, 4, 64)
+    weight[0], weight[1] = 0, 0.5
+    values = dequantize(clip(weight, gram, grid), 64)
+    assert not values[0].any() and np.allclose(values[1], 0.5, rtol=1e-2)

@@ -13,7 +13,11 @@ from coldpress.quant.grid import Codes, Grid, dequantize
 from coldpress.quant.kquant import kquant
 from coldpress.quant.rtn import rtn
 
-GRIDS = [Grid(bits, size, symmetric) for bits in (2, 4, 8) for size in (16, 32, 128) for symmetric in (True, False)]
+GRIDS = [Grid(bits, size, symmetric) for bits in (2, 3, 4, 8) for size in (16, 32, 128) for symmetric in (True, False)]
+
+#: at 8 bits the grids themselves are close calls, which the last digit of an importance decides
+TEXTBOOK_GRIDS = [Grid(4, 32, False), Grid(4, 32, True), Grid(2, 128, False), Grid(3, 32, False), Grid(3, 64, True)]
+TEXTBOOK_GRIDS += [Grid(3, 32, True, "float16"), Grid(4, 32, False, "bfloat16")]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -70,7 +74,7 @@ def textbook(weight: np.ndarray, gram: np.ndarray, grid: Grid, act_order: bool) 
 
 @pytest.mark.parametrize("act_order", [True, False])
 @pytest.mark.parametrize("columns", [100, 160])
-@pytest.mark.parametrize("grid", [Grid(4, 32, False), Grid(4, 32, True), Grid(2, 128, False)], ids=str)
+@pytest.mark.parametrize("grid", TEXTBOOK_GRIDS, ids=str)
 def test_gptq_is_the_textbook_loop(grid: Grid, columns: int, act_order: bool) -> None:
     weight, gram = (array.astype(np.float64) for array in make_layer(0, 24, columns))
     result = gptq(weight, gram, grid, act_order=act_order)
@@ -190,6 +194,23 @@ def test_a_gram_matrix_must_be_finite_and_fit() -> None:
     weight, gram = make_layer(14, 4, 64)
     with pytest.raises(ColdpressError, match="Gram matrix of shape"):
         gptq(weight, gram[:32, :32], Grid(4, 32, False))
-    gram[3, 3] = np.nan
-    with pytest.raises(ColdpressError, match="not finite"):
+    with pytest.raises(ColdpressError, match="Gram matrix of shape"):
+        gptq(weight[0], gram, Grid(4, 32, False))
+    for wrong in (np.nan, np.inf, -np.inf):
+        gram[3, 3] = wrong
+        with pytest.raises(ColdpressError, match="not finite"):
+            gptq(weight, gram, Grid(4, 32, False))
+    gram[3, 3] = -1
+    with pytest.raises(ColdpressError, match="negative"):
         gptq(weight, gram, Grid(4, 32, False))
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+@pytest.mark.parametrize("bits", [3, 8])
+def test_codes_are_chosen_for_the_stored_scales(bits: int, kind: str) -> None:
+    weight, gram = make_layer(15, 24, 128)
+    grid = Grid(bits, 32, False, kind)
+    result, single = gptq(weight, gram, grid), gptq(weight, gram, Grid(bits, 32, False))
+    assert np.array_equal(result.codes.scales, grid.stored(result.codes.scales))
+    assert result.error < 1.3 * single.error
+    assert (row_errors(weight, result.codes, gram) <= row_errors(weight, rtn(weight, grid), gram) * 1.001).all()

@@ -6,16 +6,30 @@ import numpy as np
 import pytest
 
 from coldpress.errors import ColdpressError
-from coldpress.quant.grid import Codes, Grid, dequantize, squared_error
+from coldpress.quant.clip import clip
+from coldpress.quant.grid import Codes, Fit, Grid, dequantize, quantize, squared_error
+from coldpress.quant.hqq import hqq
 from coldpress.quant.kquant import kquant
 from coldpress.quant.rtn import rtn
 
-GRIDS = [Grid(bits, 32, symmetric) for bits in (2, 4, 8) for symmetric in (True, False)]
+HALVES = ("float16", "bfloat16")
+GRIDS = [Grid(bits, 32, symmetric) for bits in (2, 3, 4, 8) for symmetric in (True, False)]
+NARROW = [Grid(bits, 32, symmetric, kind) for bits in (2, 3, 4, 8) for symmetric in (True, False) for kind in HALVES]
 
 
-@pytest.mark.parametrize(("bits", "block_size"), [(3, 32), (16, 32), (0, 32), (4, 24), (4, 8), (4, 512), (4, 0)])
-def test_a_grid_that_no_kernel_reads_is_refused(bits: int, block_size: int) -> None:
-    with pytest.raises(ColdpressError, match=str(bits if bits not in (2, 4, 8) else block_size)):
+def clipped(weight: np.ndarray, grid: Grid) -> Codes:
+    return clip(weight, np.eye(weight.shape[1], dtype=np.float32), grid)
+
+
+def as_half(values: np.ndarray, kind: str) -> np.ndarray:
+    """The values as the type itself holds them."""
+    dtype = np.float16 if kind == "float16" else pytest.importorskip("ml_dtypes").bfloat16
+    return values.astype(dtype).astype(np.float32)
+
+
+@pytest.mark.parametrize(("bits", "block_size"), [(5, 32), (16, 32), (0, 32), (4, 24), (4, 8), (4, 512), (4, 0)])
+def test_a_grid_that_nothing_holds_is_refused(bits: int, block_size: int) -> None:
+    with pytest.raises(ColdpressError, match=str(bits if bits not in (2, 3, 4, 8) else block_size)):
         Grid(bits, block_size, True)
 
 
@@ -109,3 +123,79 @@ def test_half_precision_weights_are_taken_as_they_are(quantize) -> None:
     half, single = (quantize(array, Grid(4, 32, False)) for array in (weight, weight.astype(np.float32)))
     assert np.array_equal(half.codes, single.codes) and np.array_equal(half.scales, single.scales)
     assert squared_error(weight, half) == squared_error(weight.astype(np.float32), half)
+
+
+def test_scales_of_an_unknown_type_are_refused() -> None:
+    with pytest.raises(ColdpressError, match="float8"):
+        Grid(4, 32, True, "float8")
+
+
+@pytest.mark.parametrize("kind", HALVES)
+def test_stored_scales_are_rounded_as_the_type_rounds(kind: str) -> None:
+    values = np.random.default_rng(7).lognormal(-2, 2, 10_000).astype(np.float32)
+    values = np.concatenate([values, -values, 1 + np.arange(64, dtype=np.float32) / 2**12])  # ties among the last
+    values = values[np.abs(values) > 2.0**-14]
+    assert np.array_equal(Grid(4, 32, True, kind).stored(values), as_half(values, kind))
+
+
+@pytest.mark.parametrize("way", [rtn, kquant, hqq, clipped])
+@pytest.mark.parametrize("grid", NARROW, ids=str)
+def test_scales_come_out_as_their_type_holds_them(way, grid: Grid) -> None:
+    weight = np.random.default_rng(8).standard_t(4, (20, 100)).astype(np.float32)
+    weight[3], weight[4] = -np.abs(weight[3]) - 1, np.abs(weight[4]) + 1
+    codes = way(weight, grid)
+    assert np.array_equal(codes.scales, as_half(codes.scales, grid.scale_dtype))
+    single = way(weight, Grid(grid.bits, 32, grid.symmetric))
+    assert squared_error(weight, codes) <= (1.25 if grid.bits == 8 else 1.02) * squared_error(weight, single)
+
+
+@pytest.mark.parametrize("grid", NARROW, ids=str)
+def test_codes_are_the_nearest_on_the_stored_scales(grid: Grid) -> None:
+    """The fit's own steps are for scales that the type does not hold."""
+    weight = np.random.default_rng(9).standard_normal((6, 64)).astype(np.float32)
+
+    def fit(columns: np.ndarray) -> Fit:
+        scales = np.full(columns.shape[1], 4.1 / grid.top, np.float32)
+        zeros = np.full(columns.shape[1], grid.middle, np.float32)
+        return Fit(scales, zeros, np.clip(np.rint(columns / scales), -zeros, grid.top - zeros))
+
+    codes = quantize(weight, grid, fit)
+    scale = float(as_half(np.float32(4.1 / grid.top), grid.scale_dtype))
+    exact = np.clip(np.round(weight.astype(np.float64) / scale) + grid.middle, 0, grid.top)
+    assert (codes.scales == scale).all()
+    assert np.array_equal(codes.codes.reshape(6, 64), exact)
+
+
+@pytest.mark.parametrize("way", [rtn, kquant, hqq, clipped])
+def test_scales_beyond_float16_are_refused(way) -> None:
+    weight = np.random.default_rng(10).standard_normal((3, 64)).astype(np.float32) * np.float32(1e6)
+    with pytest.raises(ColdpressError, match="float16 scales reach to") as caught:
+        way(weight, Grid(4, 32, True, "float16"))
+    assert caught.value.hint is not None and "float32" in caught.value.hint
+    assert np.isfinite(way(weight, Grid(4, 32, True, "bfloat16")).scales).all()
+
+
+@pytest.mark.parametrize("way", [rtn, kquant, hqq, clipped])
+@pytest.mark.parametrize(("magnitude", "bits"), [(1e-5, 4), (1e-3, 8)])
+def test_scales_below_float16s_normal_numbers_become_the_least_of_these(way, magnitude: float, bits: int) -> None:
+    weight = np.random.default_rng(10).standard_normal((3, 64)).astype(np.float32) * np.float32(magnitude)
+    codes = way(weight, Grid(bits, 32, True, "float16"))
+    stored = np.abs(codes.scales)
+    assert (stored >= 2.0**-14).all() and (stored == stored.astype(np.float16)).all()
+    reached = codes.grid.middle * 2.0**-14
+    assert np.abs(dequantize(codes, 64) - weight).max() <= max(2.0**-15, np.abs(weight).max() - reached)
+
+
+@pytest.mark.parametrize("way", [rtn, kquant, hqq, clipped])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_blocks_of_zeros_have_a_scale_that_float16_holds(way, symmetric: bool) -> None:
+    weight = np.random.default_rng(11).standard_normal((4, 128)).astype(np.float32)
+    weight[1], weight[2, 32:64] = 0, 0
+    codes = way(weight, Grid(4, 32, symmetric, "float16"))
+    values = dequantize(codes, 128)
+    assert not values[1].any() and not values[2, 32:64].any()
+    assert (np.abs(codes.scales) >= 2.0**-14).all()
+
+
+def test_a_grid_of_three_values_has_single_precision_scales() -> None:
+    assert Grid(4, 32, True) == Grid(4, 32, True, "float32")

@@ -9,7 +9,8 @@ from coldpress.quant.grid import Codes, Grid, dequantize
 from coldpress.quant.hqq import hqq
 from coldpress.quant.rtn import rtn
 
-GRIDS = [Grid(bits, size, symmetric) for bits in (2, 4, 8) for size in (32, 128) for symmetric in (True, False)]
+GRIDS = [Grid(bits, size, symmetric) for bits in (2, 3, 4, 8) for size in (32, 128) for symmetric in (True, False)]
+NARROW = [Grid(bits, 32, symmetric, "bfloat16") for bits in (3, 8) for symmetric in (True, False)]
 
 
 def norms(weight: np.ndarray, codes: Codes) -> np.ndarray:
@@ -52,7 +53,7 @@ def test_hqq_is_the_slow_loop(grid: Grid) -> None:
     assert found.sum() == pytest.approx(slow.sum(), rel=0.01)
 
 
-@pytest.mark.parametrize("grid", GRIDS, ids=str)
+@pytest.mark.parametrize("grid", [*GRIDS, *NARROW], ids=str)
 def test_no_block_is_worse_than_rounded_to_nearest(grid: Grid) -> None:
     weight = np.random.default_rng(1).standard_t(3, (50, 4 * grid.block_size)).astype(np.float32)
     found, rounded = norms(weight, hqq(weight, grid)), norms(weight, rtn(weight, grid))

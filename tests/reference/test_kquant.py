@@ -10,7 +10,8 @@ from coldpress.quant.grid import Codes, Grid, dequantize, squared_error
 from coldpress.quant.kquant import kquant
 from coldpress.quant.rtn import rtn
 
-GRIDS = [Grid(bits, size, symmetric) for bits in (2, 4, 8) for size in (32, 128) for symmetric in (True, False)]
+GRIDS = [Grid(bits, size, symmetric) for bits in (2, 3, 4, 8) for size in (32, 128) for symmetric in (True, False)]
+NARROW = [Grid(bits, 32, symmetric, "bfloat16") for bits in (3, 8) for symmetric in (True, False)]
 
 
 def make_weight(seed: int, shape: tuple[int, int]) -> np.ndarray:
@@ -52,7 +53,7 @@ def test_the_error_is_close_to_the_least_there_is(grid: Grid, weighted: bool) ->
     assert found <= 1.03 * least
 
 
-@pytest.mark.parametrize("grid", GRIDS, ids=str)
+@pytest.mark.parametrize("grid", [*GRIDS, *NARROW], ids=str)
 @pytest.mark.parametrize("kind", ["plain", "lognormal", "sparse"])
 def test_no_block_is_worse_than_rounded_to_nearest(grid: Grid, kind: str) -> None:
     weight = make_weight(2, (60, 4 * grid.block_size))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
+from coldpress.errors import ColdpressError
 from coldpress.quant.grid import Codes, Grid, dequantize
 from coldpress.quant.kquant import kquant
 from coldpress.quant.pack import pack, pack_zero_points, unpack, unpack_zero_points
@@ -64,6 +67,13 @@ def test_unpacking_gives_back_what_was_packed(bits: int, blocks: int) -> None:
     packed = pack_zero_points(zero_points, bits)
     assert packed.shape == (7, -(-blocks * bits // 8))
     assert np.array_equal(unpack_zero_points(packed, blocks, bits), zero_points)
+
+
+@pytest.mark.parametrize("way", [pack, unpack, pack_zero_points])
+def test_three_bits_have_no_place_in_onnx(way: Callable[..., np.ndarray]) -> None:
+    with pytest.raises(ColdpressError, match="3 bits") as caught:
+        way(np.zeros((2, 32), np.uint8), 3)
+    assert caught.value.hint is not None and "2, 4 or 8" in caught.value.hint
 
 
 @pytest.mark.parametrize("columns", [128, 160, 100])

@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
+from coldpress.errors import ColdpressError
 from coldpress.quant.gptq import gptq
 from coldpress.quant.grid import Codes, Grid, dequantize
 from coldpress.quant.kquant import kquant
 from coldpress.quant.polish import Polished, descend, polish
 from coldpress.quant.rtn import rtn
 
-GRIDS = [Grid(bits, size, symmetric) for bits in (2, 4, 8) for size in (32, 128) for symmetric in (True, False)]
+HALVES = ("float16", "bfloat16")
+GRIDS = [Grid(bits, size, symmetric) for bits in (2, 3, 4, 8) for size in (32, 128) for symmetric in (True, False)]
+NARROW = [Grid(bits, 32, symmetric, kind) for bits in (3, 8) for symmetric in (True, False) for kind in HALVES]
 WAYS = [polish, descend]
 
 
@@ -41,7 +44,7 @@ def row_errors(weight: np.ndarray, codes: Codes, gram: np.ndarray) -> np.ndarray
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("grid", GRIDS, ids=str)
+@pytest.mark.parametrize("grid", [*GRIDS, *NARROW], ids=str)
 def test_no_row_is_worse_than_it_was(way: Callable[..., Polished], grid: Grid) -> None:
     weight, gram = make_layer(0, 40, 150)
     for start in (rtn(weight, grid), gptq(weight, gram, grid).codes):
@@ -154,3 +157,60 @@ def test_tensors_give_the_codes_of_arrays(way: Callable[..., Polished]) -> None:
     start = kquant(weight, Grid(4, 32, False))
     one, other = way(weight, gram, start), way(torch.tensor(weight), torch.tensor(gram), start)
     assert np.array_equal(one.codes.codes, other.codes.codes)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("grid", NARROW, ids=str)
+def test_scales_are_fitted_and_stay_on_their_type(way: Callable[..., Polished], grid: Grid) -> None:
+    weight, gram = make_layer(11, 20, 96)
+    start = rtn(weight, grid)
+    found = way(weight, gram, start).codes
+    assert found.grid == grid
+    assert np.array_equal(found.scales, grid.stored(found.scales))
+    assert not np.array_equal(found.scales, start.scales)
+    single = way(weight, gram, rtn(weight, Grid(grid.bits, 32, grid.symmetric)))
+    errors, least = (row_errors(weight, codes, gram).sum() for codes in (found, single.codes))
+    assert errors < (1.5 if grid.bits == 8 else 1.1) * least
+
+
+@pytest.mark.parametrize("kind", HALVES)
+def test_the_scale_of_a_single_block_is_the_best_that_its_type_holds(kind: str) -> None:
+    weight, gram = make_layer(12, 10, 32)
+    grid = Grid(4, 32, True, kind)
+    found = polish(weight, gram, rtn(weight, grid), steps=0).codes
+    least = row_errors(weight, found, gram)
+    for digit in (-1, 1):
+        bits = found.scales.view(np.int32) + digit * (1 << {"float16": 13, "bfloat16": 16}[kind])
+        other = Codes(found.codes, bits.view(np.float32), None, grid)
+        assert (row_errors(weight, other, gram) >= least).all()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_scales_do_not_leave_the_range_of_float16(way: Callable[..., Polished]) -> None:
+    weight, gram = make_layer(13, 10, 64)
+    weight[:] *= np.float32(2.0**-14 * 8 * 1.01 / np.abs(weight).reshape(10, 2, 32).max(axis=2).min())
+    weight[4] = 0
+    found = way(weight, gram, rtn(weight, Grid(4, 32, True, "float16"))).codes
+    assert (np.abs(found.scales) >= 2.0**-14).all() and not dequantize(found, 64)[4].any()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("grid", [Grid(4, 32, False), Grid(3, 32, True, "bfloat16")], ids=str)
+def test_rows_of_one_value_and_inputs_of_zeros_do_no_harm(way: Callable[..., Polished], grid: Grid) -> None:
+    weight, gram = make_layer(14, 6, 64)
+    weight[0], weight[1] = 0, 0.5
+    start = kquant(weight, grid)
+    found = way(weight, gram, start).codes
+    assert not dequantize(found, 64)[0].any() and np.allclose(dequantize(found, 64)[1], 0.5, rtol=1e-2)
+    unseen = way(weight, np.zeros_like(gram), start)
+    assert np.array_equal(unseen.codes.codes, start.codes) and np.array_equal(unseen.codes.scales, start.scales)
+    assert unseen.before == unseen.after == 0
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_a_gram_matrix_must_be_finite(way: Callable[..., Polished], wrong: float) -> None:
+    weight, gram = make_layer(15, 4, 64)
+    gram[3, 40] = wrong
+    with pytest.raises(ColdpressError, match="not finite"):
+        way(weight, gram, rtn(weight, Grid(4, 32, True)))

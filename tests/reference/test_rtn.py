@@ -10,7 +10,7 @@ import pytest
 from coldpress.quant.grid import Grid, dequantize
 from coldpress.quant.rtn import rtn
 
-GRIDS = [Grid(bits, size, symmetric) for bits in (2, 4, 8) for size in (16, 128) for symmetric in (True, False)]
+GRIDS = [Grid(bits, size, symmetric) for bits in (2, 3, 4, 8) for size in (16, 128) for symmetric in (True, False)]
 
 
 def slow_rtn(block: list[float], grid: Grid) -> tuple[list[int], float, int]:
@@ -49,7 +49,7 @@ def test_no_weight_is_further_than_a_step_from_its_code(grid: Grid) -> None:
     assert (missed <= np.abs(codes.scales)[..., None] * 1.0001).all()
 
 
-@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("bits", [2, 3, 4])
 def test_the_weight_of_largest_magnitude_gets_code_zero_and_is_exact(bits: int) -> None:
     weight = np.random.default_rng(2).standard_normal((50, 32)).astype(np.float32)
     codes = rtn(weight, Grid(bits, 32, True))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from coldpress.errors import ColdpressError
-from coldpress.quant.grid import Codes, Floats, Grid, output_errors
+from coldpress.quant.grid import Codes, Floats, Grid, check_gram, output_errors
 from coldpress.quant.kquant import kquant
 
 #: (weight, grid, importance of the inputs) -> codes
@@ -54,8 +54,8 @@ def awq(
     ``heads``: for the linear after attention, its query heads and its value heads: inputs that come from the same
     value share a scale, as only such scales can be folded.
     """
-    if any(weight.shape[1:] != gram.shape[1:] for weight in weights) or gram.shape[0] != gram.shape[1]:
-        raise ColdpressError(f"a Gram matrix of shape {list(gram.shape)} does not fit the weights that share its input")
+    for weight in weights:
+        check_gram(weight.shape, gram)
     power = share_heads(np.diag(gram), heads)
     size = share_heads(_mean_magnitude(weights, grid), heads)
     search = _Search(weights, gram, grid, quantizer)

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coldpress.errors import ColdpressError
-from coldpress.quant.grid import TINY, Codes, Fit, Floats, Grid, quantize
-from coldpress.quant.rtn import range_grid, round_to_grid
+from coldpress.quant.grid import TINY, Codes, Fit, Floats, Grid, check_gram, quantize, round_to_grid
+from coldpress.quant.rtn import range_grid
 
 #: widths of the ranges over the range of the block; at few bits more is gained by clipping more
 _WIDTHS = {
     2: (1.1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4),
+    3: (1.12, 0.96, 0.9, 0.84, 0.78, 0.72, 0.64, 0.54),
     4: (1.06, 0.96, 0.92, 0.88, 0.84, 0.8, 0.75, 0.7, 0.6),
     8: (1.02, 0.99, 0.97, 0.95, 0.9),
 }
@@ -27,9 +27,7 @@ _WIDTHS = {
 
 def clip(weight: Floats, gram: Floats, grid: Grid) -> Codes:
     """Quantize ``weight [rows, K]`` with the range for each block that serves inputs with ``gram [K, K]`` best."""
-    columns = weight.shape[1]
-    if gram.shape != (columns, columns):
-        raise ColdpressError(f"a Gram matrix of shape {list(gram.shape)} for a weight of shape {list(weight.shape)}")
+    check_gram(weight.shape, gram)
     tiles = gram_blocks(gram, grid)
     tiles /= max(float(np.abs(tiles).max()), float(np.finfo(np.float32).tiny))
     return quantize(weight, grid, lambda values: _fit(_Blocks(values, tiles, grid)))
@@ -99,5 +97,6 @@ def _refit(blocks: _Blocks, scales: Floats, zeros: Floats) -> Fit:
     steps = _round(blocks, scales, zeros)
     weighed = blocks.weigh(steps)
     power = _dot(steps, weighed)
-    fitted = _dot(blocks.columns, weighed) / np.maximum(power, TINY)
+    divisor: Floats = np.maximum(power, TINY)
+    fitted = blocks.grid.stored(_dot(blocks.columns, weighed) / divisor)
     return Fit(np.where((power > TINY) & (fitted > 0), fitted, scales), zeros, steps)

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from coldpress.errors import ColdpressError
-from coldpress.quant.grid import Bytes, Codes, Floats, Grid, dequantize
+from coldpress.quant.grid import Bytes, Codes, Floats, Grid, check_gram, dequantize
 from coldpress.quant.kquant import kquant
 from coldpress.quant.rtn import rtn
 
@@ -63,7 +62,7 @@ def gptq(
     """
     values = to_torch(weight)
     power = to_torch(gram, values)
-    check_gram(values, power)
+    check_gram(values.shape, power)
     power, host = shrink(power, tokens), to_numpy(values)
     if not bool(power.diagonal().any()):
         return GptqResult(kquant(host, grid), damp, "its inputs were all zero", 0.0, 0.0, 0.0)
@@ -230,16 +229,6 @@ def zero_points(codes: Codes) -> Bytes:
     if codes.zero_points is None:
         return np.full(codes.scales.shape, codes.grid.middle, np.uint8)
     return codes.zero_points
-
-
-def check_gram(weight: torch.Tensor, gram: torch.Tensor) -> None:
-    """Raise ColdpressError for a Gram matrix that does not fit the weight or has values that are not finite."""
-    import torch
-
-    if weight.ndim != 2 or gram.shape != (weight.shape[1], weight.shape[1]):
-        raise ColdpressError(f"a Gram matrix of shape {list(gram.shape)} for a weight of shape {list(weight.shape)}")
-    if not bool(torch.isfinite(gram).all()):
-        raise ColdpressError("the calibration inputs of a layer are not finite", hint="check the model in float32")
 
 
 def to_torch(array: Array, like: torch.Tensor | None = None) -> torch.Tensor:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from coldpress.quant.grid import TINY, Codes, Fit, Floats, Grid, quantize
-from coldpress.quant.rtn import range_grid, round_to_grid
+from coldpress.quant.grid import TINY, Codes, Fit, Floats, Grid, quantize, round_to_grid
+from coldpress.quant.rtn import range_grid
 
 _NORM = np.float32(0.7)
 _TURNS = 20
@@ -37,11 +37,15 @@ def _fit(columns: Floats, grid: Grid) -> Fit:
         inner = columns - _shrink(errors, strength) * scales
         scales, zeros = _refit(inner, steps, (scales, zeros), grid)
         round_to_grid(columns, grid, scales, zeros, steps)
-        norms = _norm(columns - scales * steps)
+        # what is kept has stored scales; the walk goes on from the others, as one turn moves few to the next stored one
+        stored, kept = grid.stored(scales), steps
+        if stored is not scales:
+            kept = round_to_grid(columns, grid, stored, zeros, np.empty_like(steps))
+        norms = _norm(columns - stored * kept)
         better = norms < least
         least = np.where(better, norms, least)
-        best.scales, best.zeros = np.where(better, scales, best.scales), np.where(better, zeros, best.zeros)
-        np.copyto(best.steps, steps, where=better)
+        best.scales, best.zeros = np.where(better, stored, best.scales), np.where(better, zeros, best.zeros)
+        np.copyto(best.steps, kept, where=better)
         strength *= _GROWTH
     return best
 

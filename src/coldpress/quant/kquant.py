@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from coldpress.errors import ColdpressError
-from coldpress.quant.grid import TINY, Codes, Fit, Floats, Grid, block_range, quantize
-from coldpress.quant.rtn import range_grid, round_to_grid
+from coldpress.quant.grid import TINY, Codes, Fit, Floats, Grid, block_range, quantize, round_to_grid
+from coldpress.quant.rtn import range_grid
 
 #: bits -> (width of the grid over the width of the block's range, which of its zeros to take)
 _CANDIDATES = {
@@ -30,12 +30,17 @@ _CANDIDATES = {
         *((width, 0) for width in (0.44, 0.5, 0.58, 0.66, 0.74, 0.84, 0.9)),
         *((width, 1) for width in (0.54, 0.62, 0.7, 0.78, 0.98, 1.1)),
     ),
+    3: (
+        *((width, 0) for width in (0.64, 0.72, 0.78, 0.82, 0.86, 0.9, 0.94, 1.1, 1.22)),
+        *((width, 1) for width in (0.72, 0.8, 0.9)),
+    ),
     4: ((0.92, 1), *((width, 0) for width in (0.82, 0.86, 0.9, 0.94, 0.98, 1.02, 1.07, 1.14, 1.24))),
     8: tuple((width, 0) for width in (0.995, 1.0, 1.005, 1.01, 1.015, 1.02, 1.025, 1.03, 1.04, 1.05)),
 }
 #: further candidates where weights differ in importance: it can pay to cut off large ones that count little
 _NARROW_CANDIDATES = {
     2: ((0.25, 0), (0.3, 1), (0.35, 0), (0.4, 1)),
+    3: ((0.4, 0), (0.54, 0), (0.6, 1), (0.68, 0)),
     4: ((0.55, 0), (0.64, 0), (0.7, 0), (0.76, 0)),
     8: ((0.85, 0), (0.9, 0), (0.95, 0), (0.975, 0)),
 }
@@ -124,6 +129,7 @@ def _fit(blocks: _Blocks) -> Fit:
     """The better of the searched grid and the range's; then its scale once more to its final steps."""
     range_scales, range_zeros = range_grid(blocks.columns, blocks.grid)
     found = _search(blocks, _Best(range_scales, range_zeros, np.zeros_like(range_scales)))
+    found.scales = blocks.grid.stored(found.scales)
     # gains are differences of large numbers; the errors themselves decide between the found grid and the range's
     better = _errors(blocks, found.scales, found.zeros) < _errors(blocks, range_scales, range_zeros)
     scales, zeros = np.where(better, found.scales, range_scales), np.where(better, found.zeros, range_zeros)
@@ -188,6 +194,6 @@ def _refit(blocks: _Blocks, scales: Floats, zeros: Floats) -> Fit:
     missed = blocks.difference(scales, steps)
     errors = blocks.dot(missed, missed)
     power: Floats = np.maximum(blocks.dot(steps, steps), TINY)
-    fitted = scales + blocks.dot(missed, steps) / power
+    fitted = blocks.grid.stored(scales + blocks.dot(missed, steps) / power)
     missed = blocks.difference(fitted, steps)
     return Fit(np.where(blocks.dot(missed, missed) < errors, fitted, scales), zeros, steps)

@@ -12,7 +12,9 @@ move lowers the error. A sweep costs about as much as GPTQ, and sweeps improve G
 A Gram matrix of few tokens should come through `shrink` here, as within GPTQ.
 
 In both, the scales are fitted to the codes by least squares in the same measure, exactly and block by block; moving
-them by the sign of their gradient gained less. Zero points stay. No row comes out worse than it was.
+them by the sign of their gradient gained less. Where the grid stores scales in fewer digits, each takes the nearest
+value there is before the next block is fitted: the error is a parabola in one scale, so no other is better. Zero points
+stay. No row comes out worse than it was.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from coldpress.quant.gptq import Array, check_gram, to_numpy, to_torch, zero_points
-from coldpress.quant.grid import Codes
+from coldpress.quant.gptq import Array, to_numpy, to_torch, zero_points
+from coldpress.quant.grid import Codes, Grid, check_gram
 
 if TYPE_CHECKING:
     import torch
@@ -94,7 +96,7 @@ def _by_rows(
 
     values = to_torch(weight)
     power = to_torch(gram, values)
-    check_gram(values, power)
+    check_gram(values.shape, power)
     found = Codes(codes.codes.copy(), codes.scales.copy(), codes.zero_points, codes.grid)
     begin, step, rows = time.monotonic(), max(1, _WEIGHTS // values.shape[1]), len(values)
     before = after = whole = 0.0
@@ -124,7 +126,7 @@ class _Layer:
     scales: torch.Tensor
     zeros: torch.Tensor
     block: torch.Tensor
-    top: int
+    grid: Grid
 
     @classmethod
     def of(cls, values: torch.Tensor, gram: torch.Tensor, codes: Codes, part: slice) -> _Layer:
@@ -135,10 +137,10 @@ class _Layer:
         block = torch.arange(count, device=values.device) // codes.grid.block_size
         rest = (codes.scales[part].copy(), zero_points(codes)[part])
         scales, zeros = (to_torch(array, values) for array in rest)
-        return cls(values, gram, to_torch(flat, values), scales, zeros, block, codes.grid.top)
+        return cls(values, gram, to_torch(flat, values), scales, zeros, block, codes.grid)
 
     def copy(self) -> _Layer:
-        return _Layer(self.values, self.gram, self.codes, self.scales, self.zeros, self.block, self.top)
+        return _Layer(self.values, self.gram, self.codes, self.scales, self.zeros, self.block, self.grid)
 
     def steps(self) -> torch.Tensor:
         return self.codes - self.zeros[:, self.block]
@@ -166,9 +168,19 @@ class _Layer:
             power = torch.einsum("rk,rk->r", steps[:, own] @ self.gram[own, own], steps[:, own])
             # a block without steps, or whose inputs were never seen, keeps its scale
             change = torch.where(power > 0, -along / power.clamp_min(torch.finfo(power.dtype).tiny), 0)
-            scales[:, block] += change
-            missed[:, own] += change[:, None] * steps[:, own]
+            moved = self.stored(scales[:, block] + change, scales[:, block])
+            missed[:, own] += (moved - scales[:, block])[:, None] * steps[:, own]
+            scales[:, block] = moved
         self.scales = scales
+
+    def stored(self, scales: torch.Tensor, otherwise: torch.Tensor) -> torch.Tensor:
+        """The nearest ``scales`` that the grid's type holds; those it does not reach stay ``otherwise``."""
+        import torch
+
+        kind = getattr(torch, self.grid.scale_dtype)
+        rounded = scales.to(kind).to(scales.dtype)
+        reached = torch.isfinite(rounded) & (rounded.abs() >= torch.finfo(kind).tiny)
+        return torch.where(reached, rounded, otherwise)
 
     def put(self, codes: Codes, part: slice, rows: torch.Tensor) -> None:
         """Write the chosen ``rows`` into the codes of the whole weight."""
@@ -191,7 +203,7 @@ def _walk(layer: _Layer, steps: int, until: float | None) -> None:
     offsets = torch.zeros_like(exact)
     best, least = layer.codes.clone(), torch.full_like(exact[:, 0], torch.inf)
     for step in range(steps + 1):
-        layer.codes = (exact + offsets).round_().clamp_(0, layer.top)
+        layer.codes = (exact + offsets).round_().clamp_(0, layer.grid.top)
         missed = layer.missed()
         slope = missed @ layer.gram
         errors = torch.einsum("rk,rk->r", slope, missed)
@@ -218,7 +230,7 @@ def _sweep(layer: _Layer) -> None:
         slopes = layer.gram[some] @ missed
         for place, (column, block) in enumerate(zip(some.tolist(), layer.block[some].tolist(), strict=True)):
             aim = values[column] + missed[column] - slopes[place] / gram[place, place]
-            code = aim.div_(scales[block]).round_().add_(zeros[block]).clamp_(0, layer.top)
+            code = aim.div_(scales[block]).round_().add_(zeros[block]).clamp_(0, layer.grid.top)
             change = (code - codes[column]) * scales[block]
             codes[column] = code
             missed[column] += change

@@ -8,12 +8,14 @@ nothing at run time are done here. A network that normalizes what a layer *write
 that subtracts means (LayerNorm), cannot be turned this way.
 
 All functions give back a new dict; arrays that do not change are the same objects. Linears are ``[outputs, inputs]``.
+Weights of the stream that are not given are passed over, so a network can be turned a layer at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,10 +58,10 @@ class Stream:
 def fold_norms(weights: Mapping[str, Floats], stream: Stream) -> Weights:
     """Multiply each norm's weight into the linears that read it and set the norm to one; a tied head is untied."""
     folded = dict(weights)
-    folded.setdefault(stream.head, folded[stream.embedding])
-    for norm, readers in stream.norms.items():
+    _untie(folded, stream)
+    for norm, readers in _given(stream.norms, folded).items():
         factor = folded[norm].astype(np.float64) + stream.norm_offset
-        for name in readers:
+        for name in _given(readers, folded):
             folded[name] = (folded[name] * factor).astype(folded[name].dtype)
         folded[norm] = np.full_like(folded[norm], 1 - stream.norm_offset)
     return folded
@@ -70,18 +72,18 @@ def rotate_stream(weights: Mapping[str, Floats], stream: Stream, rotation: Doubl
 
     The norms must have been folded; a norm whose weight is not constant raises ColdpressError.
     """
-    for norm in stream.norms:
+    for norm in _given(stream.norms, weights):
         if np.ptp(weights[norm]) != 0:
             raise ColdpressError(f"the weight of the norm '{norm}' is not constant: fold the norms before a rotation")
     turned = dict(weights)
-    turned.setdefault(stream.head, turned[stream.embedding])
-    for name in (stream.embedding, *stream.consumers):
-        turned[name] = _times(turned[name], rotation)
-    for name in stream.producers:
-        turned[name] = _times(turned[name].T, rotation).T
+    _untie(turned, stream)
+    for name in _given((stream.embedding, *stream.consumers), turned):
+        turned[name] = times(turned[name], rotation)
+    for name in _given(stream.producers, turned):
+        turned[name] = times(turned[name].T, rotation).T
         bias = _bias(name)
         if bias in turned:
-            turned[bias] = _times(turned[bias], rotation)
+            turned[bias] = times(turned[bias], rotation)
     return turned
 
 
@@ -92,6 +94,8 @@ def rotate_values(weights: Mapping[str, Floats], stream: Stream, rotation: Doubl
     """
     turned = dict(weights)
     for value, output in stream.values:
+        if value not in turned:
+            continue
         turned[value] = _times_heads(turned[value].T, rotation, stream.kv_heads).T
         turned[output] = _times_heads(turned[output], rotation, stream.heads)
         bias = _bias(value)
@@ -168,11 +172,24 @@ def _second_paley(prime: int) -> Doubles:
     return np.kron(core, plain) + np.kron(np.eye(prime + 1), identity)
 
 
+def _given(names: Any, weights: Mapping[str, Floats]) -> Any:
+    """Those of the names, or the entries of a mapping by name, whose weights are there."""
+    if isinstance(names, Mapping):
+        return {name: value for name, value in names.items() if name in weights}
+    return [name for name in names if name in weights]
+
+
+def _untie(weights: Weights, stream: Stream) -> None:
+    """A head that is tied to the embedding becomes a matrix of its own."""
+    if stream.embedding in weights:
+        weights.setdefault(stream.head, weights[stream.embedding])
+
+
 def _bias(name: str) -> str:
     return name.removesuffix("weight") + "bias"
 
 
-def _times(weight: Floats, rotation: Doubles) -> Floats:
+def times(weight: Floats, rotation: Doubles) -> Floats:
     """``weight [..., K] @ rotation`` in double precision, in chunks of rows, in the type of the weight."""
     rows = np.atleast_2d(weight)
     if rows.shape[1] != len(rotation):
@@ -187,4 +204,4 @@ def _times_heads(weight: Floats, rotation: Doubles, heads: int) -> Floats:
     """Every head's ``head_size`` columns of ``weight [rows, heads * head_size]`` times ``rotation``."""
     if weight.shape[1] != heads * len(rotation):
         raise ColdpressError(f"{heads} heads of size {len(rotation)} do not make the columns of {list(weight.shape)}")
-    return _times(weight.reshape(-1, len(rotation)), rotation).reshape(weight.shape)
+    return times(weight.reshape(-1, len(rotation)), rotation).reshape(weight.shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from coldpress.quant.grid import TINY, Codes, Fit, Floats, Grid, block_range, quantize
+from coldpress.quant.grid import TINY, Codes, Fit, Floats, Grid, block_range, quantize, round_to_grid
 
 
 def rtn(weight: Floats, grid: Grid) -> Codes:
@@ -13,31 +13,22 @@ def rtn(weight: Floats, grid: Grid) -> Codes:
 
 
 def range_grid(columns: Floats, grid: Grid) -> tuple[Floats, Floats]:
-    """Scale and zero ``[G]`` (as in `Fit`) that span the ranges of blocks ``[block_size, G]``.
+    """Scale and zero ``[G]`` (as in `Fit`) that span the ranges of blocks ``[block_size, G]``; scales as stored.
 
-    Symmetric, 2 and 4 bits: the weight of largest magnitude gets code 0, which is ``middle`` steps away from zero
+    Symmetric, up to 4 bits: the weight of largest magnitude gets code 0, which is ``middle`` steps away from zero
     (the other end only reaches ``middle - 1``), as in GGUF's Q4_0. Symmetric, 8 bits: magnitude over 127, as in Q8_0.
     Asymmetric: least to greatest weight, zero included, over all codes; the zero point is a whole code.
     """
     low, high = block_range(columns)
     if not grid.symmetric:
         span: Floats = np.maximum(high - low, TINY)
-        scales = span / np.float32(grid.top)
-        return scales, np.rint(-low / scales)
+        scales = grid.stored(span / np.float32(grid.top))
+        return scales, np.clip(np.rint(-low / scales), np.float32(0), np.float32(grid.top))
     magnitude: Floats = np.maximum(np.maximum(-low, high), TINY)
     if grid.bits == 8:
-        return magnitude / np.float32(grid.middle - 1), np.full_like(low, grid.middle)
+        return grid.stored(magnitude / np.float32(grid.middle - 1)), np.full_like(low, grid.middle)
     zeros = np.where(-low >= high, np.float32(grid.middle), np.float32(grid.middle - 1))
-    return magnitude / np.float32(grid.middle), zeros
-
-
-def round_to_grid(columns: Floats, grid: Grid, scales: Floats, zeros: Floats, out: Floats) -> Floats:
-    """The nearest steps of ``columns [block_size, G]`` on given grids, in ``out`` of the same shape."""
-    np.multiply(columns, np.reciprocal(scales), out=out)
-    np.rint(out, out=out)
-    np.maximum(out, -zeros, out=out)
-    np.minimum(out, np.float32(grid.top) - zeros, out=out)
-    return out
+    return grid.stored(magnitude / np.float32(grid.middle)), zeros
 
 
 def _fit(columns: Floats, grid: Grid) -> Fit:
