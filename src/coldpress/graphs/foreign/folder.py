@@ -1,0 +1,134 @@
+"""The files of an ONNX model: its graphs, where each of their tensors lies, and what else belongs to it."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from coldpress.errors import ColdpressError
+from coldpress.graphs.layout import Place
+from coldpress.networks.checkpoint import Span
+
+#: ONNX type -> the name of safetensors for it; the types of weights
+FLOATS = {ir.DataType.FLOAT: "F32", ir.DataType.FLOAT16: "F16", ir.DataType.BFLOAT16: "BF16"}
+#: not carried over: the same weights in another format, and what is written anew about every result
+_OTHER_WEIGHTS = (".onnx", ".safetensors", ".gguf", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
+_ABOUT_A_RESULT = ("README.md", "report.json", "report.html", "workflow.yaml")
+_COPY_BYTES = 1 << 24
+
+
+def find_graphs(path: Path) -> dict[str, Path]:
+    """The graphs of a model: the name each is written under, relative to the output, and its file.
+
+    A folder's graphs keep their places; a single file becomes ``model.onnx``. Empty for a folder without graphs.
+    """
+    if path.is_file():
+        return {"model.onnx": path}
+    return {file.relative_to(path).as_posix(): file for file in _files(path) if file.suffix == ".onnx"}
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The files below a folder in a fixed order, without hidden ones."""
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts):
+            yield file
+
+
+def load_graph(file: Path) -> ir.Model:
+    """A graph whose external tensors stay where they are. ColdpressError for a file that is no graph."""
+    try:
+        return ir.load(file)
+    except Exception as error:  # protobuf's and onnx_ir's errors have no common base
+        raise ColdpressError(
+            f"{file} cannot be read as an ONNX model: {error}", hint="export or download it again"
+        ) from error
+
+
+class Spans:
+    """Tensors as byte ranges of files; those that lie inside a graph are spooled to ``spool`` first."""
+
+    def __init__(self, spool: Path):
+        self._spool = spool
+        self._ends: dict[int, tuple[Any, int]] = {}  # keeps the tensors alive, so that no id is given twice
+
+    def of(self, name: str, tensor: Any) -> Span:
+        """A float tensor as it lies in its file, mapped, not read."""
+        file, offset = self._place(name, tensor)
+        return Span.contiguous(name, file, FLOATS[tensor.dtype], tuple(int(size) for size in tensor.shape), offset)
+
+    def bytes_of(self, name: str, tensor: Any) -> Span:
+        """The bytes of a tensor of whatever type."""
+        file, offset = self._place(name, tensor)
+        return Span.contiguous(name, file, "U8", (tensor.nbytes,), offset)
+
+    def _place(self, name: str, tensor: Any) -> tuple[Path, int]:
+        if isinstance(tensor, ir.ExternalTensor):
+            return _external(name, tensor), tensor.offset or 0
+        if id(tensor) not in self._ends:
+            with self._spool.open("ab") as stream:
+                self._ends[id(tensor)] = tensor, stream.tell()
+                stream.write(tensor.tobytes())
+        return self._spool, self._ends[id(tensor)][1]
+
+
+def _external(name: str, tensor: ir.ExternalTensor) -> Path:
+    """The file that a tensor lies in. ColdpressError where it is missing, too short, or not below the graph's folder."""
+    location = Path(str(tensor.location))
+    if location.is_absolute() or ".." in location.parts:
+        raise ColdpressError(f"tensor '{name}' lies in {location}, outside of the model's folder")
+    file = Path(tensor.path)
+    if not file.is_file():
+        raise ColdpressError(f"tensor '{name}' lies in {file}, which is missing", hint="is the copy complete?")
+    end = (tensor.offset or 0) + tensor.nbytes
+    if end > file.stat().st_size:
+        raise ColdpressError(
+            f"{file} is cut off: tensor '{name}' ends at byte {end}, the file has {file.stat().st_size}",
+            hint="download or copy the file again",
+        )
+    return file
+
+
+def array_of(tensor: Any) -> np.ndarray:
+    """The values of a small tensor; bfloat16 in the type of ml_dtypes."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        return np.array(tensor.numpy())
+    file = _external(str(tensor.name), tensor)
+    values = np.fromfile(file, tensor.dtype.numpy(), tensor.size, offset=tensor.offset or 0)
+    return values.reshape([int(size) for size in tensor.shape])
+
+
+def external_files(model: ir.Model) -> set[Path]:
+    """The files that tensors of a model lie in."""
+    tensors = (value.const_value for graph in model.graphs() for value in graph.initializers.values())
+    return {Path(tensor.path).resolve() for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
+
+
+def carry_over(path: Path, used: Iterable[Path], output: Path) -> None:
+    """Copy what else a model's folder holds (tokenizer, settings); not ``used`` files, nor weights in other formats.
+
+    What ``output`` holds already stays.
+    """
+    if path.is_file():
+        return
+    gone = set(used)
+    for file in _files(path):
+        name = file.relative_to(path)
+        if file.suffix in _OTHER_WEIGHTS or name.as_posix() in _ABOUT_A_RESULT or file.resolve() in gone:
+            continue
+        if not (output / name).exists():
+            (output / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, output / name)
+
+
+def copy_bytes(span: Span, place: Place, data: np.ndarray) -> None:
+    """Copy the bytes of a span to their place in a mapped data file, a piece at a time."""
+    source, size = span.view(), math.prod(span.shape)
+    for start in range(0, size, _COPY_BYTES):
+        stop = min(start + _COPY_BYTES, size)
+        data[place.offset + start : place.offset + stop] = source[start:stop]

@@ -1,0 +1,317 @@
+"""Quantize the weights of an ONNX model: an ONNX model in, an ONNX model out.
+
+MatMul and Gemm with a constant matrix become ``MatMulNBits``, lookups in a table ``GatherBlockQuantized``; everything else stays as
+it is, opset and float type included. rtn, kquant and hqq look at the weights alone and take any model. awq, gptq and best run
+the float model with ONNX Runtime on calibration data, one sample at a time, and fit each weight to the inputs it
+gets: models of text on windows of a text, all others on arrays of the user's (``--data_files inputs.npz``, arrays
+named as the inputs, samples along the first axis). The Gram matrices of at most a gigabyte are held at a time; a model
+with more is run several times.
+
+AWQ's scales are put where a norm alone makes the input of the weights; elsewhere awq is its clipping. Small weights, those in
+subgraphs, and those that other nodes read, too, stay float, and the report says so.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from coldpress.errors import ColdpressError, did_you_mean
+from coldpress.graphs.kernels import Encoding, check_kernel, fitting_block
+from coldpress.model import Model
+from coldpress.parts import Context, Pass
+from coldpress.target import Target
+
+if TYPE_CHECKING:
+    from coldpress.data.calibration import CalibrationText
+    from coldpress.graphs.foreign.fit import Calibration
+    from coldpress.graphs.foreign.inputs import Inputs
+    from coldpress.graphs.foreign.requantize import Graph
+    from coldpress.graphs.foreign.weights import Weight
+
+ALGORITHMS = ("kquant", "rtn", "hqq", "gptq", "awq", "best")
+PRECISIONS = ("int4", "int8", "int2")
+_CALIBRATED = ("gptq", "awq", "best")
+_TEXT_OPTIONS = ("data_name", "data_files", "text_template", "use_chat_template", "max_seq_len", "num_samples")
+_EMBEDDING_BITS = 4
+_SHOWN = 4
+
+
+def _option(default: Any, text: str, choices: tuple[Any, ...] = ()) -> Any:
+    return field(default=default, metadata={"help": text, "choices": choices})
+
+
+@dataclass(frozen=True)
+class QuantizeOnnx(Pass):
+    """Quantize the weights of an ONNX model: an ONNX model in, an ONNX model out."""
+
+    accepts: ClassVar[tuple[str, ...]] = ("onnx",)
+    produces: ClassVar[str] = "onnx"
+    needs: ClassVar[tuple[str, ...]] = ("onnxruntime",)
+    reads: ClassVar[tuple[str, ...]] = ("data_files",)
+    version: ClassVar[int] = 1
+
+    precision: str = _option("int4", f"bits of a weight: {', '.join(PRECISIONS)}")
+    algorithm: str = _option(
+        "kquant", "rtn, kquant and hqq need no data; best is AWQ scales, GPTQ and a polish together", ALGORITHMS
+    )
+    block_size: int = _option(32, "weights that share a scale, along the inputs of a layer", (16, 32, 64, 128, 256))
+    symmetric: bool | None = _option(None, "grid without zero points; default: only for 8 bits, and on GPUs")
+    accuracy_level: int | None = _option(
+        None, "what the CPU multiplies in: 0 float, 4 int8; default: 4 on CPUs", (0, 1, 2, 3, 4)
+    )
+    lm_head: bool = _option(True, "quantize the layer that gives the output 'logits'")
+    head_bits: int = _option(8, "least bits of that layer", (4, 8))
+    embeddings: bool = _option(True, "quantize tables that Gather looks up, to at least 4 bits")
+    modules_to_not_convert: tuple[str, ...] = _option((), "globs over names of nodes and weights that stay float")
+    data_name: str | None = _option(None, "calibration data: json, csv, parquet, text, or a dataset of the hub")
+    data_files: tuple[str, ...] = _option(
+        (), "files of calibration data, or one .npz with an array for each input; default: coldpress's own text"
+    )
+    text_template: str | None = _option(None, "text of a row, such as '### Question: {prompt}'")
+    use_chat_template: bool | None = _option(None, "put each text into the model's chat template")
+    max_seq_len: int = _option(512, "tokens of a calibration window")
+    num_samples: int = _option(128, "calibration windows at most")
+
+    def check(self, model: Model, target: Target) -> None:
+        self._check_precision()
+        for bits in {self._bits, self._head_bits, self._embedding_bits}:
+            if bits is not None:
+                self._check_kernel(bits, target)
+        self._refuse_unread_data()
+        if self.algorithm in _CALIBRATED and model.path.exists():
+            from coldpress.graphs.foreign.folder import find_graphs
+            from coldpress.graphs.foreign.requantize import Graph
+
+            for name, file in find_graphs(model.path).items():  # none yet where a pass before makes them
+                self._check_feeds(Graph.open(name, file), model)
+
+    def _check_precision(self) -> None:
+        if self.precision == "int3":
+            raise ColdpressError(
+                "no ONNX kernel reads 3 bits",
+                hint="use --precision int4, or int2; 'coldpress quantize' writes 3 bits to a Hugging Face folder",
+            )
+        if self.precision not in PRECISIONS:
+            raise ColdpressError(f"unknown precision '{self.precision}'", hint=did_you_mean(self.precision, PRECISIONS))
+
+    def _check_kernel(self, bits: int, target: Target) -> None:
+        try:
+            check_kernel(self._grid(bits, self.block_size, target), self._accuracy(target), target.short_name)
+        except ColdpressError as error:
+            if bits == self._bits:
+                raise
+            raise ColdpressError(
+                f"the head or an embedding, with {bits} bits: {error.message}",
+                hint=f"{error.hint}; --head_bits 4, or --no_lm_head, changes the head",
+            ) from error
+
+    def _refuse_unread_data(self) -> None:
+        """Data options have no effect on algorithms that need no data, so they are not taken in silence."""
+        given = [name for name in _TEXT_OPTIONS if getattr(self, name) != getattr(QuantizeOnnx, name)]
+        if given and self.algorithm not in _CALIBRATED:
+            raise ColdpressError(
+                f"{given[0]} has no effect with {self.algorithm}, which needs no data",
+                hint=f"use --algorithm {' or '.join(_CALIBRATED)}",
+            )
+        if self._arrays is not None and given != ["data_files"]:
+            other = next(name for name in given if name != "data_files")
+            raise ColdpressError(f"{other} has no effect on arrays of a .npz file", hint=f"leave out --{other}")
+
+    def run(self, model: Model, ctx: Context) -> Model:
+        import torch
+
+        from coldpress.graphs.foreign.folder import carry_over, external_files
+        from coldpress.graphs.foreign.requantize import How, write
+
+        torch.set_num_threads(ctx.target.thread_count)
+        started = time.perf_counter()
+        ctx.progress("reading the graph", 0, 1)
+        graphs = self._open(model, ctx.target)
+        numbers = sum(graph.numbers for graph in graphs)
+        used = {file for graph in graphs for file in external_files(graph.model)}
+        text, calibrations = self._calibrations(graphs, model, ctx)
+        opened = time.perf_counter()
+        how = How(self._quantizer(), self._accuracy(ctx.target), ctx.target.thread_count, ctx.progress)
+        layers = []
+        for graph, calibration in zip(graphs, calibrations, strict=True):
+            layers += write(graph, ctx.scratch, how, calibration)
+        carry_over(model.path, used, ctx.scratch)
+        timings = [
+            {"step": "read the graph", "seconds": opened - started},
+            {"step": "quantize the weights", "seconds": time.perf_counter() - opened},
+        ]
+        notes = {
+            **model.notes,
+            "precision": self.precision,
+            "warnings": [*model.notes.get("warnings", []), *_remarks(graphs), *self._unscaled(layers)],
+            "layers": [{"algorithm": self._plain_algorithm, **layer} for layer in layers],
+            "calibration": text and {**text, "layers": [layer for layer in layers if "output_error" in layer]},
+            "source_weights": numbers,
+            "timings": timings,
+        }
+        return Model(ctx.scratch, "onnx", "", notes)
+
+    @property
+    def _bits(self) -> int:
+        return int(self.precision.removeprefix("int"))
+
+    @property
+    def _head_bits(self) -> int | None:
+        return max(self._bits, self.head_bits) if self.lm_head else None
+
+    @property
+    def _embedding_bits(self) -> int | None:
+        return max(self._bits, _EMBEDDING_BITS) if self.embeddings else None
+
+    @property
+    def _arrays(self) -> Path | None:
+        """The .npz file among the data files."""
+        files = [Path(file) for file in self.data_files if Path(file).suffix == ".npz"]
+        if files and len(self.data_files) > 1:
+            raise ColdpressError(f"data_files: {files[0]} cannot be joined with other files", hint="pass it alone")
+        return files[0] if files else None
+
+    def _accuracy(self, target: Target) -> int:
+        if self.accuracy_level is not None:
+            return self.accuracy_level
+        return 4 if target.short_name == "cpu" else 0
+
+    def _grid(self, bits: int, block_size: int, target: Target) -> Encoding:
+        is_symmetric = bits == 8 or target.short_name != "cpu"
+        return Encoding(bits, block_size, is_symmetric if self.symmetric is None else self.symmetric)
+
+    def _open(self, model: Model, target: Target) -> list[Graph]:
+        """The graphs of the model, with the encodings of their weights; ColdpressError where there is nothing to do."""
+        from coldpress.graphs.foreign.folder import find_graphs
+        from coldpress.graphs.foreign.requantize import Graph
+
+        graphs = [Graph.open(name, file) for name, file in find_graphs(model.path).items()]
+        names = {name for graph in graphs for weight in graph.found.weights for name in weight.names}
+        for pattern in self.modules_to_not_convert:
+            if not fnmatch.filter(names, pattern):
+                some = ", ".join(sorted(names)[:_SHOWN])
+                raise ColdpressError(
+                    f"'{pattern}' matches no node or weight that could be quantized",
+                    hint=f"it is a glob over whole names, such as {some}" if some else None,
+                )
+        for graph in graphs:
+            graph.choose(partial(self._encoding, target=target))
+        if not any(graph.chosen for graph in graphs):
+            why = "; ".join(_remarks(graphs)) or "it has no MatMul, Gemm or Gather with a constant matrix"
+            raise ColdpressError(
+                f"nothing to quantize in {model.path}: {why}", hint="quantize the model that it was exported from"
+            )
+        return graphs
+
+    def _encoding(self, weight: Weight, target: Target) -> Encoding | str:
+        """The encoding of a weight, or why it stays float."""
+        kept = [pattern for pattern in self.modules_to_not_convert if fnmatch.filter(weight.names, pattern)]
+        if kept:
+            return "modules_to_not_convert"
+        bits = {"linear": self._bits, "head": self._head_bits, "embedding": self._embedding_bits}[weight.role]
+        if bits is None:
+            return "lm_head is off" if weight.role == "head" else "embeddings are off"
+        if weight.role == "head" and weight.lookups and not self.embeddings:
+            return "embeddings are off, and the head is tied to one"
+        encoding = self._grid(bits, fitting_block(weight.columns, self.block_size), target)
+        try:
+            check_kernel(encoding, self._accuracy(target), target.short_name)
+        except ColdpressError:
+            return "no fast kernel has a block that divides their inputs"
+        if weight.columns % encoding.block_size:
+            return "no block divides their inputs"
+        return encoding
+
+    def _calibrations(
+        self, graphs: list[Graph], model: Model, ctx: Context
+    ) -> tuple[dict[str, Any] | None, list[Calibration | None]]:
+        """What is noted of the data, and how each graph is fed with it."""
+        if self.algorithm not in _CALIBRATED:
+            return None, [None] * len(graphs)
+        from coldpress.data.calibration import windows
+        from coldpress.graphs.foreign.fit import Calibration
+        from coldpress.graphs.foreign.grams import Engine
+
+        provider = ctx.target.provider if ctx.target.is_here else "CPUExecutionProvider"
+        engine = Engine(ctx.target.thread_count, provider)
+        inputs = [_inputs(graph, model) for graph in graphs]
+        for graph in graphs:
+            self._check_feeds(graph, model)
+        if (file := self._arrays) is not None:
+            samples = sum(1 for _ in inputs[0].of_arrays(file))
+            arrays = [Calibration(self.algorithm, engine, partial(own.of_arrays, file), samples) for own in inputs]
+            return {"text": f"{file.name}, {samples} samples"}, list(arrays)
+        text = windows(_folder(model), self._text(), ctx.seed)
+        notes = {"text": text.sources, "windows": len(text.ids), "tokens": text.tokens, "digest": text.digest}
+        return notes, [
+            Calibration(self.algorithm, engine, partial(own.of_windows, text.ids), len(text.ids)) for own in inputs
+        ]
+
+    def _check_feeds(self, graph: Graph, model: Model) -> None:
+        """Refuse a graph that the calibration data does not fit."""
+        if not any(weight.inputs for weight in graph.found.weights):
+            return
+        inputs = _inputs(graph, model)
+        if self._arrays is not None:
+            next(inputs.of_arrays(self._arrays))
+        elif not inputs.takes_text:
+            raise ColdpressError(
+                f"{self.algorithm} runs the model, and {graph.file.name} takes {', '.join(inputs.wanted)}, not a text alone",
+                hint="use --algorithm kquant, which needs no data, or --data_files inputs.npz with an array for each input",
+            )
+
+    def _text(self) -> CalibrationText:
+        from coldpress.data.calibration import CalibrationText
+
+        return CalibrationText(**{name: getattr(self, name) for name in _TEXT_OPTIONS})
+
+    @property
+    def _plain_algorithm(self) -> str:
+        """What quantizes weights without data."""
+        return "kquant" if self.algorithm in _CALIBRATED else self.algorithm
+
+    def _quantizer(self) -> Callable[..., Any]:
+        from coldpress.quant.hqq import hqq
+        from coldpress.quant.kquant import kquant
+        from coldpress.quant.rtn import rtn
+
+        return {"rtn": rtn, "kquant": kquant, "hqq": hqq}[self._plain_algorithm]
+
+    def _unscaled(self, layers: Iterable[dict[str, Any]]) -> list[str]:
+        """Which layers got no AWQ scales, where they were asked for."""
+        if self.algorithm not in ("awq", "best"):
+            return []
+        names = [layer["name"] for layer in layers if "tokens" in layer and "alpha" not in layer]
+        return [f"without AWQ scales, as no norm alone makes their inputs: {_listed(names)}"] if names else []
+
+
+def _inputs(graph: Graph, model: Model) -> Inputs:
+    from coldpress.graphs.foreign.inputs import Inputs
+
+    return Inputs.of(graph.model.graph, _folder(model))
+
+
+def _folder(model: Model) -> Path:
+    """Where the tokenizer lies."""
+    return model.path if model.path.is_dir() else model.path.parent
+
+
+def _remarks(graphs: Iterable[Graph]) -> list[str]:
+    """The weights that stay float, a line for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for graph in graphs:
+        for reason, names in graph.found.skipped.items():
+            reasons.setdefault(reason, []).extend(names)
+    return [f"{reason}: {_listed(names)} (float)" for reason, names in reasons.items()]
+
+
+def _listed(names: list[str]) -> str:
+    names = list(dict.fromkeys(names))
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
