@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.measure import Options, pin, save
 
-NAMES = ("kernels", "press_smollm2", "decode", "press_phi_shape")
+NAMES = ("kernels", "press_smollm2", "decode", "press_phi_shape", "quality")
 
 
 def main() -> int:
