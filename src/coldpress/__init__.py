@@ -25,6 +25,7 @@ _HOMES = {
     "evaluate": "coldpress.api",
     "optimize": "coldpress.api",
     "plan": "coldpress.api",
+    "quantize": "coldpress.api",
     "run": "coldpress.api",
     "run_pass": "coldpress.api",
 }
@@ -47,6 +48,7 @@ __all__ = [
     "evaluate",
     "optimize",
     "plan",
+    "quantize",
     "run",
     "run_pass",
 ]

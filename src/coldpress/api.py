@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +15,38 @@ from coldpress.workflow import Step, Verify, Workflow, load_workflow
 
 _TARGET = ("device", "provider", "threads")
 #: where results go when nothing else is said
-OUTPUT, PASS_OUTPUT = "models/optimized", "models/run-pass"
+OUTPUT, QUANTIZED, PASS_OUTPUT = "models/optimized", "models/quantized", "models/run-pass"
 
 
 def optimize_workflow(
-    model_name_or_path: str | Path,
-    output_path: str | Path | None = OUTPUT,
-    *,
-    no_verify: bool = False,
-    tolerance: str | None = None,
-    eval_data: tuple[str, ...] = (),
-    trust_remote_code: bool = False,
-    **options: Any,
+    model_name_or_path: str | Path, output_path: str | Path | None = OUTPUT, **options: Any
 ) -> Workflow:
     """The workflow behind ``auto-opt`` and ``optimize``.
 
-    ``options``: ``device``, ``provider``, ``threads``, and the parameters of the pass ``press``.
+    ``options``: ``device``, ``provider``, ``threads``, ``no_verify``, ``tolerance``, ``eval_data``, ``trust_remote_code``,
+    and the parameters of the pass ``press``.
     """
+    return _workflow(model_name_or_path, output_path, recipes.press_recipe, options)
+
+
+def _workflow(
+    model: str | Path,
+    output: str | Path | None,
+    recipe: Callable[[dict[str, Any]], tuple[Step, ...]],
+    options: dict[str, Any],
+) -> Workflow:
+    """The workflow of a recipe: the options that are not the recipe's say for what target, and how it is verified."""
     target = resolve_target(**{name: options.pop(name) for name in _TARGET if name in options})
-    if trust_remote_code:
-        options["trust_remote_code"] = True
+    texts = tuple(map(str, options.pop("eval_data", ())))
+    verify = Verify(not options.pop("no_verify", False), options.pop("tolerance", None), texts)
+    trust = bool(options.get("trust_remote_code"))
     workflow = Workflow(
-        model=str(model_name_or_path),
-        passes=recipes.press_recipe(options),
+        model=str(model),
+        passes=recipe(options),
         target=target,
-        output=None if output_path is None else str(output_path),
-        verify=Verify(not no_verify, tolerance, tuple(map(str, eval_data))),
-        trust_remote_code=trust_remote_code,
+        output=None if output is None else str(output),
+        verify=verify,
+        trust_remote_code=trust,
     )
     for step in workflow.passes:
         step.make()
@@ -66,6 +72,30 @@ def optimize(
 
 
 auto_opt = optimize
+
+
+def quantize_workflow(
+    model_name_or_path: str | Path, output_path: str | Path | None = QUANTIZED, **options: Any
+) -> Workflow:
+    """The workflow behind ``quantize``; ``options`` as in `optimize_workflow`, with the parameters of the pass ``quantize``."""
+    return _workflow(model_name_or_path, output_path, recipes.quantize_recipe, options)
+
+
+def quantize(
+    model_name_or_path: str | Path,
+    output_path: str | Path | None = QUANTIZED,
+    *,
+    overwrite: bool = False,
+    cache_dir: str | Path | None = None,
+    **options: Any,
+) -> Report:
+    """Quantize a model's weights, calibrated, into a Hugging Face folder that transformers loads and `optimize` presses.
+
+    ``options`` are those of ``coldpress quantize``: ``algorithm="best"``, ``precision="int4"``, ``group_size=32``,
+    ``data_files=("rows.jsonl",)``, ``text_template="{question} {answer}"``, ... Raises ColdpressError.
+    """
+    workflow = quantize_workflow(model_name_or_path, output_path, **options)
+    return _run(workflow, store=Store(cache_dir), overwrite=overwrite)
 
 
 def run(

@@ -92,7 +92,7 @@ def run(
         known = is_current(output, identity)
         if known is not None:
             console.say(f"{output} is up to date")
-            return Report(known, Model(output, "onnx", content_key(output), {}), up_to_date=True)
+            return Report(known, Model(output, _format_of(steps), content_key(output), {}), up_to_date=True)
         check_output(output, overwrite)
     original, pressed = _pass_by_pass(request, source, steps)
     verdict = verify(pressed, original, workflow, request.store, console.progress)
@@ -101,6 +101,11 @@ def run(
     if output is not None:
         publish(pressed, output, {**report, "identity": identity}, _resolved(workflow).to_yaml())
     return Report(report, pressed)
+
+
+def _format_of(steps: Sequence[Step]) -> str:
+    """What a workflow's last pass makes."""
+    return parts.find("passes", steps[-1].type).produces if steps else "hf"
 
 
 def _check(steps: Sequence[Step], source: Model, workflow: Workflow) -> None:
@@ -120,7 +125,7 @@ def _check(steps: Sequence[Step], source: Model, workflow: Workflow) -> None:
 
 
 def _pass_by_pass(request: _Run, source: Model, steps: Sequence[Step]) -> tuple[Model, Model]:
-    """The source in Hugging Face form (what the result is compared with) and the result."""
+    """The source in its first Hugging Face form (what the result is compared with) and the result."""
     original = model = source
     for step in steps:
         parameters = schema.plain(step.make())
@@ -130,7 +135,7 @@ def _pass_by_pass(request: _Run, source: Model, steps: Sequence[Step]) -> tuple[
         request.results.append((Step(step.type, parameters), result))
         request.console.say(f"{step.type}: {'found in the cache' if result.cached else f'{result.seconds:.1f} s'}")
         model = result.model
-        original = model if model.format == "hf" else original
+        original = original if original.format == "hf" else model
     return original, model
 
 
@@ -159,6 +164,7 @@ def _report(
     return {
         "coldpress": _version("coldpress"),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "format": model.format,
         "verdict": verdict.verdict,
         "reasons": verdict.reasons,
         "source": _source(source, notes),
@@ -172,6 +178,7 @@ def _report(
         "answers": [{"prompt": answer["question"], **answer} for answer in numbers.get("answers", [])],
         **{_SECTIONS.get(name, name): values for name, values in measured.items()},
         "layers": notes.get("layers", []),
+        "calibration": notes.get("calibration"),
         "timings": [*notes.get("timings", []), {"step": "verify", "seconds": verdict.seconds}],
         "seconds": seconds,
         "machine": machine(),

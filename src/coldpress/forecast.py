@@ -1,7 +1,8 @@
 """What a press will cost, said before any work: seconds, memory, disk and the size of the result.
 
-Only the configuration is read, and the headers of the weights where they are at hand. Sizes are computed, within a
-percent; times come from rates measured on two cores with AVX512 and are good to a factor of two.
+Only the configuration is read, and the headers of the weights where they are at hand. What is quantized already keeps
+its codes and counts with their bits. Sizes are computed, within a percent; times come from rates measured on two cores
+with AVX512 and are good to a factor of two.
 """
 
 from __future__ import annotations
@@ -9,38 +10,58 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from coldpress import recipes
 from coldpress.errors import ColdpressError
+from coldpress.graphs.kernels import Encoding
+from coldpress.graphs.stored import readable_encoding
 from coldpress.model import Model
-from coldpress.passes.press import Press
+from coldpress.networks.checkpoint import Span
+from coldpress.networks.packed import tensors_to_press, usual_grid
+from coldpress.passes.press import AS_STORED, Press
 from coldpress.sources import find_model, hub_config
 from coldpress.target import Target
 from coldpress.workflow import Workflow
 
 _CAPTURE_S, _CAPTURE_BYTES = 2.0, 130_000_000
-_WEIGHTS_PER_SECOND_AND_THREAD = {"rtn": 120e6, "kquant": 30e6}
+_WEIGHTS_PER_SECOND_AND_THREAD = {"rtn": 120e6, "kquant": 30e6, AS_STORED: 120e6}
 _CHUNK_BYTES = 24_000_000  # float32 rows and the quantizer's temporaries, for each thread
+#: how the names of heads end that are not tied to the embedding
+_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 _VERIFY_TOKENS, _VERIFY_FLOPS_PER_SECOND, _VERIFY_START_S = 2200, 60e9, 8.0
 _VERIFY_BYTES = 700_000_000  # torch, transformers and a chunk of logits
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How many weights a model has, and where: in linear layers, token embeddings and the head."""
+    """How many weights a model has, and where: in linear layers, token embeddings and the head.
+
+    ``stored``: (role, weights, encoding) of those that the checkpoint holds as codes. A tied embedding is the head.
+    """
 
     linear: int
     embedding: int
     tied: bool
     hidden: int
+    stored: tuple[tuple[str, int, Encoding], ...] = ()
+
+    @property
+    def roles(self) -> dict[str, int]:
+        """The weights of each role."""
+        return {"linear": self.linear, "head": self.embedding, "embedding": 0 if self.tied else self.embedding}
 
     @property
     def total(self) -> int:
-        return self.linear + self.embedding * (1 if self.tied else 2)
+        return sum(self.roles.values())
+
+    @property
+    def total_stored(self) -> int:
+        return sum(weights for _, weights, _ in self.stored)
 
 
 @dataclass(frozen=True)
@@ -100,18 +121,24 @@ def _predict(workflow: Workflow, shape: Shape, press: Press) -> dict[str, Any]:
         free_disk_bytes=shutil.disk_usage(Path.cwd()).free,
         peak_memory_bytes=max(memory),
         capture_s=_CAPTURE_S,
-        press_s=shape.total / (_WEIGHTS_PER_SECOND_AND_THREAD[press.algorithm] * threads),
+        press_s=_press_s(shape, press.algorithm, threads),
         verify_s=verify_s,
     )
     return {**asdict(planned), "seconds": planned.seconds}
+
+
+def _press_s(shape: Shape, algorithm: str, threads: int) -> float:
+    work = {algorithm: shape.total - shape.total_stored, AS_STORED: shape.total_stored}
+    return sum(weights / (_WEIGHTS_PER_SECOND_AND_THREAD[name] * threads) for name, weights in work.items())
 
 
 def shape_from_config(config: dict[str, Any]) -> Shape:
     """Count a decoder's weights from its configuration alone; biases and norms are left out.
 
     Layers are taken as attention with (grouped) query, key, value and output, and a gated MLP; for others, and for
-    mixtures of experts, this is a guess.
+    mixtures of experts, this is a guess. So is, for a quantized model, that all layers but the head have one grid.
     """
+    grid = usual_grid(config)
     config = {**config, **config.get("text_config", {})}
     hidden, layers = int(config["hidden_size"]), int(config["num_hidden_layers"])
     heads = int(config["num_attention_heads"])
@@ -121,19 +148,31 @@ def shape_from_config(config: dict[str, Any]) -> Shape:
     wide = int(config.get("moe_intermediate_size") or config["intermediate_size"])
     layer = 2 * hidden * head * (heads + keys) + 3 * hidden * wide * experts
     tied = bool(config.get("tie_word_embeddings", False))
-    return Shape(layers * layer, int(config["vocab_size"]) * hidden, tied, hidden)
+    stored = (("linear", layers * layer, Encoding(grid.bits, grid.block_size, grid.symmetric)),) if grid else ()
+    return Shape(layers * layer, int(config["vocab_size"]) * hidden, tied, hidden, stored)
 
 
 def shape_of(model: Model) -> Shape:
     """Count a model's weights from its headers (or, for a GGUF file, from its tensor table)."""
-    sizes = _tensor_shapes(model)
+    tensors = {} if model.format == "gguf" else tensors_to_press(model.path)[0]
+    sizes = {name: span.shape for name, span in tensors.items()} or _gguf_shapes(model.path)
     config = _config(model)
     vocabulary, hidden = int(config.get("vocab_size", 0)), int(config.get("hidden_size") or config.get("d_model") or 0)
     matrices = {name: shape for name, shape in sizes.items() if len(shape) == 2}
-    tables = [shape for shape in matrices.values() if vocabulary and shape[0] >= vocabulary]
-    embedding = math.prod(tables[0]) if tables else vocabulary * hidden
-    linear = sum(math.prod(shape) for shape in matrices.values()) - sum(math.prod(shape) for shape in tables)
-    return Shape(linear, embedding, tied=len(tables) < 2, hidden=hidden)
+    tables = {name: shape for name, shape in matrices.items() if vocabulary and shape[0] >= vocabulary}
+    embedding = math.prod(next(iter(tables.values()))) if tables else vocabulary * hidden
+    linear = sum(math.prod(shape) for name, shape in matrices.items() if name not in tables)
+    tied = len(tables) < 2
+    roles = {name: "head" if tied or name.endswith(_HEADS) else "embedding" for name in tables}
+    return Shape(linear, embedding, tied, hidden, _stored(tensors, roles))
+
+
+def _stored(tensors: Mapping[str, Span], roles: Mapping[str, str]) -> tuple[tuple[str, int, Encoding], ...]:
+    counts: Counter[tuple[str, Encoding]] = Counter()
+    for name, span in tensors.items():
+        if (encoding := readable_encoding(span)) is not None:
+            counts[roles.get(name, "linear"), encoding] += math.prod(span.shape)
+    return tuple((role, weights, encoding) for (role, encoding), weights in counts.items())
 
 
 def output_bytes(shape: Shape, press: Press, target: Target) -> int:
@@ -147,9 +186,9 @@ def output_bytes(shape: Shape, press: Press, target: Target) -> int:
         zero_bits = 0 if encoding["symmetric"] else encoding["bits"]
         return weights * (encoding["bits"] + (8 * width + zero_bits) / encoding["block_size"]) / 8
 
-    total = bytes_of(shape.linear, request["linear"]) + bytes_of(shape.embedding, request["head"])
-    if not shape.tied:
-        total += bytes_of(shape.embedding, request["embedding"])
+    total = sum(bytes_of(weights, asdict(encoding)) for _, weights, encoding in shape.stored)
+    for role, weights in shape.roles.items():
+        total += bytes_of(weights - sum(count for own, count, _ in shape.stored if own == role), request[role])
     return int(total) + 3_000_000  # the graph, norms and rotary tables
 
 
@@ -180,20 +219,15 @@ def table(planned: dict[str, Any]) -> Any:
     return shown
 
 
-def _tensor_shapes(model: Model) -> dict[str, tuple[int, ...]]:
-    if model.format == "gguf":
-        from gguf import GGUFReader
+def _gguf_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    from gguf import GGUFReader
 
-        return {tensor.name: tuple(int(n) for n in reversed(tensor.shape)) for tensor in GGUFReader(model.path).tensors}
-    from coldpress.networks.checkpoint import Checkpoint
-
-    return {name: span.shape for name, span in Checkpoint(model.path).tensors.items()}
+    return {tensor.name: tuple(int(n) for n in reversed(tensor.shape)) for tensor in GGUFReader(file).tensors}
 
 
 def _config(model: Model) -> dict[str, Any]:
     if model.format == "gguf":
-        shapes = _tensor_shapes(model)
-        rows, hidden = shapes.get("token_embd.weight", (0, 0))
+        rows, hidden = _gguf_shapes(model.path).get("token_embd.weight", (0, 0))
         return {"vocab_size": rows, "hidden_size": hidden}
     config: dict[str, Any] = json.loads((model.path / "config.json").read_text(encoding="utf-8"))
     return {**config, **config.get("text_config", {})}

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from glob import glob
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from coldpress import parts, schema
-from coldpress.model import Model
+from coldpress.model import Model, content_key
 from coldpress.store import Store
 from coldpress.target import Target
 
@@ -47,6 +49,7 @@ class Job:
             "source": self.source.key if self.source else None,
             "target": [self.target.device, self.target.provider, self.target.threads if self.kind == "metric" else 0],
             "seed": self.seed,
+            "files": [content_key(file) for name in part.reads for file in _files(self.parameters.get(name) or ())],
             "needs": {name: _version(name) for name in part.needs},
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -95,7 +98,7 @@ def _work(job: Job, store: Store, progress: Progress) -> Result:
     started = time.perf_counter()
     part = schema.build(job.part_class, dict(job.parameters), job.part)
     with store.scratch() as scratch:
-        context = parts.Context(scratch, job.target, job.source, progress, job.seed)
+        context = parts.Context(scratch, job.target, job.source, progress, job.seed, _keeper(store))
         if job.kind == "pass":
             made = part.run(job.model, context)
             value = {"format": made.format, "file": _inside(made.path, scratch), "notes": schema.plain(made.notes)}
@@ -106,11 +109,25 @@ def _work(job: Job, store: Store, progress: Progress) -> Result:
     return _result(job, entry.folder, entry.record, cached=False)
 
 
+def _keeper(store: Store) -> Callable[[str, Mapping[str, Any]], AbstractContextManager[Path]]:
+    def kept(kind: str, facts: Mapping[str, Any]) -> AbstractContextManager[Path]:
+        digest = hashlib.sha256(json.dumps(schema.plain(facts), sort_keys=True).encode()).hexdigest()
+        return store.kept(f"{kind}-{digest}")
+
+    return kept
+
+
 def _result(job: Job, folder: Path, value: Mapping[str, Any], *, cached: bool) -> Result:
     if job.kind == "metric":
         return Result(value["seconds"], cached, numbers=value["numbers"])
     model = Model(folder / value["file"], value["format"], job.key, value["notes"])
     return Result(value["seconds"], cached, model=model)
+
+
+def _files(patterns: str | Sequence[str]) -> list[Path]:
+    """The files that a parameter names; one that does not exist is the part's to complain of."""
+    listed = [patterns] if isinstance(patterns, str) else patterns
+    return [Path(file) for pattern in listed for file in sorted(glob(str(pattern)))]  # noqa: PTH207  any path, any depth
 
 
 def _inside(path: Path, scratch: Path) -> str:

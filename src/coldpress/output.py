@@ -81,8 +81,14 @@ def _is_intact(file: Path, facts: list[int] | None) -> bool:
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    """Share the bytes with the store where the file system can; the store notices if they are changed."""
+    """Share the bytes with the store where the file system can; the store notices if they are changed.
+
+    A data file is copied: the package onnx refuses to load one that has a second name.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
+    if source.name.endswith(".onnx.data"):
+        shutil.copy2(source, target)
+        return
     try:
         os.link(source, target)
     except OSError:

@@ -8,7 +8,9 @@ and is found the same way. Nothing is imported before it is asked for.
 from __future__ import annotations
 
 import importlib
+import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, entry_points, version
@@ -22,13 +24,20 @@ from coldpress.target import Target
 KINDS = ("passes", "metrics", "systems")
 
 
+def _no_folder(kind: str, facts: Mapping[str, Any]) -> AbstractContextManager[Path]:
+    """Without a store nothing outlives the run."""
+    return tempfile.TemporaryDirectory(prefix=f"coldpress-{kind}-")  # type: ignore[return-value]
+
+
 @dataclass(frozen=True)
 class Context:
     """What a part gets besides the model.
 
     ``scratch``: an empty folder that the part owns; a pass writes its model there. ``target``: where the model
     shall run. ``source``: the model that a metric compares with, if any. ``progress(what, done, total)``
-    may be called as often as one likes. ``seed`` feeds every random choice.
+    may be called as often as one likes. ``seed`` feeds every random choice. ``kept(kind, facts)`` is a folder that
+    outlives the run, the same for the same facts: a part puts there what a killed run shall go on from, or
+    what other runs can use, and each file in it complete or not at all.
     """
 
     scratch: Path
@@ -36,16 +45,19 @@ class Context:
     source: Model | None = None
     progress: Callable[[str, float, float], None] = lambda what, done, total: None
     seed: int = 0
+    kept: Callable[[str, Mapping[str, Any]], AbstractContextManager[Path]] = _no_folder
 
 
 class Pass:
     """One transformation of a model. Subclasses are frozen dataclasses; their fields are the parameters.
 
     Each field carries its help text in ``field(metadata={"help": ...})`` and, where only some values are
-    allowed, ``{"choices": (...)}``. The file's docstring is the pass's documentation.
+    allowed, ``{"choices": (...)}``. The file's docstring is the pass's documentation. ``reads`` names the fields that
+    are paths of files: what is in these counts when a result is looked up.
     """
 
     accepts: ClassVar[tuple[str, ...]] = ()
+    reads: ClassVar[tuple[str, ...]] = ()
     produces: ClassVar[str] = "onnx"
     needs: ClassVar[tuple[str, ...]] = ()
     version: ClassVar[int] = 1
@@ -69,11 +81,13 @@ class Value:
 class Metric:
     """One measurement of a model: named numbers, each described in ``values``.
 
-    ``runs_model``: whether the model is loaded, which is then done in a fresh process, as an app would.
+    ``reads``: as of a pass. ``runs_model``: whether the model is loaded, which is then done in a fresh process, as an
+    app would.
     """
 
     values: ClassVar[Mapping[str, Value]] = {}
     accepts: ClassVar[tuple[str, ...]] = ()
+    reads: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
     runs_model: ClassVar[bool] = True
     version: ClassVar[int] = 1

@@ -79,6 +79,15 @@ class Store:
         with FileLock(self._made("locks") / f"{key}.lock"):
             yield
 
+    @contextmanager
+    def kept(self, key: str) -> Iterator[Path]:
+        """A folder that outlives a killed run, for what a part can go on from; nobody else is in it meanwhile."""
+        folder = self._made(f"kept/{key}")
+        with self.lock(key):
+            folder.mkdir(exist_ok=True)
+            os.utime(folder)
+            yield folder
+
     def entries(self) -> Iterator[tuple[Entry, float, int]]:
         """All intact results with the time they were made and their size in bytes, oldest first."""
         found = []
@@ -97,6 +106,11 @@ class Store:
             if created <= limit:
                 shutil.rmtree(entry.folder.parent, ignore_errors=True)
                 count, freed = count + 1, freed + size
+        for folder in (self.root / "kept").glob("*"):
+            if folder.stat().st_mtime <= limit:
+                freed += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+                shutil.rmtree(folder, ignore_errors=True)
+                count += 1
         self._remove_abandoned()
         return count, freed
 

@@ -57,6 +57,8 @@ def verify(model: Model, source: Model, workflow: Workflow, store: Store, progre
         )
     if not model.notes.get("generates", True):
         return Verdict(UNVERIFIED, ["only models that generate text are compared with their source yet"], {}, tolerance)
+    if source.format != "hf":
+        return Verdict(UNVERIFIED, ["only models made from a Hugging Face model are compared with their source yet"])
     trust = {"trust_remote_code": workflow.trust_remote_code}
     job = Job("metric", "divergence", {"files": list(request.data), **trust}, model, target, source)
     [(_, result)] = Local().map([job], store, progress)

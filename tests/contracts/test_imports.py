@@ -13,6 +13,7 @@ SOURCE = Path(coldpress.__file__).parent
 
 #: folder or module -> what of coldpress it may import at any place in its files
 ALLOWED = {
+    "data": {"data", "errors", "networks"},
     "quant": {"errors", "quant"},
     "networks": {"errors", "model", "networks", "quant"},
     "graphs": {"errors", "graphs", "networks", "quant", "target"},
@@ -24,8 +25,8 @@ ALLOWED = {
     "store": set(),
     "parts": {"errors", "model", "target"},
 }
-#: parts know the model, their interface and the four folders of knowledge, and nothing of the engine
-PART = {"errors", "model", "parts", "target", "quant", "graphs", "networks", "metrics", "tolerance"}
+#: parts know the model, their interface and the five folders of knowledge, and nothing of the engine
+PART = {"errors", "model", "parts", "target", "quant", "graphs", "networks", "data", "metrics", "tolerance"}
 
 
 def imports_of(file: Path) -> set[str]:

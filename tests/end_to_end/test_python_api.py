@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
+import importlib
 import inspect
 import json
 
 import pytest
 
 import coldpress
+import coldpress.api
+from coldpress.cli.options import Choice
 
 
 @pytest.fixture(autouse=True)
@@ -52,26 +54,49 @@ def test_plan_and_run_pass_and_evaluate(tiny_model, tmp_path):
     assert rows[0]["perplexity"]["perplexity"] == pytest.approx(rows[1]["perplexity"]["perplexity"], rel=1e-4)
 
 
-#: what only a terminal needs, and what belongs to the target
+#: what only a terminal needs
 OF_THE_TERMINAL = {"as_json", "log_level", "debug", "dry_run"}
-OF_THE_TARGET = {"device", "provider", "threads"}
+#: a value other than the default, where the flag's type does not tell one
+VALUES = {
+    "model_name_or_path": "some/model",
+    "device": "cpu",
+    "provider": "CPUExecutionProvider",
+    "tolerance": "kl=1",
+    "data_files": ("rows.jsonl",),
+    "data_name": "json",
+    "text_template": "{a}",
+}
 
 
-def test_flags_and_arguments_have_the_same_names_and_defaults():
-    from coldpress.api import optimize_workflow
-    from coldpress.cli.auto_opt import command
-    from coldpress.passes.press import Press
-
-    functions = (coldpress.optimize, optimize_workflow)
-    arguments = {
-        name: p.default for function in functions for name, p in inspect.signature(function).parameters.items()
-    }
-    parameters = {field.name for field in dataclasses.fields(Press)}
+@pytest.mark.parametrize(
+    ("verb", "function", "build"),
+    [
+        ("auto_opt", coldpress.optimize, coldpress.api.optimize_workflow),
+        ("quantize", coldpress.quantize, coldpress.api.quantize_workflow),
+    ],
+)
+def test_flags_and_arguments_have_the_same_names_and_defaults(verb, function, build):
+    command = importlib.import_module(f"coldpress.cli.{verb}").command
+    named = {**inspect.signature(build).parameters, **inspect.signature(function).parameters}
     for flag in command.params:
-        if flag.name in OF_THE_TERMINAL | OF_THE_TARGET | parameters:
+        if flag.name in OF_THE_TERMINAL:
             continue
-        assert flag.name in arguments, flag.name
-        if isinstance(flag.default, str | int):
-            assert flag.default == arguments[flag.name], flag.name
-        elif not flag.required:
-            assert arguments[flag.name] in (None, False, ()), flag.name
+        if flag.name not in named:
+            build("some/model", **{"algorithm": "gptq", flag.name: VALUES.get(flag.name, _some_value(flag))})
+        elif isinstance(flag.default, str | int):
+            assert flag.default == named[flag.name].default, flag.name
+        else:
+            assert flag.required or named[flag.name].default in (None, False, ()), flag.name
+    with pytest.raises(coldpress.ColdpressError, match="there is no 'no_such_flag'"):
+        build("some/model", no_such_flag=1)
+
+
+def _some_value(flag):
+    """A value that the flag's type allows."""
+    if flag.is_flag:
+        return True
+    if isinstance(flag.type, Choice):
+        return next(value for value in flag.type.values.values() if value not in ("quarot", "spinquant"))
+    if flag.multiple:
+        return ("*.v_proj=int8",) if flag.name == "overrides" else ("*.v_proj",)
+    return {"integer": 64, "integer range": 1, "float": 4.5, "text": "90MB"}[flag.type.name]

@@ -18,6 +18,7 @@ from coldpress.errors import WORK_FAILED, ColdpressError, did_you_mean
 VERBS = {
     "auto-opt": "Turn a model into the best ONNX model for a device.",
     "optimize": "The same as auto-opt, under its newer name.",
+    "quantize": "Quantize a model's weights for the inputs they get; a Hugging Face folder comes out.",
     "run": "Run a workflow file (YAML or JSON).",
     "run-pass": "Run one pass on one model.",
     "plan": "Predict time, memory, disk and output size; do nothing.",

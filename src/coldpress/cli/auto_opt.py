@@ -8,6 +8,7 @@ import click
 
 from coldpress.cli import VERBS
 from coldpress.cli.options import (
+    Choice,
     common_options,
     given,
     model_option,
@@ -16,13 +17,22 @@ from coldpress.cli.options import (
     target_options,
     verify_options,
 )
-from coldpress.passes.press import Press
+from coldpress.passes.press import ALGORITHMS, Press
+from coldpress.passes.quantize import Quantize
+from coldpress.recipes import DATA, QUANTIZED_FIRST
+
+_ALGORITHMS = (*ALGORITHMS, *QUANTIZED_FIRST)
+_ALGORITHM_HELP = (
+    "How weights are rounded: rtn and kquant by themselves, hqq too, the others calibrated. [default: kquant]"
+)
 
 
 @click.command("auto-opt", help=VERBS["auto-opt"])
 @model_option
 @output_option("models/optimized")
-@pass_options(Press, leave_out=("trust_remote_code",))
+@click.option("--algorithm", type=Choice(_ALGORITHMS), help=_ALGORITHM_HELP)
+@pass_options(Press, leave_out=("algorithm", "trust_remote_code"))
+@pass_options(Quantize, only=DATA)
 @target_options
 @verify_options
 @click.option("--trust_remote_code", is_flag=True, help="Run code that comes with the model.")

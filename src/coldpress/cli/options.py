@@ -64,13 +64,15 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(wrapped)
 
 
-def pass_options(part: type[Any], leave_out: tuple[str, ...] = ()) -> Callable[..., Any]:
-    """One option for each field of a pass; options that are not given arrive as None."""
+def pass_options(
+    part: type[Any], leave_out: tuple[str, ...] = (), only: tuple[str, ...] | None = None
+) -> Callable[..., Any]:
+    """One option for each field of a pass, or for some; options that are not given arrive as None."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         hints = typing.get_type_hints(part)
         for field in reversed(dataclasses.fields(part)):
-            if field.name not in leave_out:
+            if field.name not in leave_out and (only is None or field.name in only):
                 command = _option(field, hints[field.name])(command)
         return command
 

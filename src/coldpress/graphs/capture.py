@@ -18,8 +18,10 @@ from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.graphs import deferred_torch
 from coldpress.graphs.corrections import correct, exact_attention
 from coldpress.graphs.weights import sources_of
-from coldpress.networks.checkpoint import Checkpoint, Span
+from coldpress.networks.checkpoint import Span
+from coldpress.networks.packed import tensors_to_press
 
+_NOT_FOR_MOBIUS = ("dtype", "torch_dtype", "quantization_config")
 _SUPPORTED_COMPONENTS = ({"model"}, {"encoder", "decoder"})
 #: architectures whose result is made by a head that mobius leaves out
 _TASK_HEADS = (
@@ -34,12 +36,16 @@ _TASK_HEADS = (
 
 @dataclass
 class Captured:
-    """``components``: graphs by name. ``sources``: the checkpoint's span for each initializer, by component."""
+    """``components``: graphs by name. ``sources``: the checkpoint's span for each initializer.
+
+    ``warnings``: what the reader of a report should know of the checkpoint.
+    """
 
     components: dict[str, Any]  # name -> onnx_ir.Model
     sources: dict[str, Span]
     config: Any
     hf_config: dict[str, Any]
+    warnings: list[str]
 
 
 def capture(folder: Path, *, provider: str, dtype: str, scratch: Path, trust_remote_code: bool = False) -> Captured:
@@ -63,19 +69,21 @@ def capture(folder: Path, *, provider: str, dtype: str, scratch: Path, trust_rem
     for component in package.values():
         _require_head(component.graph, hf_config)
         correct(component.graph, known, package.config)
-    sources = sources_of(module, Checkpoint(folder), scratch)
-    return Captured(dict(package.items()), sources, package.config, hf_config)
+    tensors, remarks = tensors_to_press(folder)
+    sources = sources_of(module, tensors, scratch)
+    return Captured(dict(package.items()), sources, package.config, hf_config, remarks)
 
 
 def _config_for_mobius(config: dict[str, Any], scratch: Path) -> Path:
     """Write a config.json that names no dtype (resolving it would import torch; we always say which we want).
 
+    Nor does it say how weights are packed: that is read and pressed here, mobius shall see a plain model.
     DistilBERT gets two settings that mobius looks for under the names that other models have.
     """
 
     def strip(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: strip(item) for key, item in value.items() if key not in ("dtype", "torch_dtype")}
+            return {key: strip(item) for key, item in value.items() if key not in _NOT_FOR_MOBIUS}
         return value
 
     if config.get("model_type") == "distilbert":

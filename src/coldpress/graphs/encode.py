@@ -22,6 +22,7 @@ import onnx_ir as ir
 from coldpress.graphs.kernels import Encoding, fitting_block
 from coldpress.graphs.layout import Layout, Place, Quantized
 from coldpress.graphs.linears import Embedding, Linear, find_embeddings, find_head, find_linears, is_router
+from coldpress.graphs.stored import stored_encoding
 from coldpress.networks.checkpoint import Span
 
 CONTRIB = "com.microsoft"
@@ -46,12 +47,17 @@ class Precision:
     accuracy_level: int = 0
     overrides: list[tuple[str, Encoding | None]] = field(default_factory=list)
 
-    def of(self, role: str, names: list[str], columns: int) -> Encoding | None:
-        """The encoding of a weight with so many inputs, its block size one that fits; the first name is the graph's."""
+    def of(self, role: str, names: list[str], columns: int, own: Encoding | None = None) -> Encoding | None:
+        """The encoding of a weight with so many inputs, its block size one that fits; the first name is the graph's.
+
+        A weight that the checkpoint has as codes keeps its ``own`` encoding, unless an override makes it float.
+        """
         if is_router(names[0]):
             return None
         matching = (code for pattern, code in self.overrides for name in names if fnmatch.fnmatchcase(name, pattern))
-        encoding: Encoding | None = next(matching, getattr(self, role))
+        encoding: Encoding | None = next(matching, own or getattr(self, role))
+        if own is not None:
+            return own if encoding else None
         return replace(encoding, block_size=fitting_block(columns, encoding.block_size)) if encoding else None
 
     @classmethod
@@ -69,7 +75,8 @@ class _Rewriter:
     layout: Layout
 
     def linear(self, linear: Linear, role: str) -> None:
-        encoding = self.precision.of(role, _names(self.sources, linear.module, linear.weights, role), linear.columns)
+        names = _names(self.sources, linear.module, linear.weights, role)
+        encoding = self.precision.of(role, names, linear.columns, stored_encoding(self._spans(linear.weights)))
         if encoding is None:
             self._transpose(linear)
             return
@@ -100,8 +107,9 @@ class _Rewriter:
         if readers - {id(node) for node in linear.obsolete}:
             return  # tied to an embedding, which reads it as it is
         shape, dtype = [linear.columns, linear.rows], linear.weights[0].dtype
-        spans = [self.sources[weight.name] for weight in linear.weights]
-        entry = self.layout.add_plain(f"{linear.module}.weight_t", spans, shape, _NAMES[dtype], transposed=True)
+        entry = self.layout.add_plain(
+            f"{linear.module}.weight_t", self._spans(linear.weights), shape, _NAMES[dtype], True
+        )
         weight = stored(self.graph, entry.name, entry.place, shape, dtype, self.layout.data)
         linear.matmul.replace_input_with(1, weight)
         linear.matmul.name = linear.module
@@ -110,10 +118,10 @@ class _Rewriter:
     def embedding(self, embedding: Embedding) -> None:
         weight, gather = embedding.weight, embedding.gather
         names = _names(self.sources, embedding.module, [weight], "embedding")
-        encoding = self.precision.of("embedding", names, int(weight.shape[1]))
+        span = self.sources[weight.name]
+        encoding = self.precision.of("embedding", names, int(weight.shape[1]), stored_encoding([span]))
         if encoding is None or len(list(weight.uses())) > 1:  # a head that stays float reads it, too
             return
-        span = self.sources[weight.name]
         shared = [entry for entry in self.layout.quantized if entry.sources == [span]]
         entry = shared[0] if shared else self._quantize(embedding.module, "embedding", [weight], encoding)
         codes, *rest = self._weight_values(entry, [entry.rows, -1], suffix=".lookup")
@@ -145,8 +153,10 @@ class _Rewriter:
         return ir.node("Slice", [padded.outputs[0], *limits], name=f"{padded.name}.cut")
 
     def _quantize(self, module: str, role: str, weights: list[ir.Value], encoding: Encoding) -> Quantized:
-        spans = [self.sources[weight.name] for weight in weights]
-        return self.layout.add_quantized(f"{module}.weight", role, spans, encoding, self.precision.dtype)
+        return self.layout.add_quantized(f"{module}.weight", role, self._spans(weights), encoding, self.precision.dtype)
+
+    def _spans(self, weights: list[ir.Value]) -> list[Span]:
+        return [self.sources[str(weight.name)] for weight in weights]
 
     def _weight_values(self, entry: Quantized, shape: list[int], suffix: str = "") -> list[ir.Value]:
         """The initializers of codes, scales and zero points; ``shape`` is that of the codes, -1 what is left."""

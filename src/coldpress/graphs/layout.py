@@ -14,6 +14,7 @@ from typing import Any
 
 from coldpress.graphs.kernels import Encoding
 from coldpress.networks.checkpoint import Span
+from coldpress.networks.packed.spans import PackedSpan, span_from_json
 
 #: large tensors start at multiples of a page, so that a runtime can map them alone; for small ones that is wasted
 ALIGNMENT, LARGE_BYTES = 4096, 1 << 20
@@ -54,6 +55,11 @@ class Quantized:
     codes: Place
     scales: Place
     zero_points: Place | None
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the sources hold codes already, which are taken as they are."""
+        return all(isinstance(source, PackedSpan) for source in self.sources)
 
     @property
     def blocks(self) -> int:
@@ -129,4 +135,4 @@ def _layout(data: dict[str, Any]) -> Layout:
 
 
 def _spans(entry: dict[str, Any]) -> list[Span]:
-    return [Span.from_json(source) for source in entry["sources"]]
+    return [span_from_json(source) for source in entry["sources"]]

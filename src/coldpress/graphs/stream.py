@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from coldpress.errors import ColdpressError
 from coldpress.graphs.kernels import Encoding
 from coldpress.graphs.layout import Layout, Place, Plain, Quantized
 from coldpress.networks.checkpoint import Span, as_float32
+from coldpress.networks.packed import PackedSpan
 from coldpress.quant.grid import Codes, Grid, dequantize
 from coldpress.quant.pack import pack, pack_zero_points
 
@@ -30,13 +31,17 @@ Quantizer = Callable[[np.ndarray, Grid], Codes]
 
 @dataclass
 class LayerError:
-    """What quantizing one weight cost: ``relative_error`` is ``|W - W'| / |W|`` (Frobenius norms)."""
+    """What quantizing one weight cost: ``relative_error`` is ``|W - W'| / |W|`` (Frobenius norms).
+
+    ``was_stored``: the checkpoint held the codes already, and they were taken as they are.
+    """
 
     name: str
     role: str
     encoding: Encoding
     relative_error: float
     bytes: int
+    was_stored: bool
 
 
 @dataclass
@@ -103,7 +108,10 @@ def _bounded(pool: ThreadPoolExecutor, threads: int, tasks: Iterator[_Task]) -> 
 def _tasks(layout: Layout, data: np.ndarray, quantizer: Quantizer) -> Iterator[_Task]:
     for quantized in layout.quantized:
         for span, start, stop, row in _row_ranges(quantized.sources, quantized.columns):
-            yield _Quantize(quantized, span, start, stop, row, data, quantizer)
+            if quantized.is_stored and isinstance(span, PackedSpan):
+                yield _Store(quantized, span, start, stop, row, data)
+            else:
+                yield _Quantize(quantized, span, start, stop, row, data, quantizer)
     for plain in layout.plain:
         columns = max(1, math.prod(plain.sources[0].shape[1:]))
         for span, start, stop, row in _row_ranges(plain.sources, columns):
@@ -135,21 +143,48 @@ class _Quantize:
         weight = np.ascontiguousarray(self.span.rows(self.start, self.stop))
         norm = _finite_norm(weight, self.span)
         codes = self.quantizer(weight, Grid(encoding.bits, encoding.block_size, encoding.symmetric))
-        rows = slice(self.row, self.row + len(weight))
-        _table(self.data, entry.codes, np.uint8, entry.rows)[rows] = pack(codes.codes, encoding.bits).reshape(
-            len(weight), -1
-        )
-        _write_cast(
-            _table(self.data, entry.scales, _STORED[entry.scale_dtype], entry.rows)[rows],
-            codes.scales,
-            entry.scale_dtype,
-        )
-        if entry.zero_points is not None:
-            zeros = _zero_points(codes, encoding.bits)
-            _table(self.data, entry.zero_points, np.uint8, entry.rows)[rows] = pack_zero_points(zeros, encoding.bits)
+        _write_codes(self.data, entry, self.row, codes)
         difference = dequantize(codes, entry.columns)
         np.subtract(difference, weight, out=difference)
         return entry.name, weight.size, _square(difference), norm
+
+
+@dataclass
+class _Store:
+    """Codes go over as the checkpoint has them; only the scales may lose something, to a narrower type."""
+
+    entry: Quantized
+    span: PackedSpan
+    start: int
+    stop: int
+    row: int
+    data: np.ndarray
+
+    def __call__(self) -> tuple[str, int, float, float]:
+        entry, codes = self.entry, self.span.codes(self.start, self.stop)
+        written = _write_codes(self.data, entry, self.row, codes)
+        if not np.isfinite(written).all():
+            raise ColdpressError(
+                f"'{self.span.name}' in {self.span.file} has a scale that is not finite as {entry.scale_dtype}",
+                hint="the checkpoint is damaged" if entry.scale_dtype == "float32" else "use another --precision",
+            )
+        error = weight = 0.0
+        if entry.scale_dtype != "float32":
+            weight = _square(dequantize(codes, entry.columns))
+            error = _square(dequantize(replace(codes, scales=written - codes.scales), entry.columns))
+        return entry.name, (self.stop - self.start) * entry.columns, error, weight
+
+
+def _write_codes(data: np.ndarray, entry: Quantized, row: int, codes: Codes) -> np.ndarray:
+    """Write the codes of some rows to their place, from ``row`` on; returns the scales as they came out, in float32."""
+    rows, bits = slice(row, row + len(codes.codes)), entry.encoding.bits
+    _table(data, entry.codes, np.uint8, entry.rows)[rows] = pack(codes.codes, bits).reshape(len(codes.codes), -1)
+    scales = _table(data, entry.scales, _STORED[entry.scale_dtype], entry.rows)[rows]
+    _write_cast(scales, codes.scales, entry.scale_dtype)
+    if entry.zero_points is not None:
+        zeros = pack_zero_points(_zero_points(codes, bits), bits)
+        _table(data, entry.zero_points, np.uint8, entry.rows)[rows] = zeros
+    return as_float32(scales, "BF16" if entry.scale_dtype == "bfloat16" else "")
 
 
 @dataclass
@@ -164,10 +199,10 @@ class _Copy:
     def __call__(self) -> tuple[str, int, float, float]:
         entry, dtype = self.entry, _STORED[self.entry.dtype]
         place = self.data[entry.place.offset : entry.place.offset + entry.place.bytes].view(dtype).reshape(entry.shape)
-        view = self.span.view() if self.span.shape else self.span.view().reshape(1)
-        values = view[self.start : self.stop]
-        if entry.dtype in _FLOATS:
-            values = as_float32(values, self.span.dtype)
+        span = self.span if self.span.shape else replace(self.span, shape=(1,), strides=(1,))
+        is_float = entry.dtype in _FLOATS
+        values = span.rows(self.start, self.stop) if is_float else span.view()[self.start : self.stop]
+        if is_float:
             _finite_norm(values, self.span)
         rows = slice(self.row, self.row + len(values))
         target = (
@@ -220,4 +255,5 @@ def _finite_norm(weight: np.ndarray, span: Span) -> float:
 
 def _layer_error(entry: Quantized, sums: _Sums) -> LayerError:
     relative = math.sqrt(sums.error / sums.weight) if sums.weight else 0.0
-    return LayerError(entry.name.removesuffix(".weight"), entry.role, entry.encoding, relative, entry.bytes)
+    name = entry.name.removesuffix(".weight")
+    return LayerError(name, entry.role, entry.encoding, relative, entry.bytes, entry.is_stored)

@@ -6,8 +6,8 @@ watched, not repeated: it is run on stand-ins, and where these are not enough, o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import numpy as np
 
 from coldpress.errors import WORK_FAILED, ColdpressError
 from coldpress.graphs import deferred_torch
-from coldpress.networks.checkpoint import Checkpoint, Span, read_header
+from coldpress.networks.checkpoint import Span, read_header
+from coldpress.networks.packed import PackedSpan
 
 
 @dataclass(frozen=True)
@@ -32,23 +33,33 @@ class _StandIn:
         if not isinstance(rows, slice) or rows.step not in (None, 1):
             raise TypeError("a stand-in can only be cut into rows")
         start, stop, _ = rows.indices(self.span.shape[0])
-        offset = self.span.offset + start * self.span.strides[0] * self.span.item_bytes
-        return _StandIn(replace(self.span, shape=(stop - start, *self.span.shape[1:]), offset=offset))
+        return _StandIn(self.span.cut(start, stop))
 
 
-def sources_of(module: Any, checkpoint: Checkpoint, scratch: Path) -> dict[str, Span]:
-    """The span of the checkpoint that fills each initializer.
+def sources_of(module: Any, spans: Mapping[str, Span], scratch: Path) -> dict[str, Span]:
+    """Which of the checkpoint's ``spans``, or what part of one, fills each initializer.
 
     First try: mobius renames stand-ins and cuts them into rows. If it needs real tensors (to transpose or to
     rearrange), it gets memory-mapped ones; a result that is a view of the map becomes a span with strides, a
-    computed one is saved in ``scratch`` as ``computed.safetensors``.
+    computed one is saved in ``scratch`` as ``computed.safetensors``. Packed weights can only be renamed and cut:
+    ColdpressError where more is needed.
     """
-    spans = checkpoint.tensors
     try:
         renamed = module.preprocess_weights({name: _StandIn(span) for name, span in spans.items()})
         return {name: stand_in.span for name, stand_in in renamed.items()}
     except (AttributeError, TypeError):
+        _refuse_packed(spans.values())
         return _traced(module, spans, scratch)
+
+
+def _refuse_packed(spans: Iterable[Span]) -> None:
+    packed = next((span for span in spans if isinstance(span, PackedSpan)), None)
+    if packed is not None:
+        raise ColdpressError(
+            f"'{packed.name.removesuffix('.weight')}' is quantized, and this architecture's weights are transposed or "
+            "mixed on their way into the graph, which codes in blocks cannot follow",
+            hint="start from the unquantized model, or save it dequantized with transformers",
+        )
 
 
 def _traced(module: Any, spans: Mapping[str, Span], scratch: Path) -> dict[str, Span]:

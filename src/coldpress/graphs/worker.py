@@ -56,7 +56,7 @@ def main(question: Path) -> dict[str, Any]:
     from coldpress.graphs.encode import Precision, encode, last_position_only
     from coldpress.graphs.genai import write_genai_config
     from coldpress.graphs.opset import lower_opset
-    from coldpress.graphs.siblings import join_siblings
+    from coldpress.graphs.siblings import join_siblings, part_strangers
 
     request = json.loads(question.read_text(encoding="utf-8"))
     folder, output = Path(request["folder"]), Path(request["output"])
@@ -70,6 +70,7 @@ def main(question: Path) -> dict[str, Any]:
         trust_remote_code=request["trust_remote_code"],
     )
     for model in captured.components.values():
+        part_strangers(model.graph, captured.sources)
         join_siblings(model.graph, captured.sources)
     precision = Precision.from_json(request["precision"])
     vocabulary = int(getattr(captured.config, "vocab_size", 0) or 0)
@@ -166,6 +167,7 @@ def _notes(captured: Any) -> dict[str, Any]:
     return {
         "architecture": (captured.hf_config.get("architectures") or [captured.hf_config.get("model_type")])[0],
         "components": list(captured.components),
+        "warnings": captured.warnings,
         "generates": {"input_ids", "past_key_values.0.key", "logits"} <= names,
     }
 

@@ -36,7 +36,7 @@ _GOES_ALONG_FROM = 0.75
 
 @dataclass(frozen=True)
 class Divergence(Metric):
-    """Compares an ONNX model with ``ctx.source``, its Hugging Face folder."""
+    """Compares a model, ONNX or a Hugging Face folder, with ``ctx.source``, the Hugging Face folder it was made from."""
 
     windows: int = field(default=8, metadata={"help": "how many windows of text to compare on"})
     tokens: int = field(default=256, metadata={"help": "tokens in a window"})
@@ -55,7 +55,8 @@ class Divergence(Metric):
         "looping_answers": Value("lower"),
         "stop_tokens_missing": Value("lower"),
     }
-    accepts: ClassVar[tuple[str, ...]] = ("onnx",)
+    accepts: ClassVar[tuple[str, ...]] = ("onnx", "hf")
+    reads: ClassVar[tuple[str, ...]] = ("files",)
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime-genai", "transformers")
 
     def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
@@ -66,22 +67,26 @@ class Divergence(Metric):
         if ctx.source is None or ctx.source.format != "hf":
             raise ColdpressError("divergence needs the Hugging Face model to compare with")
         source = ctx.source.path
-        answers = self._answers(model.path, ctx) if read_genai_config(model.path) else []
-        windows = heldout.windows(source, self.tokens, self.windows, self.files)
+        answers = self._answers(model.path, ctx) if model.format == "onnx" and read_genai_config(model.path) else []
+        windows = heldout.named_windows(source, self.tokens, self.windows, self.files)
+        texts = [window for _, window in windows]
         reference = Reference(source, self.trust_remote_code)
-        scores = iter(reference.logits([*windows, *(answer.sequence() for answer in answers)]))
-        decoder = Decoder(model.path, ctx.target.thread_count, scoring_provider(ctx))
-        numbers = _on_text(windows, scores, decoder, ctx)
-        del decoder
+        scores = iter(reference.logits([*texts, *(answer.sequence() for answer in answers)]))
+        numbers = _on_text(windows, scores, self._logits(model, texts, ctx), ctx)
         for answer in answers:
             answer.judge(next(scores), reference)
         return {
             **numbers,
             **_on_answers(answers),
             **_setup(model.path, source, answers),
-            "scored_with": scoring_provider(ctx),
+            "scored_with": scoring_provider(ctx) if model.format == "onnx" else "torch",
             "source_streamed": reference.streamed,
         }
+
+    def _logits(self, model: Model, windows: list[np.ndarray], ctx: Context) -> Iterable[np.ndarray]:
+        if model.format == "hf":
+            return Reference(model.path, self.trust_remote_code).logits(windows)
+        return map(Decoder(model.path, ctx.target.thread_count, scoring_provider(ctx)).logits, windows)
 
     def _answers(self, folder: Path, ctx: Context) -> list[Answer]:
         tokenizer = heldout.load_tokenizer(folder)
@@ -167,25 +172,50 @@ def _is_loop(tokens: Sequence[int]) -> bool:
     return len(tokens) >= _LONGEST_PERIOD and repeated_run(tokens)[1] >= _LOOPS_FROM * len(tokens)
 
 
-def _on_text(windows: list[np.ndarray], scores: Iterable[np.ndarray], decoder: Decoder, ctx: Context) -> dict[str, Any]:
-    kl, same, losses, source_losses = [], [], [], []
-    for done, (window, expected) in enumerate(zip(windows, scores, strict=False), start=1):
-        logits = decoder.logits(window)
-        kl.append(kl_divergence(expected, logits))
-        same.append(expected.argmax(axis=-1) == logits.argmax(axis=-1))
-        losses.append(token_losses(logits, window))
-        source_losses.append(token_losses(expected, window))
+def _on_text(
+    windows: list[tuple[str, np.ndarray]], scores: Iterable[np.ndarray], found: Iterable[np.ndarray], ctx: Context
+) -> dict[str, Any]:
+    """The numbers over all windows, and under ``texts`` those of each text."""
+    by_text: dict[str, _Sums] = {}
+    for done, ((name, window), expected, logits) in enumerate(zip(windows, scores, found, strict=False), start=1):
+        by_text.setdefault(name, _Sums()).add(window, expected, logits)
         ctx.progress("comparing with the source", done, len(windows))
-    every, own, source = np.concatenate(kl), perplexity(losses), perplexity(source_losses)
-    return {
-        "kl": float(np.maximum(every.mean(), 0.0)),
-        "kl_p99": float(np.quantile(every, 0.99)),
-        "top1_agreement": float(np.concatenate(same).mean()),
-        "perplexity": own,
-        "source_perplexity": source,
-        "perplexity_ratio": own / source,
-        "compared_tokens": len(every),
-    }
+    whole = _Sums()
+    for sums in by_text.values():
+        whole.join(sums)
+    return {**whole.numbers(), "texts": {name: sums.numbers() for name, sums in by_text.items()}}
+
+
+@dataclass
+class _Sums:
+    """What is known of each token of some windows."""
+
+    kl: list[np.ndarray] = field(default_factory=list)
+    same: list[np.ndarray] = field(default_factory=list)
+    losses: list[np.ndarray] = field(default_factory=list)
+    source_losses: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, window: np.ndarray, expected: np.ndarray, logits: np.ndarray) -> None:
+        self.kl.append(kl_divergence(expected, logits))
+        self.same.append(expected.argmax(axis=-1) == logits.argmax(axis=-1))
+        self.losses.append(token_losses(logits, window))
+        self.source_losses.append(token_losses(expected, window))
+
+    def join(self, other: _Sums) -> None:
+        for mine, more in zip(vars(self).values(), vars(other).values(), strict=True):
+            mine.extend(more)
+
+    def numbers(self) -> dict[str, Any]:
+        every, own, source = np.concatenate(self.kl), perplexity(self.losses), perplexity(self.source_losses)
+        return {
+            "kl": float(np.maximum(every.mean(), 0.0)),
+            "kl_p99": float(np.quantile(every, 0.99)),
+            "top1_agreement": float(np.concatenate(self.same).mean()),
+            "perplexity": own,
+            "source_perplexity": source,
+            "perplexity_ratio": own / source,
+            "compared_tokens": len(every),
+        }
 
 
 def _on_answers(answers: list[Answer]) -> dict[str, Any]:

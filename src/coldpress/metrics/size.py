@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from coldpress.graphs.runtime import graph_file
 from coldpress.model import Model, files_of
+from coldpress.networks.checkpoint import Checkpoint
 from coldpress.parts import Context, Metric, Value
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Size(Metric):
     def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
         total = sum(file.stat().st_size for file in files_of(model.path))
         if model.format == "hf":
-            files = sorted(model.path.glob("*.safetensors"))
+            files = Checkpoint(model.path).files
             weights, weight_bytes = _count_safetensors(files, model.path)
         else:
             files, weights, weight_bytes = _count_graph(graph_file(model.path))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ _DTYPES = {
     "BOOL": ("|b1", 1),
 }
 _MAX_HEADER_BYTES = 100_000_000
+#: lies in the folder but is no part of the checkpoint; see ``packed/embedding.py``
+EMBEDDING_CODES = "embedding_codes.safetensors"
 
 
 @dataclass(frozen=True)
@@ -66,15 +68,25 @@ class Span:
         """The tensor's bytes, mapped, not read; bfloat16 appears as uint16."""
         dtype = np.dtype(_DTYPES[self.dtype][0])
         strides = [stride * dtype.itemsize for stride in self.strides]
-        return np.ndarray(self.shape, dtype, buffer=_mapped(self.file), offset=self.offset, strides=strides)
+        return np.ndarray(self.shape, dtype, buffer=_map(self.file), offset=self.offset, strides=strides)
+
+    def cut(self, start: int, stop: int) -> Span:
+        """Rows ``start`` to ``stop`` along the first axis, as a span of their own."""
+        offset = self.offset + start * self.strides[0] * self.item_bytes
+        return replace(self, shape=(stop - start, *self.shape[1:]), offset=offset)
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Rows ``start`` to ``stop`` along the first axis, as float32 (a copy unless stored as such)."""
         return as_float32(self.view()[start:stop], self.dtype)
 
 
+def _map(file: str) -> np.memmap:
+    stat = Path(file).stat()
+    return _mapped(file, stat.st_mtime_ns, stat.st_size)
+
+
 @lru_cache(maxsize=64)
-def _mapped(file: str) -> np.memmap:
+def _mapped(file: str, _written: int, _size: int) -> np.memmap:
     return np.memmap(file, mode="r", dtype=np.uint8)
 
 
@@ -96,7 +108,7 @@ class Checkpoint:
     def files(self) -> list[Path]:
         index = self.folder / "model.safetensors.index.json"
         if not index.exists():
-            return sorted(self.folder.glob("*.safetensors"))
+            return sorted(file for file in self.folder.glob("*.safetensors") if file.name != EMBEDDING_CODES)
         shards = sorted(set(_read_index(index).values()))
         for shard in shards:
             if not (self.folder / shard).exists():
@@ -124,11 +136,6 @@ class Checkpoint:
         return found
 
     @property
-    def weights(self) -> int:
-        """The number of values in all tensors."""
-        return sum(math.prod(span.shape) for span in self.tensors.values())
-
-    @property
     def size_bytes(self) -> int:
         return sum(file.stat().st_size for file in self.files)
 
@@ -143,6 +150,18 @@ def _read_index(index: Path) -> dict[str, str]:
 def read_header(file: Path) -> dict[str, Span]:
     """The tensors of one safetensors file, from its header alone."""
     size = file.stat().st_size
+    length, header = _header(file, size)
+    header.pop("__metadata__", None)
+    return {name: _span(file, name, entry, start=8 + length, size=size) for name, entry in header.items()}
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """The free text that a safetensors file carries beside its tensors."""
+    return dict(_header(file, file.stat().st_size)[1].get("__metadata__", {}))
+
+
+def _header(file: Path, size: int) -> tuple[int, dict[str, Any]]:
+    """The length of a file's header and what it says."""
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if size < 8 or length > min(_MAX_HEADER_BYTES, size - 8):
@@ -151,8 +170,7 @@ def read_header(file: Path) -> dict[str, Span]:
             header: dict[str, Any] = json.loads(stream.read(length))
         except ValueError as error:
             raise _broken(file, "its header is not JSON") from error
-    header.pop("__metadata__", None)
-    return {name: _span(file, name, entry, start=8 + length, size=size) for name, entry in header.items()}
+    return length, header
 
 
 def _span(file: Path, name: str, entry: Mapping[str, Any], *, start: int, size: int) -> Span:

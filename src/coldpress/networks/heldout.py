@@ -33,10 +33,22 @@ def texts(files: Sequence[Path | str] = ()) -> list[str]:
     return [_read(Path(file)) for file in files]
 
 
+def names(files: Sequence[Path | str] = ()) -> list[str]:
+    """What the texts are called: their files' names without endings."""
+    return [Path(file).stem for file in files or _OWN]
+
+
 def windows(
     tokenizer_folder: Path, tokens_per_window: int = 256, max_windows: int = 8, files: Sequence[Path | str] = ()
 ) -> list[np.ndarray]:
-    """Windows of token ids (int64 ``[tokens]``), taken from the texts in turn, so that each kind is there.
+    """Windows of token ids (int64 ``[tokens]``), taken from the texts in turn, so that each kind is there."""
+    return [window for _, window in named_windows(tokenizer_folder, tokens_per_window, max_windows, files)]
+
+
+def named_windows(
+    tokenizer_folder: Path, tokens_per_window: int = 256, max_windows: int = 8, files: Sequence[Path | str] = ()
+) -> list[tuple[str, np.ndarray]]:
+    """`windows`, each with the name of its text.
 
     A window starts with BOS if the tokenizer adds one; it counts as one of the window's tokens. Only a text
     shorter than a window gives a shorter one.
@@ -46,15 +58,18 @@ def windows(
     length = tokens_per_window - len(start)
     if length < 2:
         raise ColdpressError(f"tokens_per_window is {tokens_per_window}; at least {len(start) + 2} are needed")
-    columns = [_pieces(tokenizer.encode(text, add_special_tokens=False).ids, length) for text in texts(files)]
-    in_turn = [piece for row in zip_longest(*columns) for piece in row if piece is not None]
+    columns = [
+        [(name, piece) for piece in _pieces(tokenizer.encode(text, add_special_tokens=False).ids, length)]
+        for name, text in zip(names(files), texts(files), strict=True)
+    ]
+    in_turn = [found for row in zip_longest(*columns) for found in row if found is not None]
     if not in_turn:
         raise ColdpressError("the evaluation text is too short: fewer than two tokens")
-    return [np.array([*start, *piece], dtype=np.int64) for piece in in_turn[:max_windows]]
+    return [(name, np.array([*start, *piece], dtype=np.int64)) for name, piece in in_turn[:max_windows]]
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The fast tokenizer of a model folder."""
+    """The fast tokenizer of a model folder, which neither cuts nor fills up what it is given."""
     from tokenizers import Tokenizer
 
     file = Path(folder) / "tokenizer.json"
@@ -63,7 +78,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             f"no tokenizer.json in {folder}",
             hint="save the fast tokenizer there: AutoTokenizer.from_pretrained(...).save_pretrained(folder)",
         )
-    return Tokenizer.from_file(str(file))
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def start_tokens(tokenizer: Tokenizer, folder: Path) -> list[int]:

@@ -3,7 +3,8 @@
 The model is built with its parameters on ``meta``. Before a module runs, its own parameters are read from the
 memory-mapped safetensors files and cast to float32; after it has run, they go back to ``meta``. All windows run as
 one batch, so a call reads every weight once. Where transformers computes a parameter from several stored tensors
-(fused experts), the model is loaded whole instead.
+(fused experts), the model is loaded whole instead. Layers that are quantized in the folder have the values that their
+codes stand for.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coldpress.errors import ColdpressError
+from coldpress.networks.checkpoint import EMBEDDING_CODES
+from coldpress.networks.packed import PackedLinear, read_packed
+from coldpress.networks.packed.folder import packing_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -123,9 +127,15 @@ class Reference:
         from transformers import AutoModelForCausalLM
 
         self.streamed = False
-        self._model = AutoModelForCausalLM.from_pretrained(
-            self.folder, dtype=torch.float32, trust_remote_code=self._trust, local_files_only=True
-        ).eval()
+        if self._shards.has_packed:
+            config = _config(self.folder, self._trust)
+            values = {name: self._shards.tensor(name).float() for name in self._shards.names()}
+            model = type(self._model).from_pretrained(None, config=config, state_dict=values, dtype=torch.float32)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(
+                self.folder, dtype=torch.float32, trust_remote_code=self._trust, local_files_only=True
+            )
+        self._model = model.eval()
 
     def _stream(self, stored: Mapping[str, str]) -> None:
         head = self._model.get_output_embeddings()
@@ -146,7 +156,7 @@ class Reference:
 
 
 class _Shards:
-    """The tensors of a folder's safetensors files by name, memory-mapped."""
+    """The tensors of a folder's safetensors files by name, memory-mapped; those of quantized layers as their values."""
 
     def __init__(self, folder: Path):
         from safetensors import safe_open
@@ -155,32 +165,76 @@ class _Shards:
         if index.is_file():
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         else:
-            names = sorted(file.name for file in folder.glob("*.safetensors"))
+            names = sorted(file.name for file in folder.glob("*.safetensors") if file.name != EMBEDDING_CODES)
         if not names:
             raise ColdpressError(
                 f"no safetensors files in {folder}", hint="save the model with save_pretrained, then try again"
             )
         self._files: list[Any] = [safe_open(folder / name, framework="pt") for name in names]
-        self._home: dict[str, Any] = {key: file for file in self._files for key in file.keys()}  # noqa: SIM118
+        linears = read_packed(folder)
+        hidden = packing_tensors(folder, linears)
+        self._packed = {f"{module}.weight": linear for module, linear in linears.items()}
+        self._home: dict[str, Any] = {
+            key: file
+            for file in self._files
+            for key in file.keys()  # noqa: SIM118
+            if key not in hidden
+        }
+
+    @property
+    def has_packed(self) -> bool:
+        return bool(self._packed)
 
     def names(self) -> list[str]:
-        return list(self._home)
+        return [*self._home, *self._packed]
 
     def shape(self, name: str) -> tuple[int, ...]:
+        if linear := self._packed.get(name):
+            return linear.rows, linear.columns
         return tuple(self._home[name].get_slice(name).get_shape())
 
+    def dtype(self, name: str) -> str:
+        """The type a tensor is stored in, as torch calls it."""
+        return "float32" if name in self._packed else str(self.tensor(name).dtype).removeprefix("torch.")
+
     def tensor(self, name: str) -> torch.Tensor:
-        """The stored tensor, as a view of the mapped file."""
+        """The stored tensor, as a view of the mapped file; a packed one is computed."""
+        if linear := self._packed.get(name):
+            return _values(linear, 0, linear.rows)
         tensor: torch.Tensor = self._home[name].get_tensor(name)
         return tensor
+
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Some rows of a tensor in float32."""
+        if linear := self._packed.get(name):
+            return _values(linear, start, min(stop, linear.rows))
+        return self.tensor(name)[start:stop].float()
+
+
+def _values(linear: PackedLinear, start: int, stop: int) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(linear.dequantized(start, stop))
+
+
+def _config(folder: Path, trust_remote_code: bool) -> Any:
+    """The configuration of the folder's model, as if no layer was quantized."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+    parts: list[Any] = [config, getattr(config, "text_config", None)]
+    for part in parts:
+        if getattr(part, "quantization_config", None) is not None:
+            del part.quantization_config
+    return config
 
 
 def _empty_model(folder: Path, trust_remote_code: bool) -> Any:
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+        config = _config(folder, trust_remote_code)
         with _parameters_on_meta():
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
     except (ValueError, OSError) as error:
@@ -296,14 +350,13 @@ def _apply_in_slices(head: Any, shards: _Shards, keys: Mapping[str, str]) -> Non
     import torch
 
     def forward(states: torch.Tensor) -> torch.Tensor:
-        weight = shards.tensor(keys["weight"])
+        count = shards.shape(keys["weight"])[0]
         bias = shards.tensor(keys["bias"]).float() if "bias" in keys else None
-        logits = torch.empty(*states.shape[:-1], len(weight), dtype=torch.float32)
-        for start in range(0, len(weight), _HEAD_ROWS):
+        logits = torch.empty(*states.shape[:-1], count, dtype=torch.float32)
+        for start in range(0, count, _HEAD_ROWS):
             part = slice(start, start + _HEAD_ROWS)
-            logits[..., part] = torch.nn.functional.linear(
-                states, weight[part].float(), None if bias is None else bias[part]
-            )
+            weight = shards.rows(keys["weight"], start, start + _HEAD_ROWS)
+            logits[..., part] = torch.nn.functional.linear(states, weight, None if bias is None else bias[part])
         return logits
 
     head.forward = forward

@@ -2,19 +2,22 @@
 
 The graph comes from mobius, without weights; each weight is read from the checkpoint, quantized in chunks of rows and
 written to its place, so that memory does not grow with the model. Linear layers become ``MatMulNBits``, the
-embedding ``GatherBlockQuantized``; an embedding that is tied to the head is stored once.
+embedding ``GatherBlockQuantized``; an embedding that is tied to the head is stored once. What the checkpoint holds as
+codes (compressed-tensors, GPTQ, AWQ) is not quantized again: the same codes, scales and zero points are written.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coldpress.errors import ColdpressError
 from coldpress.graphs.kernels import Encoding, check_kernel
@@ -22,8 +25,13 @@ from coldpress.model import Model
 from coldpress.parts import Context, Pass
 from coldpress.target import Target
 
+if TYPE_CHECKING:
+    from coldpress.networks.packed import PackedLinear
+
 PRECISIONS = ("int4", "int8", "fp16", "bf16", "fp32")
 ALGORITHMS = ("rtn", "kquant")
+#: the algorithm of a layer whose codes the checkpoint held already
+AS_STORED = "as stored"
 _GRID_OPTIONS = (
     "algorithm",
     "block_size",
@@ -33,6 +41,8 @@ _GRID_OPTIONS = (
     "accuracy_level",
     "modules_to_not_convert",
 )
+#: those of them that have an effect on codes of the checkpoint, which stay codes at any precision
+_ON_CODES = ("accuracy_level", "modules_to_not_convert")
 _FLOATS = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -57,7 +67,7 @@ class Press(Pass):
     accepts = ("hf",)
     produces = "onnx"
     needs = ("mobius-onnx", "onnxruntime", "onnxruntime-genai")
-    version = 1
+    version = 2
 
     precision: str = _option("int4", "what weights are stored as", PRECISIONS)
     algorithm: str = _option(
@@ -87,16 +97,32 @@ class Press(Pass):
                 f"{self.precision} on CPUExecutionProvider: it has no {self.precision} matrix product, so every layer would be cast and run slower than fp32",
                 hint="use --precision int8 (a quarter of the size, faster) or fp32, or a GPU with --device gpu",
             )
+        packed = _packed_in(model)
         if self._bits == 16:
-            self._refuse_grid_options()
+            self._refuse_grid_options(effective=_ON_CODES if packed else ())
         for encoding in (self._encoding(bits) for bits in {self._bits, self.head_bits, self.embedding_bits}):
             if encoding is not None and self._bits < 16:
                 check_kernel(encoding, self._accuracy(target), target.short_name)
+        for module, linear in packed.items():
+            if not any(fnmatch.fnmatchcase(module, pattern) for pattern in self.modules_to_not_convert):
+                self._check_codes(linear, target)
 
-    def _refuse_grid_options(self) -> None:
+    def _check_codes(self, linear: PackedLinear, target: Target) -> None:
+        """Refuse codes that no kernel reads, or none fast."""
+        grid, module = linear.grid, linear.module
+        try:
+            encoding = Encoding(grid.bits, grid.block_size, grid.symmetric)
+            check_kernel(encoding, self._accuracy(target), target.short_name)
+        except ColdpressError as error:
+            raise ColdpressError(
+                f"'{module}' of the checkpoint: {error.message}",
+                hint=f"{error.hint}; --modules_to_not_convert '{module}' dequantizes it",
+            ) from error
+
+    def _refuse_grid_options(self, effective: tuple[str, ...]) -> None:
         """Options that shape a grid have no effect on floats, so they are not taken in silence."""
         for option in fields(self):
-            if option.name in _GRID_OPTIONS and getattr(self, option.name) != option.default:
+            if option.name in set(_GRID_OPTIONS) - set(effective) and getattr(self, option.name) != option.default:
                 raise ColdpressError(
                     f"{option.name} has no effect with precision {self.precision}, which keeps weights float",
                     hint=f"leave out --{option.name}, or use --precision int4 or int8",
@@ -105,7 +131,7 @@ class Press(Pass):
     def run(self, model: Model, ctx: Context) -> Model:
         from coldpress.graphs.stream import fill
         from coldpress.graphs.worker import build_graph
-        from coldpress.networks.checkpoint import Checkpoint
+        from coldpress.networks.packed import plain_tensors
 
         started = time.perf_counter()
         ctx.progress("capturing the graph", 0, 1)
@@ -126,7 +152,7 @@ class Press(Pass):
             {"step": "capture the graph", "seconds": captured - started},
             {"step": "press the weights", "seconds": time.perf_counter() - captured},
         ]
-        notes["source_weights"] = Checkpoint(model.path).weights
+        notes["source_weights"] = sum(math.prod(span.shape) for span in plain_tensors(model.path).values())
         return Model(ctx.scratch, "onnx", "", self._notes(model, notes, errors, timings))
 
     @property
@@ -185,14 +211,31 @@ class Press(Pass):
                 "name": error.name,
                 "role": error.role,
                 **asdict(error.encoding),
-                "algorithm": self.algorithm,
+                "algorithm": AS_STORED if error.was_stored else self.algorithm,
                 "relative_error": error.relative_error,
                 "exact": error.relative_error == 0.0,
                 "bytes": error.bytes,
             }
             for error in errors
         ]
-        return {**model.notes, **notes, "precision": self.precision, "layers": layers, "timings": timings}
+        warnings = [*model.notes.get("warnings", []), *notes["warnings"]]
+        return {
+            **model.notes,
+            **notes,
+            "warnings": warnings,
+            "precision": self.precision,
+            "layers": layers,
+            "timings": timings,
+        }
+
+
+def _packed_in(model: Model) -> dict[str, PackedLinear]:
+    """The quantized layers and embeddings of a model by name; none are known of one that is still on the hub."""
+    if not (model.path / "config.json").is_file():
+        return {}
+    from coldpress.networks.packed import embedding, read_packed
+
+    return {**read_packed(model.path), **embedding.read(model.path)}
 
 
 def _takes_last_logits() -> bool:

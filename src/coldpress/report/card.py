@@ -49,6 +49,14 @@ while not generator.is_done():
     print(stream.decode(generator.get_next_tokens()[0]), end="", flush=True)
 print()
 """
+RUN_TRANSFORMERS = """\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")  # this folder
+model = AutoModelForCausalLM.from_pretrained(".")
+inputs = tokenizer("The capital of France is", return_tensors="pt")
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0]))
+"""
 RUN_SESSION = """\
 from pathlib import Path
 
@@ -76,13 +84,24 @@ def base_model(report: Report) -> str | None:
 
 def _front_matter(report: Report) -> str:
     generates = _generates(report)
-    lines = [f"library_name: {'onnxruntime-genai' if generates else 'onnxruntime'}"]
+    runtime = "onnxruntime-genai" if generates else "onnxruntime"
+    lines = [f"library_name: {runtime if _is_onnx(report) else 'transformers'}"]
     if base := base_model(report):
         lines += [f"base_model: {base}", *(["base_model_relation: quantized"] if _bits(report) < 16 else [])]
     lines += ["pipeline_tag: text-generation"] if generates else []
-    lines += ["license: other", "license_name: see-the-source-model", "tags:", "- onnx", "- coldpress"]
+    lines += [
+        "license: other",
+        "license_name: see-the-source-model",
+        "tags:",
+        *(["- onnx"] if _is_onnx(report) else []),
+        "- coldpress",
+    ]
     lines += [f"- {json.dumps(tag)}" for tag in (_precision(report), section(report, "target").get("device")) if tag]
     return "\n".join(["---", *lines, "---", ""])
+
+
+def _is_onnx(report: Report) -> bool:
+    return report.get("format", "onnx") == "onnx"
 
 
 def _bits(report: Report) -> float:
@@ -107,15 +126,39 @@ def _opening(report: Report) -> str:
     where = f" for {_inline(provider)}" if provider else ""
     said = verdict(report)
     why = "".join(f"\n> - {_inline(reason)}" for reason in reasons(report))
+    title, form = (
+        ("pressed to ONNX", f"an ONNX model{where}") if _is_onnx(report) else ("quantized", "a Hugging Face folder")
+    )
     return (
-        f"# {_inline(model_name(report))}, pressed to ONNX\n\nThis is {what} as an ONNX model{where}, "
+        f"# {_inline(model_name(report))}, {title}\n\nThis is {what} as {form}, "
         f"made by [coldpress](https://pypi.org/project/coldpress/).\n\n> **{said.title}.** {said.meaning}\n>{why or ''}\n"
     )
 
 
 def _usage(report: Report) -> str:
+    if not _is_onnx(report):
+        return _usage_of_folder(report)
     package, code = ("onnxruntime-genai", RUN_GENERATION) if _generates(report) else ("onnxruntime", RUN_SESSION)
     return f"## Run it\n\n{_fence(f'pip install {package}', 'bash')}\nThen, in this folder:\n\n{_fence(code, 'python')}"
+
+
+def _usage_of_folder(report: Report) -> str:
+    """How a Hugging Face folder is loaded, and pressed."""
+    grids = {(layer.get("bits"), layer.get("symmetric")) for layer in entries(report, "layers")}
+    code = RUN_TRANSFORMERS
+    if len(grids) > 1 and any(not symmetric for _, symmetric in grids):
+        code = f"from coldpress.networks.packed.loading import register\n{code}\n"
+        code = code.replace(
+            "\ntokenizer =",
+            "\nregister()  # transformers 5.23 itself refuses zero points of mixed bits\n\ntokenizer =",
+            1,
+        )
+    needs = _fence("pip install transformers compressed-tensors", "bash")
+    press = _fence("coldpress auto-opt -m . -o ../onnx", "bash")
+    return (
+        f"## Run it\n\n{needs}\nThen, in this folder:\n\n{_fence(code, 'python')}\n"
+        f"As an ONNX model, with exactly these codes:\n\n{press}"
+    )
 
 
 def _quality(report: Report) -> str:

@@ -25,6 +25,7 @@ from coldpress.report import (
     size,
     verdict,
 )
+from coldpress.report.calibration import calibration, texts
 from coldpress.report.heat_map import heat_map
 
 _HEADLINES = ("model_bytes", "perplexity", "kl", "top1_agreement")
@@ -34,7 +35,19 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-
 def page(report: Report) -> str:
     """The whole HTML document. Everything taken from the report is escaped."""
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-    parts = (_header, _verdict, _cost, _layers, _answers, _time, _settings, _circumstances, _reproduce, _footer)
+    parts = (
+        _header,
+        _verdict,
+        _cost,
+        _layers,
+        _calibration,
+        _answers,
+        _time,
+        _settings,
+        _circumstances,
+        _reproduce,
+        _footer,
+    )
     body = "\n".join(filter(None, (part(report) for part in parts)))
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -94,7 +107,7 @@ def _cost(report: Report) -> str:
         f'<dl class="figures">{figures}</dl>\n{_size_bars(report)}\n<table><caption>{caption}</caption>'
         '<thead><tr><th scope="col">Measure</th><th scope="col" class="n">Source</th>'
         '<th scope="col" class="n">This model</th></tr></thead>'
-        f"<tbody>{''.join(_fact_row(fact) for fact in lines)}</tbody></table>{_other_limits(report, lines)}",
+        f"<tbody>{''.join(_fact_row(fact) for fact in lines)}</tbody></table>{texts(report)}{_other_limits(report, lines)}",
     )
 
 
@@ -151,6 +164,11 @@ def _bars(rows: Sequence[tuple[str, float, str, str]], caption: str) -> str:
 
 def _layers(report: Report) -> str:
     return _section("Error by layer", heat_map(entries(report, "layers")) or _unmeasured("Layers"))
+
+
+def _calibration(report: Report) -> str:
+    found = calibration(report)
+    return _section("Calibration", found) if found else ""
 
 
 def _answers(report: Report) -> str:

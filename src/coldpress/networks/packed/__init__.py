@@ -5,7 +5,17 @@ Each format has ``tensors_of`` and ``config_of`` to write with, module by module
 
 from __future__ import annotations
 
-from coldpress.networks.packed.folder import FloatTensors, quantization_config, read_packed
+from coldpress.networks.packed.folder import quantization_config, read_packed, usual_grid
 from coldpress.networks.packed.linear import PackedLinear
+from coldpress.networks.packed.spans import FloatTensors, PackedSpan, plain_tensors, tensors_to_press
 
-__all__ = ["FloatTensors", "PackedLinear", "quantization_config", "read_packed"]
+__all__ = [
+    "FloatTensors",
+    "PackedLinear",
+    "PackedSpan",
+    "plain_tensors",
+    "quantization_config",
+    "read_packed",
+    "tensors_to_press",
+    "usual_grid",
+]

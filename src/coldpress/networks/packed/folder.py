@@ -1,17 +1,17 @@
-"""Quantized Hugging Face folders: which format they are in, their linear layers, and all tensors as floats."""
+"""Quantized Hugging Face folders: which format they are in, and their linear layers."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from coldpress.errors import ColdpressError
 from coldpress.networks.checkpoint import Checkpoint, Span
 from coldpress.networks.packed import awq, compressed_tensors, gptq
-from coldpress.networks.packed.linear import PackedLinear
-from coldpress.quant.grid import Floats
+from coldpress.networks.packed.linear import PackedLinear, largest_block
+from coldpress.quant.grid import Grid
 
 _Reader = Callable[[Mapping[str, Span], Mapping[str, Any]], dict[str, PackedLinear]]
 _READERS: dict[str, tuple[_Reader, tuple[str, ...]]] = {
@@ -33,6 +33,19 @@ def quantization_config(folder: Path) -> dict[str, Any] | None:
     return found
 
 
+def usual_grid(config: Mapping[str, Any]) -> Grid | None:
+    """The grid that a quantized model's config.json names (first), for a guess before its weights are at hand."""
+    found = config.get("quantization_config")
+    if not found:
+        return None
+    _reader(found)
+    groups = list((found.get("config_groups") or {}).values())
+    settings = groups[0]["weights"] if groups else found
+    bits, size = int(settings.get("num_bits") or settings.get("bits") or 4), int(settings.get("group_size") or -1)
+    symmetric = bool(settings.get("symmetric", settings.get("sym", not settings.get("zero_point", False))))
+    return Grid(bits, largest_block(size) or 256, symmetric)
+
+
 def read_packed(folder: Path) -> dict[str, PackedLinear]:
     """The quantized linear layers of a folder by module name, in the files' order; empty for a plain checkpoint.
 
@@ -45,33 +58,11 @@ def read_packed(folder: Path) -> dict[str, PackedLinear]:
     return reader(Checkpoint(folder).tensors, config)
 
 
-class FloatTensors:
-    """All tensors of a quantized folder in float32 under the names that they have in a plain checkpoint.
-
-    A quantized linear layer appears as ``<module>.weight``; what packs it does not appear.
-    """
-
-    def __init__(self, folder: Path):
-        stored, self._linears = Checkpoint(folder).tensors, read_packed(folder)
-        config = quantization_config(folder)
-        parts = () if config is None else _reader(config)[1]
-        hidden = {f"{module}.{part}" for module in self._linears for part in parts}
-        self._plain = {name: span for name, span in stored.items() if name not in hidden}
-
-    def names(self) -> list[str]:
-        return [*self._plain, *(f"{module}.weight" for module in self._linears)]
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        linear = self._linear(name)
-        return self._plain[name].shape if linear is None else (linear.rows, linear.columns)
-
-    def rows(self, name: str, start: int, stop: int) -> Floats:
-        """Rows ``start`` to ``stop`` of a tensor along its first axis."""
-        linear = self._linear(name)
-        return self._plain[name].rows(start, stop) if linear is None else linear.dequantized(start, stop)
-
-    def _linear(self, name: str) -> PackedLinear | None:
-        return self._linears.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
+def packing_tensors(folder: Path, modules: Iterable[str]) -> set[str]:
+    """The names of the tensors that ``modules`` are packed in."""
+    config = quantization_config(folder)
+    parts = () if config is None else _reader(config)[1]
+    return {f"{module}.{part}" for module in modules for part in parts}
 
 
 def _reader(config: Mapping[str, Any]) -> tuple[_Reader, tuple[str, ...]]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from coldpress.errors import ColdpressError
 from coldpress.networks.packed.words import ALIGNED
-from coldpress.quant.grid import BITS, Bytes, Codes, Floats, Grid
+from coldpress.quant.grid import ONNX_BITS, Bytes, Codes, Floats, Grid
 
 _BLOCK_SIZES = (256, 128, 64, 32, 16)
 _CHUNK_WEIGHTS = 1 << 22
@@ -57,7 +57,7 @@ class PackedLinear(ABC):
     @cached_property
     def grid(self) -> Grid:
         """The grid of ``rows_as_codes``; larger groups are cut into blocks that repeat the group's scale."""
-        if self.bits not in BITS:
+        if self.bits not in ONNX_BITS:
             raise ColdpressError(
                 f"'{self.module}' has {self.bits} bits a weight, which no ONNX kernel reads",
                 hint="use the Hugging Face folder as it is, or quantize its float source again with 2, 4 or 8 bits",
@@ -75,13 +75,13 @@ class PackedLinear(ABC):
             return self.group_size
         one_group = self.group_size >= self.columns
         length = self.columns if one_group else self.group_size
-        fitting = [size for size in _BLOCK_SIZES if length % size == 0]
-        if not fitting and not one_group:
+        fitting = largest_block(length)
+        if fitting is None and not one_group:
             raise ColdpressError(
                 f"'{self.module}' has groups of {self.group_size} weights, which no ONNX kernel's block size divides",
                 hint="quantize the float source again with a group size of 16, 32, 64, 128 or 256",
             )
-        return fitting[0] if fitting else 32
+        return fitting or 32
 
     def row_chunks(self, weights: int = _CHUNK_WEIGHTS) -> Iterator[tuple[int, int]]:
         """Ranges of rows that cover the weight, each of about ``weights`` values."""
@@ -115,6 +115,11 @@ class PackedLinear(ABC):
         values = np.subtract(found.codes, zeros, dtype=np.float32)
         values *= found.scales[:, group_of]
         return values
+
+
+def largest_block(length: int) -> int | None:
+    """The largest block that divides ``length`` columns."""
+    return next((size for size in _BLOCK_SIZES if length > 0 and length % size == 0), None)
 
 
 def groups_out_of_order(column_groups: NDArray[np.int32], group_size: int) -> NDArray[np.intp] | None:

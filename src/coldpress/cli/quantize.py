@@ -1,0 +1,42 @@
+"""``quantize``: from a model to a quantized Hugging Face folder, calibrated and measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from coldpress.cli import VERBS
+from coldpress.cli.options import (
+    Choice,
+    common_options,
+    given,
+    model_option,
+    output_option,
+    pass_options,
+    target_options,
+    verify_options,
+)
+from coldpress.passes.quantize import ALGORITHMS, Quantize
+
+_ALGORITHM_HELP = (
+    "How weights are rounded; best is AWQ scales, GPTQ and a polish, quarot a rotation before it. [default: best]"
+)
+
+
+@click.command("quantize", help=VERBS["quantize"])
+@model_option
+@output_option("models/quantized")
+@click.option("--algorithm", type=Choice((*ALGORITHMS, "quarot", "spinquant")), help=_ALGORITHM_HELP)
+@pass_options(Quantize, leave_out=("algorithm", "trust_remote_code"))
+@target_options
+@verify_options
+@click.option("--trust_remote_code", is_flag=True, help="Run code that comes with the model.")
+@click.option("--overwrite", is_flag=True, help="Replace files in an output folder that is not empty.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@common_options
+def command(session: Any, overwrite: bool, as_json: bool, **arguments: Any) -> int:
+    from coldpress.api import quantize_workflow
+    from coldpress.cli.finish import run_and_show
+
+    return run_and_show(session, quantize_workflow(**given(arguments)), overwrite, as_json)
