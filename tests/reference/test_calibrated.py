@@ -81,7 +81,7 @@ def test_every_algorithm_is_what_its_name_says(grid: Grid) -> None:
     for found in made.values():
         assert found.codes.grid == grid and found.fallback is None
         assert np.array_equal(found.codes.scales, grid.stored(found.codes.scales))
-        assert found.rtn_error == made["rtn"].error
+        assert found.rtn_error == pytest.approx(made["rtn"].error, rel=1e-6)
     assert [name for name in ALGORITHMS if made[name].damp is not None] == ["gptq", "best"]
 
 
@@ -89,7 +89,7 @@ def test_every_algorithm_is_what_its_name_says(grid: Grid) -> None:
 def test_the_errors_told_are_those_of_the_output(algorithm: str) -> None:
     inputs = make_inputs(2, 300, 96)
     weight = make_layer(2, 12, 96)[0]
-    found = calibrate(weight, inputs.T @ inputs, GRID, algorithm, tokens=300)
+    found = calibrate(weight, inputs.T @ inputs, GRID, algorithm)
     for codes, told in ((found.codes, found.error), (rtn(weight, GRID), found.rtn_error)):
         missed = inputs @ (weight - dequantize(codes, 96)).T
         assert told == pytest.approx(np.linalg.norm(missed) / np.linalg.norm(inputs @ weight.T), rel=1e-3)

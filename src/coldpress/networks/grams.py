@@ -5,6 +5,9 @@ so what earlier layers, and earlier linears of the same layer, will get wrong is
 this rounding is always the same, the Gram matrices belong to the model, the text and the grid alone, and every algorithm
 and bit budget can be tried on them without running the model again.
 
+Where the processor multiplies in bfloat16, layers run in it; the sums stay float32. What is lost by that is far less than what
+the rounded weights in front lose.
+
 Layer by layer the matrices are written to a folder, as is the state between two layers, so a run that was killed goes on
 where it was. The hidden states lie in mapped files, never in memory as a whole.
 """
@@ -14,8 +17,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +38,9 @@ if TYPE_CHECKING:
 Progress = Callable[[str, float, float], None]
 HEAD = "head"
 #: columns of a Gram matrix that are computed at once; what lies below the diagonal of these strips is not computed
-_STRIP = 1024
+_STRIP = 192
+#: tokens in one product: a bfloat16 product is rounded once, so the rounding errors of many average out
+_TOKENS = 2048
 
 
 @dataclass
@@ -96,23 +103,61 @@ def collect(
     ``grid`` is what the weights are rounded to on the way, those of linears that ``skip`` names excepted.
     """
     found, layers = GramFolder(folder), decoder.layers
+    decoder.in_bfloat16 = multiplies_in_bfloat16(decoder.device)
     if HEAD in found:
         return found
     done, states = _resume(decoder, found)
     total, size = len(layers) * len(decoder.ids), len(decoder.ids)
-    for place in range(done, len(layers)):
-        layer = layers[place]
-        weights = decoder.weights(layer)
-        _round(weights, [name for name in decoder.linears(layer) if not skip(name)], grid)
-        after = _states_file(folder, place + 1, decoder)
-        with watching(decoder.linears(layer)) as grams:
-            run_to = lambda part, place=place: progress("calibrating", place * size + part, total)  # noqa: E731
-            decoder.run(layer, weights, states, after, run_to)
-        _check(layer, grams.matrices())
-        states = _commit(folder, place, after, found, layer, grams.matrices())
+    with _Disk() as disk:
+        for place in range(done, len(layers)):
+            layer = layers[place]
+            weights = decoder.weights(layer)
+            _round(weights, [name for name in decoder.linears(layer) if not skip(name)], grid)
+            after = _states_file(folder, place + 1, decoder)
+            with watching(decoder.linears(layer)) as grams:
+                run_to = lambda part, place=place: progress("calibrating", place * size + part, total)  # noqa: E731
+                decoder.run(layer, weights, states, after, run_to)
+            matrices = grams.matrices()
+            _check(layer, matrices)
+            disk.write(partial(_commit, folder, place, after, found, layer, matrices))
+            states = after
     found.put(HEAD, [_head(decoder, states)])
     _remove_states(folder)
     return found
+
+
+class _Disk:
+    """Writes one thing at a time while the next is computed; a failure shows at the next write or at the end."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1)
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> _Disk:
+        return self
+
+    def write(self, what: Callable[[], None]) -> None:
+        self._wait()
+        self._last = self._thread.submit(what)
+
+    def _wait(self) -> None:
+        if self._last is not None:
+            self._last.result()
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._thread.shutdown()
+        if kind is None:
+            self._wait()
+
+
+def multiplies_in_bfloat16(device: str) -> bool:
+    """Whether the processor has products of bfloat16, and not only a slow imitation."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def _resume(decoder: Layerwise, found: GramFolder) -> tuple[int, States]:
@@ -129,8 +174,8 @@ def _resume(decoder: Layerwise, found: GramFolder) -> tuple[int, States]:
 
 
 def _states_file(folder: Path, place: int, decoder: Layerwise) -> States:
-    shape = (*decoder.ids.shape, decoder.width)
-    return np.lib.format.open_memmap(folder / f"{place}.npy.part", mode="w+", dtype=np.float32, shape=shape)
+    shape, kind = (*decoder.ids.shape, decoder.width), np.int16 if decoder.in_bfloat16 else np.float32
+    return np.lib.format.open_memmap(folder / f"{place}.npy.part", mode="w+", dtype=kind, shape=shape)
 
 
 def _named(folder: Path, place: int, states: States) -> States:
@@ -140,12 +185,11 @@ def _named(folder: Path, place: int, states: States) -> States:
     return states
 
 
-def _commit(folder: Path, place: int, after: States, found: GramFolder, layer: str, grams: Sequence[Gram]) -> States:
+def _commit(folder: Path, place: int, after: States, found: GramFolder, layer: str, grams: Sequence[Gram]) -> None:
     """First the states behind a layer, then its matrices: so the states that a later run needs are always there."""
-    states = _named(folder, place + 1, after)
+    _named(folder, place + 1, after)
     found.put(layer, grams)
     (folder / f"{place}.npy").unlink()
-    return states
 
 
 def _remove_states(folder: Path) -> None:
@@ -205,8 +249,9 @@ class _Watch:
             leader = next((leader for tensor, leader in self._last if tensor is values), None)
             if leader is None or leader == name:
                 self._last = [*self._last, (values, name)][-2:]
-                self._members.setdefault(name, [name])
-                self._sums.setdefault(name, _Sum(values.shape[-1], values.device)).add(values)
+                if name not in self._sums:
+                    self._members[name], self._sums[name] = [name], _Sum(values.shape[-1], values.device)
+                self._sums[name].add(values)
             elif name not in self._members[leader]:
                 self._members[leader].append(name)
 
@@ -217,7 +262,7 @@ class _Watch:
 
 
 class _Sum:
-    """``X'X`` summed over batches, on the device; only strips above the diagonal are computed."""
+    """``X'X`` summed over batches in float32, on the device; only strips above the diagonal are computed."""
 
     def __init__(self, size: int, device: Any):
         import torch
@@ -225,11 +270,12 @@ class _Sum:
         self._sum, self.tokens = torch.zeros(size, size, dtype=torch.float32, device=device), 0
 
     def add(self, values: torch.Tensor) -> None:
-        rows = values.reshape(-1, values.shape[-1]).float()
+        rows = values.reshape(-1, values.shape[-1])
         self.tokens += len(rows)
-        for start in range(0, len(self._sum), _STRIP):
-            stop = start + _STRIP
-            self._sum[:stop, start:stop].addmm_(rows[:, :stop].T, rows[:, start:stop])
+        for part in rows.split(_TOKENS):
+            for start in range(0, len(self._sum), _STRIP):
+                stop = start + _STRIP
+                self._sum[:stop, start:stop] += part[:, :stop].T @ part[:, start:stop]
 
     def matrix(self) -> Floats:
         upper = self._sum.triu()

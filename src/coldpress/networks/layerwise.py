@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +30,8 @@ from coldpress.networks.reference import (
 if TYPE_CHECKING:
     import torch
 
-#: hidden states ``[windows, tokens, width]``
-States = NDArray[np.float32]
+#: hidden states ``[windows, tokens, width]``: float32, or bfloat16 as its bits in int16, which numpy has no name for
+States = NDArray[Any]
 Tensors = dict[str, "torch.Tensor"]
 
 
@@ -47,7 +47,7 @@ class Layerwise:
     """The decoder layers of a folder, to be run one at a time on windows of token ids ``[windows, tokens]``.
 
     ``layers``: their names, such as ``model.layers.0``. ``batch``: windows that run at once. The weights are float32 and
-    the work is done on ``device``. Code from the folder runs only with ``trust_remote_code``.
+    the work is done on ``device``; with ``in_bfloat16`` `run` casts them and all that a layer works with. Code from the folder runs only with ``trust_remote_code``.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Layerwise:
         trust_remote_code: bool = False,
     ):
         self.folder, self.ids, self.batch, self.device = Path(folder), ids, batch, device
+        self.in_bfloat16 = False
         self._shards = _Shards(self.folder)
         self._model = _empty_model(self.folder, trust_remote_code)
         found = _stored_names(self._model, self._shards)
@@ -98,7 +99,7 @@ class Layerwise:
     def _name(self, module: Any) -> str:
         return next(name for name, other in self._model.named_modules() if other is module)
 
-    @property
+    @cached_property
     def dtype(self) -> str:
         """The float type of the checkpoint: float32, float16 or bfloat16."""
         kinds = {str(self._shards.dtype(key)) for key in self._stored.values()}
@@ -175,10 +176,11 @@ class Layerwise:
         import torch
 
         module, place, count = self._modules[layer], self.layers.index(layer), len(states)
-        with torch.inference_mode(), _loaded(module, {name[len(layer) + 1 :]: one for name, one in weights.items()}):
+        cast = partial(_cast, torch.bfloat16) if self.in_bfloat16 else _unchanged
+        with torch.inference_mode(), _loaded(module, {name[len(layer) + 1 :]: cast(w) for name, w in weights.items()}):
             for part in self._batches(count):
                 call = self._call(part.stop - part.start, place)
-                found = module(self._states(states, part), *call.args, **call.kwargs)
+                found = module(cast(self._states(states, part)), *cast(call.args), **cast(call.kwargs))
                 _put(after, part, found[0] if isinstance(found, tuple) else found)
                 progress(part.stop)
 
@@ -195,7 +197,7 @@ class Layerwise:
         """The logits ``[windows, tokens, vocabulary]`` for outputs of the last layer; ``head``: weights in place of its own."""
         import torch
 
-        module, last = self._model.get_output_embeddings(), partial(_constant, torch.from_numpy(states).to(self.device))
+        module, last = self._model.get_output_embeddings(), partial(_constant, _tensor(states).to(self.device))
         if head is not None:
             module.forward = lambda inputs: torch.nn.functional.linear(inputs, head, module.bias)
         try:
@@ -226,9 +228,7 @@ class Layerwise:
         return torch.as_tensor(ids).to(self.device)
 
     def _states(self, states: States, part: slice) -> torch.Tensor:
-        import torch
-
-        return torch.from_numpy(np.array(states[part])).to(self.device)
+        return _tensor(np.array(states[part])).to(self.device)
 
     def _body(self) -> Any:
         body = getattr(self._model, self._model.base_model_prefix or " ", None)
@@ -274,6 +274,23 @@ def _layer_names(model: Any) -> list[str]:
     return [f"{name}.{place}" for place in range(len(layers))]
 
 
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+def _cast(dtype: torch.dtype, value: Any) -> Any:
+    """The float tensors in a value, a tuple or a mapping as ``dtype``; all else as it is."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, tuple):
+        return tuple(_cast(dtype, item) for item in value)
+    if isinstance(value, dict):
+        return {key: _cast(dtype, item) for key, item in value.items()}
+    return value
+
+
 def _constant(value: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     """The forward of a layer that gives what is known already."""
     return value
@@ -310,5 +327,17 @@ def _loaded(module: Any, tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
             module.get_submodule(parent)._parameters[local] = parameter
 
 
+def _tensor(states: States) -> torch.Tensor:
+    import torch
+
+    tensor = torch.from_numpy(states)
+    return tensor.view(torch.bfloat16) if states.dtype == np.int16 else tensor
+
+
 def _put(states: States, part: slice, found: torch.Tensor) -> None:
-    states[part] = found.float().cpu().numpy()
+    import torch
+
+    if states.dtype == np.int16:
+        states[part] = found.to(torch.bfloat16).view(torch.int16).cpu().numpy()
+    else:
+        states[part] = found.float().cpu().numpy()

@@ -33,6 +33,8 @@ MIXED_BITS = (2, 4, 8)
 _SENSITIVITY_WINDOWS, _SENSITIVITY_TOKENS = 2, 256
 #: what a layer takes in a graph, beside its weights
 _GRAPH_BYTES = 8000
+#: tokens that run through a layer at once, by the kind of device
+_TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 8192}
 
 
 def _option(default: Any, text: str, choices: tuple[Any, ...] = ()) -> Any:
@@ -240,23 +242,28 @@ class _Run:
         return shapes
 
     def _grams(self) -> Any:
-        from coldpress.networks.grams import collect
+        from coldpress.networks.grams import collect, multiplies_in_bfloat16
         from coldpress.quant.grid import Grid
 
         if self.windows is None:
             return None
         grid = Grid(self.request.bits, self.request.group_size, False)
-        facts = {"model": self.model.key, "text": self.windows.digest, "grid": asdict(grid)}
+        facts = {
+            "model": self.model.key,
+            "text": self.windows.digest,
+            "grid": asdict(grid),
+            "bfloat16": multiplies_in_bfloat16(self.decoder.device),
+        }
         plain = [name for name in self.shapes if self.request.stays_float(name)]
         with self.ctx.kept("grams", {**facts, "float": plain}) as folder:
             self.decoder.batch = self._batch()
             return collect(self.decoder, grid, folder, lambda name: name in plain, self.ctx.progress)
 
     def _batch(self) -> int:
-        """Windows that run at once: about 4,096 tokens, or what fits into ``max_memory``."""
+        """Windows that run at once: two thousand tokens on a CPU, or what fits into ``max_memory``; more are no faster."""
         assert self.windows is not None
         tokens = self.windows.ids.shape[1]
-        usual = max(1, 4096 // tokens)
+        usual = max(1, _TOKENS_AT_ONCE[self.decoder.device] // tokens)
         if self.request.max_memory is None:
             return usual
         fixed, window = self.decoder.memory(tokens)

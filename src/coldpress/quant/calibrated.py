@@ -75,15 +75,14 @@ def calibrate(  # noqa: PLR0913
         return Calibrated(codes, None, None, *_told(values, None, codes, rtn(host, grid)))
     power = to_torch(gram, values)
     check_gram(values.shape, power)
-    rounded = rtn(host, grid)
+    layer = _Layer(values, host, shrink(power, tokens), grid, seconds, sweeps)
     if algorithm in ("rtn", "hqq"):
-        codes, damp, fallback = _by_weights(algorithm, host, grid), None, None
+        found = _Found(_by_weights(algorithm, host, grid))
     elif not bool(power.diagonal().any()):
-        codes, damp, fallback = kquant(host, grid), None, _UNSEEN
+        found = _Found(kquant(host, grid), fallback=_UNSEEN)
     else:
-        layer = _Layer(values, host, shrink(power, tokens), grid, seconds, sweeps)
-        codes, damp, fallback = _BY_GRAM[algorithm](layer)
-    return Calibrated(codes, damp, fallback, *_told(values, power, codes, rounded))
+        found = _BY_GRAM[algorithm](layer)
+    return Calibrated(found.codes, found.damp, found.fallback, *_told(values, power, found.codes, rtn(host, grid)))
 
 
 def _check_name(algorithm: str, has_gram: bool) -> None:
@@ -116,31 +115,34 @@ class _Layer:
         return kquant(self.host, self.grid, to_numpy(self.gram.diagonal()))
 
 
-#: codes, damping, reason of a fallback
-_Found = tuple[Codes, float | None, str | None]
+@dataclass
+class _Found:
+    codes: Codes
+    damp: float | None = None
+    fallback: str | None = None
 
 
 def _kquant(layer: _Layer) -> _Found:
-    return layer.weighted(), None, None
+    return _Found(layer.weighted())
 
 
 def _awq(layer: _Layer) -> _Found:
-    return clip(layer.host, to_numpy(layer.gram), layer.grid), None, None
+    return _Found(clip(layer.host, to_numpy(layer.gram), layer.grid))
 
 
 def _gptq(layer: _Layer) -> _Found:
     found = gptq(layer.values, layer.gram, layer.grid)
-    return found.codes, found.damp, found.fallback
+    return _Found(found.codes, found.damp, found.fallback)
 
 
 def _autoround(layer: _Layer) -> _Found:
-    return polish(layer.values, layer.gram, layer.weighted(), seconds=layer.seconds).codes, None, None
+    return _Found(polish(layer.values, layer.gram, layer.weighted(), seconds=layer.seconds).codes)
 
 
 def _best(layer: _Layer) -> _Found:
-    codes, damp, fallback = _gptq(layer)
-    polished = descend(layer.values, layer.gram, codes, sweeps=layer.sweeps, seconds=layer.seconds)
-    return polished.codes, damp, fallback
+    start = _gptq(layer)
+    polished = descend(layer.values, layer.gram, start.codes, sweeps=layer.sweeps, seconds=layer.seconds)
+    return _Found(polished.codes, start.damp, start.fallback)
 
 
 _BY_GRAM: dict[str, Callable[[_Layer], _Found]] = {

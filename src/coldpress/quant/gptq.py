@@ -10,7 +10,7 @@ when that is better.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
@@ -54,7 +54,7 @@ class GptqResult:
 def gptq(
     weight: Array, gram: Array, grid: Grid, *, damp: float = 0.01, act_order: bool = True, tokens: int | None = None
 ) -> GptqResult:
-    """Quantize ``weight [rows, K]`` for inputs with ``gram [K, K]``; no row is worse than with `rtn` or `kquant`.
+    """Quantize ``weight [rows, K]`` for inputs with ``gram [K, K]``; no row is worse than with `rtn`.
 
     The arrays are numpy's or torch's; the work is done where the weight is and in its precision, and the codes come
     back as numpy arrays. ``tokens``: how many made the Gram matrix, see `shrink`; None: it is taken as it is. A Gram
@@ -66,13 +66,14 @@ def gptq(
     power, host = shrink(power, tokens), to_numpy(values)
     if not bool(power.diagonal().any()):
         return GptqResult(kquant(host, grid), damp, "its inputs were all zero", 0.0, 0.0, 0.0)
-    plain = (kquant(host, grid, to_numpy(power.diagonal())), rtn(host, grid))
     order = _order(power, act_order)
     used, factor = _factor(power, order, damp)
     if factor is None:
-        return _choose(values, power, plain, used)
+        weighted = kquant(host, grid, to_numpy(power.diagonal()))
+        fallback = f"its Gram matrix is not positive definite, even damped by {used:g}"
+        return replace(_choose(values, power, (weighted, rtn(host, grid)), used), fallback=fallback, kept=0.0)
     start = kquant(host, grid, importance(order, factor))
-    return _choose(values, power, (_round(values, start, order, factor), *plain), used)
+    return _choose(values, power, (_round(values, start, order, factor), rtn(host, grid)), used)
 
 
 def _order(gram: torch.Tensor, act_order: bool) -> torch.Tensor:
@@ -190,16 +191,13 @@ def _round_columns(rest: torch.Tensor, factor: torch.Tensor, grids: _Grids) -> t
 
 
 def _choose(values: torch.Tensor, gram: torch.Tensor, candidates: tuple[Codes, ...], damp: float) -> GptqResult:
-    """Of GPTQ's codes, where it ran, `kquant`'s and `rtn`'s, those that leave each row the least error."""
+    """Of two candidates, the second `rtn`'s, the codes that leave each row the least error."""
     import torch
 
     errors = torch.stack([output_error_rows(values, codes, gram) for codes in candidates])
     best = errors.argmin(dim=0).cpu().numpy()
     whole = max(float(torch.einsum("rk,rk->", values @ gram, values)), 1e-30)
     least, rounded = float(errors.min(dim=0).values.sum()) / whole, float(errors[-1].sum()) / whole
-    if len(candidates) == 2:
-        fallback = f"its Gram matrix is not positive definite, even damped by {damp:g}"
-        return GptqResult(_pick(candidates, best), damp, fallback, least, rounded, 0.0)
     return GptqResult(_pick(candidates, best), damp, None, least, rounded, float((best == 0).mean()))
 
 
