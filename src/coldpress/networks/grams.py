@@ -278,8 +278,16 @@ class _Sum:
                 self._sum[:stop, start:stop] += part[:, :stop].T @ part[:, start:stop]
 
     def matrix(self) -> Floats:
-        upper = self._sum.triu()
-        whole: NDArray[np.float32] = (upper + upper.triu(1).T).cpu().numpy()
+        """The sum so far, in its own memory where that is the CPU's: what is above the diagonal is mirrored below it."""
+        import torch
+
+        with torch.inference_mode():
+            for start in range(0, len(self._sum), _STRIP):
+                part = slice(start, start + _STRIP)
+                block = self._sum[part, part]
+                block.copy_(block.triu() + block.triu(1).T)
+                self._sum[part, :start] = self._sum[:start, part].T
+        whole: NDArray[np.float32] = self._sum.cpu().numpy()
         return whole
 
 

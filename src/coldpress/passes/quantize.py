@@ -201,8 +201,17 @@ class _Run:
         ids = np.zeros((1, 8), np.int64) if self.windows is None else self.windows.ids
         device = "cuda" if ctx.target.device == "gpu" else "cpu"
         self.decoder = Layerwise(model.path, ids, device=device, trust_remote_code=request.trust_remote_code)
+        self._check_ids(ids)
         self.shapes = self._shapes()
         self.grids = request.grids(self.shapes, self.scale_dtype)
+
+    def _check_ids(self, ids: Any) -> None:
+        rows, _ = self.decoder.shape(f"{self.decoder.embedding}.weight")
+        if ids.max() >= rows:
+            raise ColdpressError(
+                f"the tokenizer in {self.model.path} gives token {ids.max()}, and the embedding has {rows} rows",
+                hint="the tokenizer belongs to another model",
+            )
 
     def run(self) -> Model:
         started = time.perf_counter()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.quant.clip import clip
-from coldpress.quant.gptq import Array, gptq, output_error_rows, shrink, to_numpy, to_torch
-from coldpress.quant.grid import Codes, Floats, Grid, check_gram
+from coldpress.quant.gptq import Array, gptq, shrink, squared_outputs, to_numpy, to_torch, trust
+from coldpress.quant.grid import Codes, Floats, Grid, check_gram, dequantize, squared_error
 from coldpress.quant.hqq import hqq
 from coldpress.quant.kquant import kquant
 from coldpress.quant.polish import descend, polish
@@ -72,17 +74,18 @@ def calibrate(  # noqa: PLR0913
     host, values = to_numpy(values), values.to(device or values.device)
     if gram is None:
         codes = _by_weights(algorithm, host, grid)
-        return Calibrated(codes, None, None, *_told(values, None, codes, rtn(host, grid)))
+        missed = [squared_error(host, candidate) for candidate in (codes, rtn(host, grid))]
+        return Calibrated(codes, None, None, *_relative(missed, float(np.square(host, dtype=np.float64).sum())))
     power = to_torch(gram, values)
     check_gram(values.shape, power)
-    layer = _Layer(values, host, shrink(power, tokens), grid, seconds, sweeps)
+    layer = _Layer(values, host, shrink(power, tokens), trust(power, tokens), grid, seconds, sweeps)
     if algorithm in ("rtn", "hqq"):
         found = _Found(_by_weights(algorithm, host, grid))
     elif not bool(power.diagonal().any()):
         found = _Found(kquant(host, grid), fallback=_UNSEEN)
     else:
         found = _BY_GRAM[algorithm](layer)
-    return Calibrated(found.codes, found.damp, found.fallback, *_told(values, power, found.codes, rtn(host, grid)))
+    return Calibrated(found.codes, found.damp, found.fallback, *_told(layer, found))
 
 
 def _check_name(algorithm: str, has_gram: bool) -> None:
@@ -101,11 +104,15 @@ def _by_weights(algorithm: str, weight: Floats, grid: Grid) -> Codes:
 
 @dataclass
 class _Layer:
-    """A weight ``[rows, K]``, also in the CPU's memory, the Gram matrix to trust, and the limits of the work."""
+    """A weight ``[rows, K]``, also in the CPU's memory, its inputs, and the limits of the work.
+
+    ``gram``: the Gram matrix as it is trusted, whose values beside the diagonal are ``trust`` times those that were seen.
+    """
 
     values: torch.Tensor
     host: Floats
     gram: torch.Tensor
+    trust: float
     grid: Grid
     seconds: float | None
     sweeps: int
@@ -114,12 +121,26 @@ class _Layer:
         """`kquant` with the power of the inputs."""
         return kquant(self.host, self.grid, to_numpy(self.gram.diagonal()))
 
+    def squared_output(self, weight: torch.Tensor) -> float:
+        """The squared output of a weight, as far as the Gram matrix is trusted."""
+        return float(squared_outputs(weight, self.gram).sum())
+
+    def seen(self, weight: torch.Tensor, squared_output: float) -> float:
+        """From `squared_output` of a weight to that for the inputs as they were seen."""
+        if self.trust == 1:
+            return squared_output
+        alone = float((weight.square() @ self.gram.diagonal()).sum())
+        return (squared_output - (1 - self.trust) * alone) / self.trust
+
 
 @dataclass
 class _Found:
+    """Codes and how they came about; `squared_output` of what they miss, of what `rtn` misses and of the weight, if known."""
+
     codes: Codes
     damp: float | None = None
     fallback: str | None = None
+    squares: tuple[float, float, float] | None = None
 
 
 def _kquant(layer: _Layer) -> _Found:
@@ -132,7 +153,8 @@ def _awq(layer: _Layer) -> _Found:
 
 def _gptq(layer: _Layer) -> _Found:
     found = gptq(layer.values, layer.gram, layer.grid)
-    return _Found(found.codes, found.damp, found.fallback)
+    squares = (found.error * found.whole, found.rtn_error * found.whole, found.whole)
+    return _Found(found.codes, found.damp, found.fallback, squares)
 
 
 def _autoround(layer: _Layer) -> _Found:
@@ -142,7 +164,9 @@ def _autoround(layer: _Layer) -> _Found:
 def _best(layer: _Layer) -> _Found:
     start = _gptq(layer)
     polished = descend(layer.values, layer.gram, start.codes, sweeps=layer.sweeps, seconds=layer.seconds)
-    return _Found(polished.codes, start.damp, start.fallback)
+    assert start.squares is not None
+    _, rounded, whole = start.squares
+    return _Found(polished.codes, start.damp, start.fallback, (polished.after * whole, rounded, whole))
 
 
 _BY_GRAM: dict[str, Callable[[_Layer], _Found]] = {
@@ -154,13 +178,18 @@ _BY_GRAM: dict[str, Callable[[_Layer], _Found]] = {
 }
 
 
-def _told(values: torch.Tensor, gram: torch.Tensor | None, *candidates: Codes) -> tuple[float, ...]:
-    """The relative error of the output with each of the ``candidates``; 0 for an output of zeros."""
-    import torch
+def _told(layer: _Layer, found: _Found) -> tuple[float, ...]:
+    """The relative errors of the output with the codes found and with those of `rtn`."""
+    missed = [
+        layer.values - to_torch(dequantize(codes, layer.values.shape[1]), layer.values)
+        for codes in (found.codes, rtn(layer.host, layer.grid))
+    ]
+    weights = (*missed, layer.values)
+    squares = found.squares or tuple(layer.squared_output(weight) for weight in weights)
+    *errors, whole = (layer.seen(weight, square) for weight, square in zip(weights, squares, strict=True))
+    return _relative(errors, whole)
 
-    measure = torch.eye(values.shape[1]).to(values) if gram is None else gram
-    whole = float(torch.einsum("rk,rk->", values @ measure, values))
-    if whole <= 0:
-        return tuple(0.0 for _ in candidates)
-    errors = (float(output_error_rows(values, codes, measure).sum()) for codes in candidates)
-    return tuple(max(error, 0.0) ** 0.5 / whole**0.5 for error in errors)
+
+def _relative(squares: Sequence[float], whole: float) -> tuple[float, ...]:
+    """The roots of some squares over a whole; 0 where the whole is."""
+    return tuple((max(square, 0.0) / whole) ** 0.5 if whole > 0 else 0.0 for square in squares)

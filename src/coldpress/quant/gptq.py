@@ -32,6 +32,8 @@ _COLUMNS = 32
 _MOST_DAMPING = 1.0
 _LEAST_DAMPING = 1e-4
 _LEAST_CORRELATION = 1e-6
+#: rows of a matrix that are worked on at once where a copy of the whole would take much memory
+_ROWS = 1024
 
 
 @dataclass
@@ -40,7 +42,7 @@ class GptqResult:
 
     ``damp``: the share of the inputs' mean power that was added to the diagonal in the end. ``fallback``: why GPTQ did
     not run, or None. ``error``, ``rtn_error``: squared error of the layer's output with these codes, and with those of
-    `rtn`, both relative to the squared output. ``kept``: the share of rows whose codes are GPTQ's.
+    `rtn`, both relative to the squared output ``whole``. ``kept``: the share of rows whose codes are GPTQ's.
     """
 
     codes: Codes
@@ -49,6 +51,7 @@ class GptqResult:
     error: float
     rtn_error: float
     kept: float
+    whole: float = 0.0
 
 
 def gptq(
@@ -99,25 +102,34 @@ def importance(order: torch.Tensor, factor: torch.Tensor) -> Floats:
 
 
 def shrink(gram: torch.Tensor, tokens: int | None) -> torch.Tensor:
-    """The Gram matrix ``[K, K]`` drawn to its diagonal, the more the fewer ``tokens`` made it; None: not at all.
+    """The Gram matrix ``[K, K]`` drawn to its diagonal, the more the fewer ``tokens`` made it: see `trust`."""
+    share = trust(gram, tokens)
+    if share == 1:
+        return gram
+    shrunk = gram * share
+    shrunk.diagonal().copy_(gram.diagonal())
+    return shrunk
 
-    Few tokens cannot tell chance from correlation, and GPTQ fits both alike; the diagonal needs far fewer. What is
-    beside it is multiplied by ``tokens / (tokens + sqrt(32 * K / r))``, where r is the mean squared correlation of two
-    inputs: more inputs leave more to chance, and strong correlations stand out from it. The form and the 32 were
-    fitted to errors on other text than that of the Gram matrix: within 5 percent of the best multiple on average.
+
+def trust(gram: torch.Tensor, tokens: int | None) -> float:
+    """What to multiply the Gram matrix ``[K, K]`` with beside its diagonal; ``tokens`` None trusts it as it is.
+
+    Few tokens cannot tell chance from correlation, and GPTQ fits both alike; the diagonal needs far fewer. The multiple is
+    ``tokens / (tokens + sqrt(32 * K / r))``, where r is the mean squared correlation of two inputs: more inputs leave more
+    to chance, and strong correlations stand out from it. The form and the 32 were fitted to errors on other text than that
+    of the Gram matrix: within 5 percent of the best multiple on average.
     """
     import torch
 
     power = gram.diagonal()
     seen = int((power > 0).sum())
     if tokens is None or seen < 2:
-        return gram
+        return 1.0
     size = torch.where(power > 0, power, 1).sqrt()
-    squares = float((gram / size / size[:, None]).square_().sum()) - seen
+    parts = zip(gram.split(_ROWS), size.split(_ROWS), strict=True)
+    squares = sum(float((rows / size / own[:, None]).square_().sum()) for rows, own in parts) - seen
     correlation = max(squares / (seen * (seen - 1)), _LEAST_CORRELATION)
-    shrunk = gram * (tokens / (tokens + (32 * seen / correlation) ** 0.5))
-    shrunk.diagonal().copy_(power)
-    return shrunk
+    return float(tokens / (tokens + (32 * seen / correlation) ** 0.5))
 
 
 def _factor(gram: torch.Tensor, order: torch.Tensor, damp: float) -> tuple[float, torch.Tensor | None]:
@@ -130,7 +142,7 @@ def _factor(gram: torch.Tensor, order: torch.Tensor, damp: float) -> tuple[float
 
     mean = gram.diagonal().mean()
     reverse = order.flip(0)
-    turned = gram[reverse][:, reverse]
+    turned = gram[reverse[:, None], reverse]
     diagonal = turned.diagonal().clone()
     while True:
         # inputs that were never seen need something on the diagonal even undamped
@@ -141,8 +153,10 @@ def _factor(gram: torch.Tensor, order: torch.Tensor, damp: float) -> tuple[float
         if damp >= _MOST_DAMPING:
             return damp, None
         damp = min(max(damp * 10, _LEAST_DAMPING), _MOST_DAMPING)
+    del turned
     inverse = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     torch.linalg.solve_triangular(lower, inverse, upper=False, out=inverse)
+    del lower
     return damp, inverse.flip(0, 1)
 
 
@@ -196,9 +210,9 @@ def _choose(values: torch.Tensor, gram: torch.Tensor, candidates: tuple[Codes, .
 
     errors = torch.stack([output_error_rows(values, codes, gram) for codes in candidates])
     best = errors.argmin(dim=0).cpu().numpy()
-    whole = max(float(torch.einsum("rk,rk->", values @ gram, values)), 1e-30)
+    whole = max(float(squared_outputs(values, gram).sum()), 1e-30)
     least, rounded = float(errors.min(dim=0).values.sum()) / whole, float(errors[-1].sum()) / whole
-    return GptqResult(_pick(candidates, best), damp, None, least, rounded, float((best == 0).mean()))
+    return GptqResult(_pick(candidates, best), damp, None, least, rounded, float((best == 0).mean()), whole)
 
 
 def _pick(candidates: tuple[Codes, ...], best: NDArray[np.int64]) -> Codes:
@@ -216,10 +230,14 @@ def _pick(candidates: tuple[Codes, ...], best: NDArray[np.int64]) -> Codes:
 
 def output_error_rows(values: torch.Tensor, codes: Codes, gram: torch.Tensor) -> torch.Tensor:
     """`output_errors` where the tensors are."""
+    return squared_outputs(values - to_torch(dequantize(codes, values.shape[1]), values), gram)
+
+
+def squared_outputs(weight: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
+    """The squared output of each row of ``weight [rows, K]``, summed over the tokens that made ``gram [K, K]``: ``[rows]``."""
     import torch
 
-    missed = values - to_torch(dequantize(codes, values.shape[1]), values)
-    return torch.einsum("rk,rk->r", missed @ gram, missed)
+    return torch.cat([torch.einsum("rk,rk->r", rows @ gram, rows) for rows in weight.split(_ROWS)])
 
 
 def zero_points(codes: Codes) -> Bytes:
