@@ -140,8 +140,8 @@ def _pass_by_pass(request: _Run, source: Model, steps: Sequence[Step]) -> tuple[
 
 
 def _measure(request: _Run, model: Model) -> dict[str, dict[str, Any]]:
-    names = recipes.metrics_for(request.workflow, model)
-    jobs = [Job("metric", name, {}, model, request.workflow.target) for name in names]
+    measures = recipes.metrics_for(request.workflow, model)
+    jobs = [Job("metric", one.type, schema.plain(one.make()), model, request.workflow.target) for one in measures]
     return {
         job.part: dict(result.numbers) for job, result in Local().map(jobs, request.store, request.console.progress)
     }

@@ -11,7 +11,7 @@ import importlib
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
@@ -68,6 +68,14 @@ class Pass:
     def run(self, model: Model, ctx: Context) -> Model:
         """Write the transformed model below ``ctx.scratch`` and return it (its key is set by the store)."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where a pass or a metric gets its batches: a kind of data and its parameters."""
+
+    type: str
+    parameters: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,8 @@ def _dataclasses_in(hint: Any, value: Any, where: str) -> list[tuple[Any, tuple[
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (list, tuple) and isinstance(value, list):
         return [(arguments[0], (item, f"{where}[{i}]")) for i, item in enumerate(value)]
+    if origin is dict and isinstance(value, Mapping):
+        return [(arguments[1], (item, f"{where}.{key}")) for key, item in value.items()]
     if origin in (typing.Union, types.UnionType):
         return [found for option in arguments for found in _dataclasses_in(option, value, where)]
     return []

@@ -13,15 +13,67 @@ from coldpress.target import Target, resolve_target
 
 @dataclass(frozen=True)
 class Step:
-    """One pass of a workflow: its name, and parameters that differ from its defaults or repeat them."""
+    """One pass of a workflow, or alternatives of which a search picks one.
 
-    type: str
+    ``parameters`` are those that differ from the pass's defaults, or repeat them. A parameter may be left open:
+    ``{"choice": [4, 8]}`` or ``{"range": [0.0, 1.0]}``; see `search`. ``any_of``: other steps that may stand here; then there is no
+    ``type``.
+    """
+
+    type: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
+    any_of: tuple[Step, ...] = ()
 
     def make(self) -> parts.Pass:
         """The pass itself; raises ColdpressError for an unknown pass or parameter."""
         made: parts.Pass = schema.build(parts.find("passes", self.type), self.parameters, f"passes.{self.type}")
         return made
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What one number of a metric shall reach; better is what the metric calls better.
+
+    ``threshold``: at least as good as this. ``max_degradation``, ``min_improvement``: against the source, absolute, or with a
+    percent sign a share of the source's number: ``"1%"``. ``priority``: 1 counts most when results are ranked; without one
+    the number is only watched.
+    """
+
+    threshold: float | None = None
+    max_degradation: float | str | None = None
+    min_improvement: float | str | None = None
+    priority: int | None = None
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One metric, its parameters, and goals for the numbers it gives."""
+
+    type: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+    goals: dict[str, Goal] = field(default_factory=dict)
+
+    def make(self) -> parts.Metric:
+        """The metric itself; raises ColdpressError for an unknown metric or parameter."""
+        made: parts.Metric = schema.build(parts.find("metrics", self.type), self.parameters, f"metrics.{self.type}")
+        return made
+
+
+@dataclass(frozen=True)
+class Search:
+    """How the points of a search are picked, and when it ends.
+
+    ``sampler``: grid, random, tpe or nsga2. ``order``: ``joint``, all open parameters at once; ``pass_by_pass``, the best of a
+    pass before the next. ``trials``, ``minutes``: at most so many points, so long; None: no limit, which only a grid may have.
+    ``keep``: how many of the best results become folders.
+    """
+
+    sampler: str = "tpe"
+    order: str = "joint"
+    trials: int | None = None
+    minutes: float | None = None
+    stop_when_goals_met: bool = False
+    keep: int = 1
 
 
 @dataclass(frozen=True)
@@ -41,7 +93,9 @@ class Verify:
 class Workflow:
     """A request that can be written to a file and run again.
 
-    ``model``: a path or a hub id. ``metrics``: what is measured of the result; None: what its kind of model allows.
+    ``model``: a path or a hub id. ``data``: where batches come from, by names that passes and metrics use. ``metrics``:
+    what is measured of the result; None: what its kind of model allows. ``search``: how points are picked where
+    parameters or passes are left open.
     """
 
     model: str
@@ -49,7 +103,9 @@ class Workflow:
     target: Target = Target()
     output: str | None = None
     verify: Verify = Verify()
-    metrics: tuple[str, ...] | None = None
+    data: dict[str, parts.DataSource] = field(default_factory=dict)
+    metrics: tuple[Measure, ...] | None = None
+    search: Search | None = None
     trust_remote_code: bool = False
     seed: int = 0
 
@@ -63,13 +119,22 @@ def load_workflow(source: str | Path | dict[str, Any]) -> Workflow:
     """A workflow from a YAML or JSON file or from plain data, checked whole."""
     data = source if isinstance(source, dict) else _read(Path(source))
     where = "" if isinstance(source, dict) else Path(source).name
-    workflow = schema.build(Workflow, data, where)
+    workflow = schema.build(Workflow, _spelled_out(data), where)
     resolve_target(workflow.target.device, workflow.target.provider)
     for step in workflow.passes:
         step.make()
-    for metric in workflow.metrics or ():
-        parts.find("metrics", metric)
+    for measure in workflow.metrics or ():
+        measure.make()
     return workflow
+
+
+def _spelled_out(data: dict[str, Any]) -> dict[str, Any]:
+    """Passes and metrics that are only named, as mappings with a type."""
+    found = dict(data)
+    for key in ("passes", "metrics"):
+        if isinstance(found.get(key), list):
+            found[key] = [{"type": item} if isinstance(item, str) else item for item in found[key]]
+    return found
 
 
 def _read(file: Path) -> dict[str, Any]:
