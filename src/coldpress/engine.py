@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from coldpress import parts, recipes, schema
+from coldpress.azure import is_resource, refuse_to_fetch
 from coldpress.errors import WORSE_THAN_TOLERANCE, ColdpressError
 from coldpress.job import Job, Progress, Result
 from coldpress.model import Model, content_key
 from coldpress.output import check_output, is_current, publish
-from coldpress.sources import find_model
+from coldpress.packaging import check_package
+from coldpress.run_log import logged
+from coldpress.sources import find_model, hub_config
 from coldpress.store import Store
 from coldpress.systems.local import Local
 from coldpress.target import machine
 from coldpress.verify import WORSE, Verdict, check_request, verify
-from coldpress.workflow import Step, Workflow
+from coldpress.workflow import Running, Step, Workflow, is_open
 
 _REPORTED_VERSIONS = (
     "coldpress",
@@ -78,29 +81,47 @@ def run(
     Raises ColdpressError before any work when the request is wrong. ``overwrite`` allows to replace files in an output
     folder that is not empty; files that no run wrote stay. ``command`` is what the report names for repeating it.
     """
-    request = _Run(workflow, store or Store(), console, command)
+    workflow.system.make().check()
+    _refuse_remote(schema.plain([workflow.data, workflow.passes, workflow.metrics]))
+    with logged(workflow, console.say) as say:
+        request = _Run(workflow, store or workflow.run.open_store(), replace(console, say=say), command)
+        return _run(request, overwrite)
+
+
+def _run(request: _Run, overwrite: bool) -> Report:
+    workflow, console = request.workflow, request.console
     source = find_model(workflow.model, trust_remote_code=workflow.trust_remote_code, say=console.say)
     steps = recipes.complete(workflow, source)
     _check(steps, source, workflow)
     output = Path(workflow.output) if workflow.output else None
     identity = {
-        "workflow": schema.plain(replace(workflow, output=None)),
+        "workflow": schema.plain(replace(workflow, output=None, run=Running())),
         "source": source.key,
         "steps": schema.plain(steps),
     }
     if output is not None:
         known = is_current(output, identity)
-        if known is not None:
+        if known is not None and not workflow.run.clean_cache:
             console.say(f"{output} is up to date")
             return Report(known, Model(output, _format_of(steps), content_key(output), {}), up_to_date=True)
-        check_output(output, overwrite)
+        check_output(output, overwrite or known is not None)
     original, pressed = _pass_by_pass(request, source, steps)
     verdict = verify(pressed, original, workflow, request.store, console.progress)
     console.say(_verdict_line(verdict))
     report = _report(request, source, pressed, verdict, _measure(request, pressed))
     if output is not None:
-        publish(pressed, output, {**report, "identity": identity}, _resolved(workflow).to_yaml())
+        publish(pressed, output, {**report, "identity": identity}, resolved(workflow))
     return Report(report, pressed)
+
+
+def dry_run(workflow: Workflow, say: Callable[[str], None] = lambda line: None) -> Workflow:
+    """The workflow with all its parameters, after every check that needs no work; weights are not fetched for it."""
+    if is_resource(workflow.model) or hub_config(workflow.model) is not None:
+        source = Model(Path(workflow.model), "hf", "")
+    else:
+        source = find_model(workflow.model, trust_remote_code=workflow.trust_remote_code, say=say)
+    _check(recipes.complete(workflow, source), source, workflow)
+    return resolved(workflow)
 
 
 def _format_of(steps: Sequence[Step]) -> str:
@@ -111,6 +132,8 @@ def _format_of(steps: Sequence[Step]) -> str:
 def _check(steps: Sequence[Step], source: Model, workflow: Workflow) -> None:
     """Every pass can do its work, and each takes what the one before it gives; said before any work."""
     check_request(workflow.verify)
+    for package in workflow.packaging:
+        check_package(package)
     current = source
     for step in steps:
         made = step.make()
@@ -122,6 +145,14 @@ def _check(steps: Sequence[Step], source: Model, workflow: Workflow) -> None:
             )
         made.check(current, workflow.target)
         current = Model(current.path, made.produces, "", current.notes)
+
+
+def _refuse_remote(values: Any) -> None:
+    """Files that somebody would have to fetch from Azure ML first."""
+    if isinstance(values, str) and is_resource(values):
+        refuse_to_fetch(values)
+    for value in values.values() if isinstance(values, dict) else values if isinstance(values, list) else ():
+        _refuse_remote(value)
 
 
 def _pass_by_pass(request: _Run, source: Model, steps: Sequence[Step]) -> tuple[Model, Model]:
@@ -147,9 +178,17 @@ def _measure(request: _Run, model: Model) -> dict[str, dict[str, Any]]:
     }
 
 
-def _resolved(workflow: Workflow) -> Workflow:
-    """The workflow with every parameter of its passes spelled out."""
-    return replace(workflow, passes=tuple(Step(step.type, schema.plain(step.make())) for step in workflow.passes))
+def resolved(workflow: Workflow) -> Workflow:
+    """The workflow with every parameter of its passes spelled out; open ones stay open."""
+    return replace(workflow, passes=tuple(map(_spelled_out, workflow.passes)))
+
+
+def _spelled_out(step: Step) -> Step:
+    if step.any_of:
+        return replace(step, any_of=tuple(map(_spelled_out, step.any_of)))
+    left_open = {name: value for name, value in step.parameters.items() if is_open(value)}
+    closed = {name: value for name, value in step.parameters.items() if name not in left_open}
+    return replace(step, parameters={**schema.plain(Step(step.type, closed).make()), **left_open})
 
 
 def _verdict_line(verdict: Verdict) -> str:

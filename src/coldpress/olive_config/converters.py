@@ -1,0 +1,46 @@
+"""Values of Olive's parameters that a table of values cannot translate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from coldpress.errors import ColdpressError
+
+_REGULAR = "re:"
+
+
+def globs_of_substrings(names: list[str]) -> list[str]:
+    """Parts of names of modules as globs: ``lm_head`` is ``*lm_head*``."""
+    for name in names:
+        if name.startswith(_REGULAR):
+            raise ColdpressError(f"'{name}' is a regular expression", hint="write a glob, such as *.mlp.*")
+    return [f"*{name}*" for name in names]
+
+
+def globs_of_nodes(names: list[str]) -> list[str]:
+    """Names of nodes of the model builder, such as ``/model/layers.0/attn/q_proj/MatMul``, as globs over modules."""
+    modules = (name.strip("/").removesuffix("/MatMul").replace("/", ".") for name in names)
+    return [module.replace(".attn.", ".self_attn.") for module in modules]
+
+
+def overrides(modules: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Other bits for some modules: ``{"model.layers.0.mlp": {"bits": 8}}`` is ``model.layers.0.mlp*=int8``."""
+    found = []
+    for name, values in modules.items():
+        if name.startswith(_REGULAR):
+            raise ColdpressError(f"'{name}' is a regular expression", hint="name modules, or a glob such as *.mlp.*")
+        for key in values:
+            if key != "bits":
+                raise ColdpressError(
+                    f"'{key}' of '{name}' cannot differ from that of other modules", hint="give other bits alone"
+                )
+        found.append(f"{name}=int{values['bits']}")
+    return found
+
+
+CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
+    "globs_of_substrings": globs_of_substrings,
+    "globs_of_nodes": globs_of_nodes,
+    "overrides": overrides,
+}
