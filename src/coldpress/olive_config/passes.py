@@ -101,7 +101,8 @@ class Passes:
             self.log.refuse(section.place_of("type"), f"there is no pass '{wanted}'", hint)
             return []
         self._elsewhere(section)
-        opens = self.searches and self.opens and not section.take("disable_search", False)
+        disabled = section.take("disable_search", False)
+        opens = self.searches and self.opens and not disabled
         for done, why in entry.redundant_after.items():
             if done in self._done:
                 self.log.note(place, f"{wanted} has no effect here: {why}")
@@ -196,6 +197,8 @@ class Passes:
             self._data(value, place)
         if known.converter:
             value = self.log.attempt(place, lambda: CONVERTERS[known.converter](value))
+            if value is None:
+                return {}
         made = known.values.get(key, value)
         if isinstance(made, Mapping) and known.values:
             return dict(made)

@@ -133,7 +133,7 @@ def _environment(section: Section) -> dict[str, str]:
 
 
 def _renamed(section: Section, table: Mapping[str, str]) -> dict[str, Any]:
-    return {ours: section.take(theirs) for theirs, ours in table.items() if theirs in section}
+    return {ours: value for theirs, ours in table.items() if (value := section.take(theirs)) is not None}
 
 
 def _accelerator(section: Section, device: str | None) -> tuple[str | None, str | None]:

@@ -55,7 +55,7 @@ def write_package(package: Package, folder: Path, report: Mapping[str, Any]) -> 
 
 def _write_archive(archive: Path, folder: Path, texts: Mapping[str, str]) -> None:
     """The same bytes for the same files: names in order, and no dates."""
-    files = [file for file in files_of(folder) if file.suffix != ".zip"]
+    files = [file for file in files_of(folder) if file.suffix != ".zip" and file.name not in texts]
     with zipfile.ZipFile(archive, "w") as packed:
         for file in files:
             entry = _entry(archive.stem, file.relative_to(folder).as_posix(), file.suffix in _PACKED_ALREADY)
