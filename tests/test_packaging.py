@@ -148,3 +148,11 @@ def test_clean_cache_does_everything_anew(tiny_model, tmp_path):
     assert not seconds()["cached"]
     del workflow["run"]
     assert coldpress.run({**workflow, "output": None}, cache_dir=tmp_path / "cache").data["passes"][0]["cached"]
+
+
+def test_the_report_tells_how_every_model_came_about(output):
+    report = json.loads((output / "report.json").read_text())
+    [press] = report["passes"]
+    assert press["parent"] == report["source"]["key"] and press["model"] != press["parent"]
+    assert press["format"] == "onnx" and press["ended"].startswith("20") and press["parameters"]["block_size"] == 32
+    assert report["directions"]["size"]["model_bytes"] == {"better": "lower", "unit": "bytes"}

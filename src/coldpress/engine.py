@@ -110,7 +110,8 @@ def _run(request: _Run, overwrite: bool) -> Report:
     console.say(_verdict_line(verdict))
     report = _report(request, source, pressed, verdict, _measure(request, pressed))
     if output is not None:
-        publish(pressed, output, {**report, "identity": identity}, resolved(workflow))
+        described = {**report, "identity": identity}
+        publish(pressed, output, described, resolved(workflow).to_yaml(), workflow.packaging, workflow.artifacts)
     return Report(report, pressed)
 
 
@@ -208,14 +209,12 @@ def _report(
         "reasons": verdict.reasons,
         "source": _source(source, notes),
         "target": schema.plain(request.workflow.target),
-        "passes": [
-            {"name": step.type, "parameters": step.parameters, "seconds": result.seconds, "cached": result.cached}
-            for step, result in request.results
-        ],
+        "passes": _history(source, request.results),
         "quality": {name: value for name, value in numbers.items() if name != "answers"},
         "tolerance": schema.plain(verdict.tolerance) if verdict.tolerance else None,
         "answers": [{"prompt": answer["question"], **answer} for answer in numbers.get("answers", [])],
         **{_SECTIONS.get(name, name): values for name, values in measured.items()},
+        "directions": {name: _directions(name) for name in measured},
         "layers": notes.get("layers", []),
         "calibration": notes.get("calibration"),
         "timings": [*notes.get("timings", []), {"step": "verify", "seconds": verdict.seconds}],
@@ -229,9 +228,39 @@ def _report(
 _SECTIONS = {"generation": "speed"}
 
 
+def _history(source: Model, results: Sequence[tuple[Step, Result]]) -> list[dict[str, Any]]:
+    """Each pass with the key of the model it got and of the one it made."""
+    history, parent = [], source
+    for step, result in results:
+        assert result.model is not None
+        ended = None if result.ended is None else datetime.fromtimestamp(result.ended, timezone.utc)
+        history.append(
+            {
+                "name": step.type,
+                "parameters": step.parameters,
+                "seconds": result.seconds,
+                "cached": result.cached,
+                "ended": ended and ended.isoformat(timespec="seconds"),
+                "parent": parent.key,
+                "model": result.model.key,
+                "format": result.model.format,
+            }
+        )
+        parent = result.model
+    return history
+
+
+def _directions(metric: str) -> dict[str, dict[str, str]]:
+    """How to read the numbers of a metric: which direction is better, and their unit."""
+    values = parts.find("metrics", metric).values
+    return {name: {"better": value.better, "unit": value.unit} for name, value in values.items()}
+
+
 def _source(source: Model, notes: Any) -> dict[str, Any]:
     return {
         "name": source.notes.get("source", str(source.path)),
+        "key": source.key,
+        "format": source.format,
         "origin": source.notes.get("origin"),
         "architecture": notes.get("architecture"),
         "parameters": notes.get("source_weights"),
