@@ -23,7 +23,7 @@ from coldpress.store import Store
 from coldpress.systems.local import Local
 from coldpress.target import machine
 from coldpress.verify import WORSE, Verdict, check_request, verify
-from coldpress.workflow import Running, Step, Workflow, is_open
+from coldpress.workflow import Measure, Running, Step, Workflow, is_open
 
 _REPORTED_VERSIONS = (
     "coldpress",
@@ -214,7 +214,7 @@ def _report(
         "tolerance": schema.plain(verdict.tolerance) if verdict.tolerance else None,
         "answers": [{"prompt": answer["question"], **answer} for answer in numbers.get("answers", [])],
         **{_SECTIONS.get(name, name): values for name, values in measured.items()},
-        "directions": {name: _directions(name) for name in measured},
+        "directions": {one.type: _directions(one) for one in recipes.metrics_for(request.workflow, model)},
         "layers": notes.get("layers", []),
         "calibration": notes.get("calibration"),
         "timings": [*notes.get("timings", []), {"step": "verify", "seconds": verdict.seconds}],
@@ -250,9 +250,9 @@ def _history(source: Model, results: Sequence[tuple[Step, Result]]) -> list[dict
     return history
 
 
-def _directions(metric: str) -> dict[str, dict[str, str]]:
+def _directions(measure: Measure) -> dict[str, dict[str, str]]:
     """How to read the numbers of a metric: which direction is better, and their unit."""
-    values = parts.find("metrics", metric).values
+    values = measure.make().values
     return {name: {"better": value.better, "unit": value.unit} for name, value in values.items()}
 
 

@@ -39,8 +39,42 @@ def overrides(modules: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return found
 
 
+def listed(value: Any) -> list[Any]:
+    """One or several, as a list."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def files(value: Any) -> list[str]:
+    """Files, one or several; of a mapping from splits to files those of its only split."""
+    if isinstance(value, Mapping):
+        if len(value) != 1:
+            raise ColdpressError("files of several splits", hint="write one data config for each split")
+        return files(next(iter(value.values())))
+    return [str(one) for one in listed(value)]
+
+
+def only_one(value: Any) -> str:
+    """The only one of a list of columns."""
+    columns = listed(value)
+    if len(columns) != 1:
+        raise ColdpressError(f"one column is needed, not {len(columns)}", hint="name one")
+    return str(columns[0])
+
+
+def text_columns(value: Any) -> dict[str, str]:
+    """The column with the text, and with that of a second text."""
+    columns = listed(value)
+    if not 1 <= len(columns) <= 2:
+        raise ColdpressError(f"one or two columns of text are needed, not {len(columns)}", hint="name one or two")
+    return dict(zip(("text_col", "pair_col"), columns, strict=False))
+
+
 CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
     "globs_of_substrings": globs_of_substrings,
     "globs_of_nodes": globs_of_nodes,
     "overrides": overrides,
+    "listed": listed,
+    "files": files,
+    "only_one": only_one,
+    "text_columns": text_columns,
 }

@@ -15,11 +15,12 @@ from coldpress.olive_config.tables import names
 
 @dataclass(frozen=True)
 class Source:
-    """The model: ``name`` as coldpress takes it. ``dataset``: the data that old configurations put beside it."""
+    """The model: ``name`` as coldpress takes it; what it is for. ``dataset``: data that old configurations put beside it."""
 
     name: str = ""
     trust_remote_code: bool = False
     kind: str = "hf"
+    task: str = ""
     dataset: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -41,6 +42,7 @@ def read_model(root: Section, client: Mapping[str, Any]) -> Source:
         name=_joined(resource(name, model.place_of("model_path"), log, client), model.take("onnx_file_name")),
         trust_remote_code=any([_loading(model), _loading(hf)]),
         kind=kind,
+        task=str(model.take("task") or hf.take("task") or ""),
         dataset=hf.take("dataset", {}),
     )
     if not source.name:

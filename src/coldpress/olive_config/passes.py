@@ -10,9 +10,8 @@ from typing import Any
 from coldpress import parts
 from coldpress.errors import did_you_mean
 from coldpress.olive_config import tables
-from coldpress.olive_config.converters import CONVERTERS
-from coldpress.olive_config.reading import Log, Section
-from coldpress.schema import plain
+from coldpress.olive_config.data import Calibration
+from coldpress.olive_config.reading import Log, Section, value_of
 from coldpress.workflow import Step
 from coldpress.workflow_file import check_step
 
@@ -33,7 +32,7 @@ class Passes:
     log: Log
     searches: bool = False
     opens: bool = True
-    calibration: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    calibration: Mapping[str, Calibration] = field(default_factory=dict)
     evaluator: Any = None
     host: Any = None
     workflow: dict[str, Any] = field(default_factory=dict)
@@ -150,33 +149,15 @@ class Passes:
                 parameters |= self._translated(entry, known, section.take(name), section.place_of(name))
             elif opens and known.search and known.to not in parameters:
                 parameters |= self._opened(known, list(known.search), section.place)
-        for name in list(entry.parameters):
-            section.take(name)
-        self._close(section, entry)
+        section.close("pass", tuple(entry.parameters))
         step = Step(entry.target, parameters)
         self.log.attempt(section.place, lambda: check_step(step, section.place, section.place))
         return [step]
 
-    def _close(self, section: Section, entry: tables.Pass) -> None:
-        known = tables.keys_of("pass")
-        section_keys = [*entry.parameters, *known]
-        for key, value in section.rest():
-            place = section.place_of(key)
-            if key not in known:
-                self.log.refuse(place, f"there is no '{key}' here", did_you_mean(key, section_keys))
-            elif known[key].no_effect and value not in known[key].unless:
-                self.log.note(place, f"no effect here: {known[key].no_effect}")
-            elif value not in known[key].unless:
-                self.log.refuse(place, f"{value!r} cannot be expressed", known[key].refused)
-
     def _translated(self, entry: tables.Pass, known: tables.Parameter, value: Any, place: str) -> dict[str, Any]:
         """One parameter of Olive's as parameters of ours."""
-        if known.no_effect:
-            self.log.note(place, f"no effect here: {known.no_effect}")
-            return {}
-        if known.refused:
-            if value not in known.unless:
-                self.log.refuse(place, f"{value!r} cannot be expressed", known.refused)
+        if known.has_no_counterpart:
+            self.log.without_counterpart(known, value, place)
             return {}
         if value == DEFAULT:
             return {}
@@ -187,31 +168,26 @@ class Passes:
         return self._closed(known, value, place)
 
     def _closed(self, known: tables.Parameter, value: Any, place: str) -> dict[str, Any]:
-        key = _hashable(value)
-        if key in known.refuse:
-            self.log.refuse(place, f"{value!r} cannot be expressed", known.refuse[key])
-            return {}
         if known.to == CALIBRATION:
-            return dict(self._data(value, place))
+            data = self._data(value, place)
+            for missing in data.missing if data else ():
+                self.log.refuse(
+                    place, f"a pass that calibrates does not take {missing} of '{value}'", "use a text of your own"
+                )
+            return dict(data.parameters) if data else {}
         if known.to in NAMES_OF_DATA:
             self._data(value, place)
-        if known.converter:
-            value = self.log.attempt(place, lambda: CONVERTERS[known.converter](value))
-            if value is None:
-                return {}
-        made = known.values.get(key, value)
-        if isinstance(made, Mapping) and known.values:
-            return dict(made)
+        made = value_of(known, value, place, self.log)
         if known.to.startswith(_WORKFLOW):
-            self.workflow[known.to.removeprefix(_WORKFLOW)] = made
+            self.workflow |= {key.removeprefix(_WORKFLOW): one for key, one in made.items()}
             return {}
-        return {known.to: made}
+        return made
 
-    def _data(self, name: Any, place: str) -> Mapping[str, Any]:
+    def _data(self, name: Any, place: str) -> Calibration | None:
         if name not in self.calibration:
             hint = did_you_mean(str(name), self.calibration) if self.calibration else "name one in data_configs"
             self.log.refuse(place, f"there is no data config '{name}'", hint)
-        return self.calibration.get(name, {})
+        return self.calibration.get(name)
 
     def _opened(self, known: tables.Parameter, values: list[Any], place: str) -> dict[str, Any]:
         """A parameter that a search fills."""
@@ -235,10 +211,6 @@ def _entry(name: str) -> tables.Pass | None:
 def _common(one: list[str], other: list[str]) -> int:
     """How many items two lists have in common from their beginning."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-
-
-def _hashable(value: Any) -> Any:
-    return str(plain(value)) if isinstance(value, list | dict) else value
 
 
 def _takes_lists(pass_name: str, parameter: str) -> bool:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coldpress.errors import ColdpressError, did_you_mean
-from coldpress.olive_config.tables import keys_of
+from coldpress.olive_config.converters import CONVERTERS
+from coldpress.olive_config.tables import Key, Parameter, keys_of
 from coldpress.schema import Misfit
 
 
@@ -24,6 +25,15 @@ class Log:
 
     def refuse(self, place: str, problem: str, hint: str | None = None) -> None:
         self.problems.append(Misfit(place, problem, hint))
+
+    def without_counterpart(self, known: Key | Parameter, value: Any, place: str) -> None:
+        """Say why a key has no effect, or refuse its value; nothing for values that ask for nothing."""
+        if value in known.unless:
+            return
+        if known.no_effect:
+            self.note(place, f"no effect here: {known.no_effect}")
+        else:
+            self.refuse(place, f"{value!r} cannot be expressed", known.refused)
 
     def attempt(self, place: str, work: Callable[[], Any]) -> Any:
         """What ``work`` gives; None, and a problem, when it raises ColdpressError."""
@@ -90,17 +100,32 @@ class Section:
         for key in [key for key, value in self._data.items() if key not in self._taken and value is not None]:
             yield key, self.take(key)
 
-    def close(self, table: str) -> None:
-        """Note the keys left that have no effect, and refuse the others; ``table`` says which are which."""
+    def close(self, table: str, expected: tuple[str, ...] = ()) -> None:
+        """Note the keys left that have no effect, and refuse the others; ``table`` says which are which.
+
+        ``expected``: further keys that one might have meant.
+        """
         known = keys_of(table)
-        expected = [*self._taken, *known]
+        meant = [*self._taken, *known, *expected]
         for key, value in self.rest():
-            entry = known.get(key)
             place = self.place_of(key)
-            if entry is None:
-                self.log.refuse(place, f"there is no '{key}' here", did_you_mean(key, expected))
-            elif entry.no_effect:
-                if value not in entry.unless:
-                    self.log.note(place, f"no effect here: {entry.no_effect}")
-            elif value not in entry.unless:
-                self.log.refuse(place, f"{value!r} cannot be expressed", entry.refused)
+            if key in known:
+                self.log.without_counterpart(known[key], value, place)
+            else:
+                self.log.refuse(place, f"there is no '{key}' here", did_you_mean(key, meant))
+
+
+def value_of(known: Parameter, value: Any, place: str, log: Log) -> dict[str, Any]:
+    """A value of Olive's as parameters of ours; none, and a problem, for a value that cannot be expressed."""
+    key = str(value) if isinstance(value, list | dict) else value
+    if key in known.refuse:
+        log.refuse(place, f"{value!r} cannot be expressed", known.refuse[key])
+        return {}
+    if known.converter:
+        made = log.attempt(place, lambda: CONVERTERS[known.converter](value))
+        if made is None:
+            return {}
+    else:
+        made = known.values.get(key, value)
+    sets_several = isinstance(made, Mapping) and (known.values or not known.to)
+    return dict(made) if sets_several else {known.to: made}

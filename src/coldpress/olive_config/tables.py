@@ -35,6 +35,10 @@ class Parameter:
     refused: str = ""
     unless: tuple[Any, ...] = ()
 
+    @property
+    def has_no_counterpart(self) -> bool:
+        return bool(self.no_effect or self.refused)
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -54,8 +58,27 @@ class Pass:
 def passes() -> Mapping[str, Pass]:
     """Every pass that Olive has or had, by its name."""
     table = _read("passes.yaml")
-    groups = table.pop("_groups")
-    return {name: _pass(entry, groups, f"passes.yaml: {name}") for name, entry in table.items()}
+    return {
+        name: _pass(entry, table["_groups"], f"passes.yaml: {name}")
+        for name, entry in table.items()
+        if name != "_groups"
+    }
+
+
+@cache
+def data_parameters() -> Mapping[str, Mapping[str, Parameter]]:
+    """Kind of data -> parameters of Olive's data configs."""
+    table = _read("data.yaml")
+    return {
+        kind: schema.build(Pass, {"parameters": _parameters(entry, table["_groups"])}, f"data.yaml: {kind}").parameters
+        for kind, entry in table["parameters"].items()
+    }
+
+
+def data_table(name: str) -> Mapping[str, Any]:
+    """Another table of data.yaml."""
+    found: Mapping[str, Any] = _read("data.yaml")[name]
+    return found
 
 
 @cache
@@ -72,13 +95,17 @@ def names(table: str) -> Mapping[str, Any]:
 
 
 def _pass(entry: Mapping[str, Any], groups: Mapping[str, Any], where: str) -> Pass:
-    data = {{"pass": "target", "set": "fixed"}.get(key, key): value for key, value in entry.items()}
-    parameters = {}
-    for group in data.pop("groups", []):
-        parameters.update(groups[group])
-    parameters.update(data.get("parameters", {}))
-    data["parameters"] = {name: _parameter(value) for name, value in parameters.items()}
-    return schema.build(Pass, data, where)
+    data = {{"pass": "target", "set": "fixed"}.get(key, key): value for key, value in entry.items() if key != "groups"}
+    return schema.build(Pass, {**data, "parameters": _parameters(entry, groups)}, where)
+
+
+def _parameters(entry: Mapping[str, Any], groups: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of the groups that an entry names, and its own."""
+    found: dict[str, Any] = {}
+    for group in entry.get("groups", []):
+        found.update(groups[group])
+    found.update(entry.get("parameters", {}))
+    return {name: _parameter(value) for name, value in found.items()}
 
 
 def _parameter(entry: str | Mapping[str, Any]) -> Mapping[str, Any]:
