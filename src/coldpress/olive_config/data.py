@@ -75,10 +75,22 @@ def _add(found: DataConfigs, name: str, section: Section, source: Source, client
     if "data_files" in bag:
         value, place = bag["data_files"]
         bag["data_files"] = _fetched(value, place, section, client), place
+    if "input_shapes" in bag:
+        _shapes(bag, section)
     parameters = _parameters(kind, bag, section)
     found.sources[name] = {"type": kind, "parameters": parameters}
     found.calibration[name] = _calibration(kind, parameters)
     _check(kind, parameters, section)
+
+
+def _shapes(bag: dict[str, tuple[Any, str]], section: Section) -> None:
+    """Shapes in a list, in the order of the names in another, as a mapping."""
+    shapes, place = bag.pop("input_shapes")
+    names = bag.get("input_names", ((), place))[0]
+    if len(names) != len(shapes):
+        problem = f"{len(shapes)} shapes for {len(names)} names"
+        section.log.refuse(place, problem, "name each input in input_names")
+    bag["shapes"] = dict(zip(names, shapes, strict=False)), place
 
 
 def _fetched(value: Any, place: str, section: Section, client: Mapping[str, Any]) -> Any:
@@ -149,8 +161,9 @@ def _kind(section: Section, bag: Mapping[str, Any], components: Mapping[str, str
 
 def _unknown(section: Section, name: str, known: Mapping[str, Any]) -> None:
     if "user_script" in section:
-        hint = "describe it in a workflow file as data of the kind script"
-        section.log.refuse(section.place_of("user_script"), f"'{name}' of a user script cannot be translated", hint)
+        hint = "write a function that gives batches, and name it in a workflow file as data of the kind script"
+        section.log.refuse(section.place, f"'{name}' is registered with Olive by a user script, which is not run", hint)
+        section.take("user_script"), section.take("script_dir")
     else:
         section.log.refuse(section.place, f"there is no '{name}'", did_you_mean(name, known))
 
