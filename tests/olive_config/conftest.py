@@ -9,6 +9,8 @@ import pytest
 from coldpress.olive_config import Translation, translate
 
 MODEL = {"type": "HfModel", "model_path": "some/model"}
+#: what a search compares
+EVALUATOR = {"metrics": [{"name": "size", "type": "size_on_disk", "sub_types": [{"name": "bytes", "priority": 1}]}]}
 
 
 @pytest.fixture

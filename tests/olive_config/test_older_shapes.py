@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coldpress.olive_config import translate
-from tests.olive_config.conftest import builder
+from tests.olive_config.conftest import EVALUATOR, builder
 
 HF = {"type": "HfModel", "model_path": "some/model"}
 CUDA = {"device": "gpu", "provider": "CUDAExecutionProvider"}
@@ -288,7 +288,7 @@ ENGINE = {
 def test_keys_of_the_engine(shape, nested):
     config, expected = ENGINE[shape]
     base = {"output_dir": "out"} if "output_dir" not in config else {}
-    config = {"input_model": HF, "passes": {"press": {**builder(), "disable_search": True}}, **base}
+    config = {"input_model": HF, "passes": {"press": builder()}, "evaluator": EVALUATOR, **base}
     config |= {"engine": ENGINE[shape][0]} if nested else ENGINE[shape][0]
     found = translate(config)
     assert not found.problems, [str(problem) for problem in found.problems]
@@ -335,7 +335,8 @@ def test_keys_without_effect_are_noted(keys, words):
 def test_keys_that_cannot_be_expressed_are_refused(keys, place, words):
     config = {
         "input_model": HF,
-        "passes": {"press": {**builder(), "disable_search": True}},
+        "passes": {"press": builder()},
+        "evaluator": EVALUATOR,
         "output_dir": "out",
         **keys,
     }
@@ -352,7 +353,12 @@ class TestAutoOptimizer:
 
     def test_precisions_are_searched(self):
         found, _ = workflow(
-            {"passes": {}, "auto_optimizer_config": {"precisions": ["int8", "int4"]}, "search_strategy": True}
+            {
+                "passes": {},
+                "auto_optimizer_config": {"precisions": ["int8", "int4"]},
+                "search_strategy": True,
+                "evaluator": EVALUATOR,
+            }
         )
         assert found["passes"][0]["parameters"] == {"precision": {"choice": ["int8", "int4"]}}
 

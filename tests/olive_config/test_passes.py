@@ -12,7 +12,7 @@ from coldpress import parts
 from coldpress.olive_config import tables
 from coldpress.olive_config.converters import CONVERTERS
 from coldpress.olive_config.passes import CALIBRATION
-from tests.olive_config.conftest import builder
+from tests.olive_config.conftest import EVALUATOR, builder
 
 #: passes of Olive 0.11 (its olive_config.json of August 2026) and those that were removed since 0.3
 NAMES = [
@@ -243,7 +243,7 @@ def test_what_has_no_effect_is_noted(translated, passes, expected, note):
     assert any(note in line for line in translation.notes), translation.notes
 
 
-SEARCH = {"search_strategy": {"execution_order": "joint", "sampler": "random"}}
+SEARCH = {"search_strategy": {"execution_order": "joint", "sampler": "random"}, "evaluator": EVALUATOR}
 
 
 class TestSearch:
@@ -265,7 +265,17 @@ class TestSearch:
     def test_or_not(self, translated, where):
         one = {**builder(int4_block_size="DEFAULT_VALUE"), **({"disable_search": True} if where == "pass" else {})}
         strategy = {**SEARCH["search_strategy"], **({"include_pass_params": False} if where == "strategy" else {})}
-        assert steps(translated(passes={"a": one}, search_strategy=strategy)) == [("press", {"precision": "int4"})]
+        assert steps(translated(passes={"a": one}, search_strategy=strategy, evaluator=EVALUATOR)) == [
+            ("press", {"precision": "int4"})
+        ]
+
+    def test_a_search_of_nothing_is_none(self, translated):
+        translation = translated(passes={"a": {**builder(), "disable_search": True}}, **SEARCH)
+        assert "search" not in translation.workflow
+        assert any("nothing is left open" in note for note in translation.notes)
+
+    def test_a_search_needs_something_to_compare(self, refused):
+        assert "engine.evaluator" in refused("evaluator", search_strategy=SEARCH["search_strategy"]).hint
 
     def test_alternatives(self, translated):
         alternatives = [{"type": "Gptq", "disable_search": True}, {"type": "Rtn", "disable_search": True}]
@@ -276,7 +286,7 @@ class TestSearch:
         assert any("first alternative" in note for note in without.notes)
 
 
-QUIET = {"search_strategy": {**SEARCH["search_strategy"], "include_pass_params": False}}
+QUIET = {**SEARCH, "search_strategy": {**SEARCH["search_strategy"], "include_pass_params": False}}
 FLOW_PASSES = {"gptq": {"type": "Gptq"}, "rtn": {"type": "Rtn"}, "build": builder(), "rotate": {"type": "QuaRot"}}
 
 

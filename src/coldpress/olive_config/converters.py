@@ -69,6 +69,11 @@ def text_columns(value: Any) -> dict[str, str]:
     return dict(zip(("text_col", "pair_col"), columns, strict=False))
 
 
+def milliseconds(seconds: float) -> float:
+    """Seconds as milliseconds."""
+    return float(seconds) * 1e3
+
+
 CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
     "globs_of_substrings": globs_of_substrings,
     "globs_of_nodes": globs_of_nodes,
@@ -77,4 +82,5 @@ CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
     "files": files,
     "only_one": only_one,
     "text_columns": text_columns,
+    "milliseconds": milliseconds,
 }

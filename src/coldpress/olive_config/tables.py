@@ -75,6 +75,19 @@ def data_parameters() -> Mapping[str, Mapping[str, Parameter]]:
     }
 
 
+@cache
+def metric_parameters(table: str, name: str, which: str) -> Mapping[str, Parameter]:
+    """Parameters of one of Olive's metrics or evaluators: those in ``which`` mapping of its entry."""
+    entry = {"parameters": _read("metrics.yaml")[table][name][which]}
+    return schema.build(Pass, {"parameters": _parameters(entry, {})}, f"metrics.yaml: {name}").parameters
+
+
+def metric_table(name: str) -> Mapping[str, Any]:
+    """A table of metrics.yaml."""
+    found: Mapping[str, Any] = _read("metrics.yaml")[name]
+    return found
+
+
 def data_table(name: str) -> Mapping[str, Any]:
     """Another table of data.yaml."""
     found: Mapping[str, Any] = _read("data.yaml")[name]

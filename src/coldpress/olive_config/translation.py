@@ -39,6 +39,9 @@ def translated(config: Mapping[str, Any]) -> Translation:
         steps = read_auto_optimizer(root, source.kind, searches)
     elif root.take("auto_optimizer_config"):
         root.log.note(root.place_of("auto_optimizer_config"), "no effect here: the passes are named")
+    if searches and steps and not any(step.is_open for step in steps):
+        root.log.note(root.place_of("search_strategy"), "nothing is left open, so there is nothing to search")
+        workflow.pop("search")
     workflow["passes"] = [_concise(step) for step in steps]
     workflow |= {"target": target} if target else {}
     workflow |= place
