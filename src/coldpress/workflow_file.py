@@ -86,15 +86,15 @@ def _typed(item: Any) -> Any:
 
 def check(workflow: Workflow) -> Workflow:
     """The workflow, if every part in it exists and takes its parameters; raises Misfit with the path otherwise."""
+    if "data" in parts.KINDS:
+        for name, source in workflow.data.items():
+            with _placed(f"data.{name}.type"):
+                schema.build(parts.find("data", source.type), source.parameters, f"data.{name}.parameters")
     for index, step in enumerate(workflow.passes):
         check_step(step, f"passes[{index}]")
     for index, measure in enumerate(workflow.metrics or ()):
         with _placed(f"metrics[{index}].type"):
             measure.make(f"metrics[{index}].parameters")
-    if "data" in parts.KINDS:
-        for name, source in workflow.data.items():
-            with _placed(f"data.{name}.type"):
-                schema.build(parts.find("data", source.type), source.parameters, f"data.{name}.parameters")
     with _placed("system.type"):
         workflow.system.make("system.parameters")
     return workflow

@@ -38,6 +38,13 @@ class DataConfigs:
     sources: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Calibration] = field(default_factory=dict)
 
+    def spelled_out(self, parameters: Mapping[str, Any], fields: tuple[str, ...] = ("data",)) -> dict[str, Any]:
+        """Parameters of a part with the data itself in place of its names, in ``fields``."""
+        named = {
+            key: self.sources[value] for key, value in parameters.items() if key in fields and value in self.sources
+        }
+        return {**parameters, **named}
+
 
 def read_data(root: Section, source: Source, client: Mapping[str, Any]) -> DataConfigs:
     """All data of a configuration; that beside the model is called `MODEL_DATA`."""

@@ -71,7 +71,7 @@ def _harness(kind: str, section: Section) -> list[dict[str, Any]]:
             pass
         return []
     parameters = _translated(section, metric_parameters("evaluators", "LMEvaluator", "parameters"))
-    return _checked(section, {"type": entry["metric"], "parameters": parameters})
+    return _checked(section, {"type": entry["metric"], "parameters": parameters}, DataConfigs())
 
 
 def _metric(section: Section, data: DataConfigs) -> list[dict[str, Any]]:
@@ -102,7 +102,7 @@ def _metric(section: Section, data: DataConfigs) -> list[dict[str, Any]]:
     made = []
     for name, numbers in (measures or {entry["metric"]: {}}).items():
         own = {**parameters, **_chosen(entry, numbers, batches, data)} if name == entry["metric"] else {}
-        made += _checked(section, {"type": name, "parameters": {**own, **batches}, "goals": numbers})
+        made += _checked(section, {"type": name, "parameters": {**own, **batches}, "goals": numbers}, data)
     return made
 
 
@@ -170,16 +170,16 @@ def _translated(section: Section, known: Mapping[str, Parameter]) -> dict[str, A
     return found
 
 
-def _checked(section: Section, measure: dict[str, Any]) -> list[dict[str, Any]]:
-    """The metric, if this version has it and it takes these parameters; names of data are resolved later."""
+def _checked(section: Section, measure: dict[str, Any], data: DataConfigs) -> list[dict[str, Any]]:
+    """The metric, if this version has it and it takes these parameters."""
     kind = measure["type"]
     if kind not in parts.names("metrics"):
         problem = f"this becomes the metric '{kind}', which comes in a later version of coldpress"
         section.log.refuse(section.place, problem, "leave it out")
         return []
     measure = {key: value for key, value in measure.items() if value}
-    closed = {key: value for key, value in measure.get("parameters", {}).items() if key != "data"}
-    section.log.attempt(section.place, lambda: Measure(kind, closed).make(section.place))
+    spelled_out = data.spelled_out(measure.get("parameters", {}))
+    section.log.attempt(section.place, lambda: Measure(kind, spelled_out).make(section.place))
     return [measure]
 
 

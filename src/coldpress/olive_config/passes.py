@@ -10,7 +10,7 @@ from typing import Any
 from coldpress import parts
 from coldpress.errors import did_you_mean
 from coldpress.olive_config import tables
-from coldpress.olive_config.data import Calibration
+from coldpress.olive_config.data import DataConfigs
 from coldpress.olive_config.reading import Log, Section, value_of
 from coldpress.workflow import Step
 from coldpress.workflow_file import check_step
@@ -25,14 +25,13 @@ _WORKFLOW = "workflow."
 class Passes:
     """Reads passes. ``searches``: whether there is a search; ``opens``: whether it may try what is left unsaid.
 
-    ``calibration``: what each data config is as parameters of a pass that calibrates. ``workflow`` receives what a
-    pass says of the whole.
+    ``data``: what the data configs became. ``workflow`` receives what a pass says of the whole.
     """
 
     log: Log
     searches: bool = False
     opens: bool = True
-    calibration: Mapping[str, Calibration] = field(default_factory=dict)
+    data: DataConfigs = field(default_factory=DataConfigs)
     evaluator: Any = None
     host: Any = None
     workflow: dict[str, Any] = field(default_factory=dict)
@@ -150,9 +149,9 @@ class Passes:
             elif opens and known.search and known.to not in parameters:
                 parameters |= self._opened(known, list(known.search), section.place)
         section.close("pass", tuple(entry.parameters))
-        step = Step(entry.target, parameters)
-        self.log.attempt(section.place, lambda: check_step(step, section.place, section.place))
-        return [step]
+        spelled_out = Step(entry.target, self.data.spelled_out(parameters, NAMES_OF_DATA))
+        self.log.attempt(section.place, lambda: check_step(spelled_out, section.place, section.place))
+        return [Step(entry.target, parameters)]
 
     def _translated(self, entry: tables.Pass, known: tables.Parameter, value: Any, place: str) -> dict[str, Any]:
         """One parameter of Olive's as parameters of ours."""
@@ -169,25 +168,26 @@ class Passes:
 
     def _closed(self, known: tables.Parameter, value: Any, place: str) -> dict[str, Any]:
         if known.to == CALIBRATION:
-            data = self._data(value, place)
+            self._known_data(value, place)
+            data = self.data.calibration.get(value)
             for missing in data.missing if data else ():
                 self.log.refuse(
                     place, f"a pass that calibrates does not take {missing} of '{value}'", "use a text of your own"
                 )
             return dict(data.parameters) if data else {}
         if known.to in NAMES_OF_DATA:
-            self._data(value, place)
+            self._known_data(value, place)
         made = value_of(known, value, place, self.log)
         if known.to.startswith(_WORKFLOW):
             self.workflow |= {key.removeprefix(_WORKFLOW): one for key, one in made.items()}
             return {}
         return made
 
-    def _data(self, name: Any, place: str) -> Calibration | None:
-        if name not in self.calibration:
-            hint = did_you_mean(str(name), self.calibration) if self.calibration else "name one in data_configs"
+    def _known_data(self, name: Any, place: str) -> None:
+        known = self.data.sources
+        if name not in known:
+            hint = did_you_mean(str(name), known) if known else "name one in data_configs"
             self.log.refuse(place, f"there is no data config '{name}'", hint)
-        return self.calibration.get(name)
 
     def _opened(self, known: tables.Parameter, values: list[Any], place: str) -> dict[str, Any]:
         """A parameter that a search fills."""

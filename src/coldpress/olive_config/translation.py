@@ -33,7 +33,7 @@ def translated(config: Mapping[str, Any]) -> Translation:
     data = read_data(root, source, client)
     place, target = read_systems(root, client)
     searches, opens = read_strategy(root, workflow)
-    passes = Passes(log, searches, opens, data.calibration, root.take("evaluator"), root.take("host"), workflow)
+    passes = Passes(log, searches, opens, data, root.take("evaluator"), root.take("host"), workflow)
     steps = passes.read(root)
     if not steps and not root.take("passes"):
         steps = read_auto_optimizer(root, source.kind, searches)
