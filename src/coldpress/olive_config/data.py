@@ -40,10 +40,8 @@ class DataConfigs:
 
     def spelled_out(self, parameters: Mapping[str, Any], fields: tuple[str, ...] = ("data",)) -> dict[str, Any]:
         """Parameters of a part with the data itself in place of its names, in ``fields``."""
-        named = {
-            key: self.sources[value] for key, value in parameters.items() if key in fields and value in self.sources
-        }
-        return {**parameters, **named}
+        names = {key: value for key, value in parameters.items() if key in fields and isinstance(value, str)}
+        return {**parameters, **{key: self.sources[name] for key, name in names.items() if name in self.sources}}
 
 
 def read_data(root: Section, source: Source, client: Mapping[str, Any]) -> DataConfigs:
