@@ -56,11 +56,10 @@ def test_a_slip_is_told(validator, document, slip):
 
 
 def test_a_resolved_workflow_is_valid(validator):
-    from coldpress.engine import resolved
     from coldpress.schema import plain
 
     workflow = load_workflow({"model": "x", "passes": ["press", "quantize_onnx"], "metrics": ["size"]})
-    assert validator.is_valid(json.loads(json.dumps(plain(resolved(workflow)))))
+    assert validator.is_valid(json.loads(json.dumps(plain(workflow.resolved()))))
 
 
 def test_every_part_is_in_it():

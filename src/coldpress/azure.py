@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from coldpress.errors import ColdpressError
 
@@ -123,3 +123,11 @@ def refuse_to_fetch(uri: str) -> None:
         f"{uri}: fetching a {what} from Azure ML is a later capability of coldpress",
         hint=f"download it with '{command}' and name the local copy",
     )
+
+
+def refuse_remote(values: Any) -> None:
+    """Raise ColdpressError for the first string in plain data that names a resource, which would have to be fetched."""
+    if isinstance(values, str) and is_resource(values):
+        refuse_to_fetch(values)
+    for value in values.values() if isinstance(values, dict) else values if isinstance(values, list) else ():
+        refuse_remote(value)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from coldpress import parts, recipes, schema
-from coldpress.azure import is_resource, refuse_to_fetch
+from coldpress.azure import is_resource, refuse_remote
 from coldpress.errors import WORSE_THAN_TOLERANCE, ColdpressError
 from coldpress.job import Job, Progress, Result
 from coldpress.model import Model, content_key
@@ -23,7 +23,7 @@ from coldpress.store import Store
 from coldpress.systems.local import Local
 from coldpress.target import machine
 from coldpress.verify import WORSE, Verdict, check_request, verify
-from coldpress.workflow import Measure, Running, Step, Workflow, is_open
+from coldpress.workflow import Measure, Running, Step, Workflow
 
 _REPORTED_VERSIONS = (
     "coldpress",
@@ -82,7 +82,7 @@ def run(
     folder that is not empty; files that no run wrote stay. ``command`` is what the report names for repeating it.
     """
     workflow.system.make().check()
-    _refuse_remote(schema.plain([workflow.data, workflow.passes, workflow.metrics]))
+    refuse_remote(schema.plain([workflow.data, workflow.passes, workflow.metrics]))
     with logged(workflow, console.say) as say:
         request = _Run(workflow, store or workflow.run.open_store(), replace(console, say=say), command)
         return _run(request, overwrite)
@@ -111,7 +111,7 @@ def _run(request: _Run, overwrite: bool) -> Report:
     report = _report(request, source, pressed, verdict, _measure(request, pressed))
     if output is not None:
         described = {**report, "identity": identity}
-        publish(pressed, output, described, resolved(workflow).to_yaml(), workflow.packaging, workflow.artifacts)
+        publish(pressed, output, described, workflow.resolved().to_yaml(), workflow.packaging, workflow.artifacts)
     return Report(report, pressed)
 
 
@@ -122,7 +122,7 @@ def dry_run(workflow: Workflow, say: Callable[[str], None] = lambda line: None) 
     else:
         source = find_model(workflow.model, trust_remote_code=workflow.trust_remote_code, say=say)
     _check(recipes.complete(workflow, source), source, workflow)
-    return resolved(workflow)
+    return workflow.resolved()
 
 
 def _format_of(steps: Sequence[Step]) -> str:
@@ -148,14 +148,6 @@ def _check(steps: Sequence[Step], source: Model, workflow: Workflow) -> None:
         current = Model(current.path, made.produces, "", current.notes)
 
 
-def _refuse_remote(values: Any) -> None:
-    """Files that somebody would have to fetch from Azure ML first."""
-    if isinstance(values, str) and is_resource(values):
-        refuse_to_fetch(values)
-    for value in values.values() if isinstance(values, dict) else values if isinstance(values, list) else ():
-        _refuse_remote(value)
-
-
 def _pass_by_pass(request: _Run, source: Model, steps: Sequence[Step]) -> tuple[Model, Model]:
     """The source in its first Hugging Face form (what the result is compared with) and the result."""
     original = model = source
@@ -177,19 +169,6 @@ def _measure(request: _Run, model: Model) -> dict[str, dict[str, Any]]:
     return {
         job.part: dict(result.numbers) for job, result in Local().map(jobs, request.store, request.console.progress)
     }
-
-
-def resolved(workflow: Workflow) -> Workflow:
-    """The workflow with every parameter of its passes spelled out; open ones stay open."""
-    return replace(workflow, passes=tuple(map(_spelled_out, workflow.passes)))
-
-
-def _spelled_out(step: Step) -> Step:
-    if step.any_of:
-        return replace(step, any_of=tuple(map(_spelled_out, step.any_of)))
-    left_open = {name: value for name, value in step.parameters.items() if is_open(value)}
-    closed = {name: value for name, value in step.parameters.items() if name not in left_open}
-    return replace(step, parameters={**schema.plain(Step(step.type, closed).make()), **left_open})
 
 
 def _verdict_line(verdict: Verdict) -> str:

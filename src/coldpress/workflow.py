@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from coldpress import parts, schema
@@ -46,6 +46,14 @@ class Step:
         part = parts.find("passes", self.type)
         made: parts.Pass = schema.build(part, self.parameters, where or f"passes.{self.type}")
         return made
+
+    def spelled_out(self) -> Step:
+        """The step with every parameter; those that are left open stay so."""
+        if self.any_of:
+            return replace(self, any_of=tuple(one.spelled_out() for one in self.any_of))
+        left_open = {name: value for name, value in self.parameters.items() if is_open(value)}
+        closed = {name: value for name, value in self.parameters.items() if name not in left_open}
+        return replace(self, parameters={**schema.plain(Step(self.type, closed).make()), **left_open})
 
 
 @dataclass(frozen=True)
@@ -177,6 +185,10 @@ class Workflow:
     run: Running = option("how the run goes about its work", Running())
     trust_remote_code: bool = option("run code that comes with the model", False)
     seed: int = option("feeds every random choice", 0)
+
+    def resolved(self) -> Workflow:
+        """The workflow with every parameter of its passes spelled out."""
+        return replace(self, passes=tuple(step.spelled_out() for step in self.passes))
 
     def to_yaml(self) -> str:
         import yaml
