@@ -320,6 +320,28 @@ class TestFlows:
         assert "did you mean 'rtn'" in refused("pass_flows", passes=FLOW_PASSES, pass_flows=[["rt", "build"]]).hint
 
 
+@pytest.mark.skipif("onnx_static_quantization" not in parts.names("passes"), reason="it is not there yet")
+class TestQuantizedGraphs:
+    DATA = ({"name": "d", "type": "DummyDataContainer"},)
+    MODEL = {"type": "ONNXModel", "model_path": "m.onnx"}  # noqa: RUF012
+
+    def quantized(self, translated, **config):
+        passes = {"q": {"type": "OnnxQuantization", "data_config": "d", **config}}
+        return translated(input_model=self.MODEL, passes=passes, data_configs=list(self.DATA))
+
+    def test_the_mode_decides(self, translated):
+        config = {"quant_format": "QDQ", "activation_type": "QUInt8", "weight_type": "QInt8"}
+        [(name, parameters)] = steps(self.quantized(translated, **config))
+        assert name == "onnx_static_quantization"
+        expected = {"data": "d", "quant_format": "qdq", "activation_type": "uint8", "weight_type": "int8"}
+        assert parameters == expected
+
+    def test_a_search_tries_both(self, translated):
+        passes = {"q": {"type": "OnnxQuantization", "quant_mode": ["static", "dynamic"], "disable_search": True}}
+        [step] = translated(input_model=self.MODEL, passes=passes, **SEARCH).workflow["passes"]
+        assert [one["type"] for one in step["any_of"]] == ["onnx_static_quantization", "onnx_dynamic_quantization"]
+
+
 def test_converters_are_typed():
     for converter in CONVERTERS.values():
         assert typing.get_type_hints(converter) and inspect.getdoc(converter)
