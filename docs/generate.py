@@ -11,8 +11,10 @@ import click
 
 from coldpress import parts
 from coldpress.cli import VERBS, app
+from coldpress.olive_config import tables
 
 PAGE = Path(__file__).with_name("reference.md")
+OLIVE_PAGE = Path(__file__).with_name("olive.md")
 
 
 def page() -> str:
@@ -75,5 +77,24 @@ def _documentation(part: Any) -> str:
     return (sys.modules[part.__module__].__doc__ or "").strip()
 
 
+def olive_page() -> str:
+    """What becomes of Olive's passes, as Markdown; a test compares it with the file."""
+    lines = ["# What becomes of Olive's passes", "", "Made by `python docs/generate.py`; do not edit.", ""]
+    lines += ["| Olive | coldpress |", "|---|---|"]
+    lines += [f"| {name} | {_becomes(entry)} |" for name, entry in sorted(tables.passes().items())]
+    return "\n".join(lines) + "\n"
+
+
+def _becomes(entry: tables.Pass) -> str:
+    if entry.which:
+        return f"by `{entry.which}`: " + ", ".join(f"{name} ({value})" for value, name in entry.passes.items())
+    if entry.target:
+        fixed = ", ".join(f"{name}: {value}" for name, value in entry.fixed.items())
+        later = "" if entry.target in parts.names("passes") else ", which comes later"
+        return f"`{entry.target}`" + (f" with `{fixed}`" if fixed else "") + later
+    return f"left out: {entry.left_out}" if entry.left_out else f"not there; {entry.instead}"
+
+
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    OLIVE_PAGE.write_text(olive_page(), encoding="utf-8")

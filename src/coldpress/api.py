@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,8 @@ from coldpress.engine import Console, Report
 from coldpress.engine import run as _run
 from coldpress.store import Store
 from coldpress.target import resolve_target
-from coldpress.workflow import Step, Verify, Workflow, load_workflow
+from coldpress.workflow import Step, Verify, Workflow
+from coldpress.workflow_file import load_workflow
 
 _TARGET = ("device", "provider", "threads")
 #: where results go when nothing else is said
@@ -101,9 +105,22 @@ def quantize(
 def run(
     workflow: Workflow | dict[str, Any] | str | Path, *, overwrite: bool = False, cache_dir: str | Path | None = None
 ) -> Report:
-    """Run a workflow: an object, plain data, or a YAML or JSON file."""
-    checked = workflow if isinstance(workflow, Workflow) else load_workflow(workflow)
-    return _run(checked, store=Store(cache_dir), overwrite=overwrite)
+    """Run a workflow: an object, plain data, or a YAML or JSON file, of coldpress's own form or Olive's.
+
+    With ``run: {log_level: 1}`` or 0 in it, finished steps are told on stderr. Keys of an Olive file that have no effect are
+    logged as warnings.
+    """
+    checked = (
+        workflow if isinstance(workflow, Workflow) else load_workflow(workflow, logging.getLogger(__name__).warning)
+    )
+    running = replace(checked.run, cache_dir=str(cache_dir)) if cache_dir else checked.run
+    return _run(checked, store=running.open_store(), console=_console(checked), overwrite=overwrite)
+
+
+def _console(workflow: Workflow) -> Console:
+    if workflow.run.log_level not in (0, 1):
+        return Console()
+    return Console(say=lambda line: print(line, file=sys.stderr, flush=True))
 
 
 def run_pass(

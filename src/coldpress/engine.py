@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from coldpress import parts, recipes, schema
+from coldpress.azure import is_resource, refuse_remote
 from coldpress.errors import WORSE_THAN_TOLERANCE, ColdpressError
 from coldpress.job import Job, Progress, Result
 from coldpress.model import Model, content_key
 from coldpress.output import check_output, is_current, publish
-from coldpress.sources import find_model
+from coldpress.packaging import check_package
+from coldpress.run_log import logged
+from coldpress.sources import find_model, hub_config
 from coldpress.store import Store
 from coldpress.systems.local import Local
 from coldpress.target import machine
 from coldpress.verify import WORSE, Verdict, check_request, verify
-from coldpress.workflow import Step, Workflow
+from coldpress.workflow import Measure, Running, Step, Workflow
 
 _REPORTED_VERSIONS = (
     "coldpress",
@@ -78,29 +81,48 @@ def run(
     Raises ColdpressError before any work when the request is wrong. ``overwrite`` allows to replace files in an output
     folder that is not empty; files that no run wrote stay. ``command`` is what the report names for repeating it.
     """
-    request = _Run(workflow, store or Store(), console, command)
+    workflow.system.make().check()
+    refuse_remote(schema.plain([workflow.data, workflow.passes, workflow.metrics]))
+    with logged(workflow, console.say) as say:
+        request = _Run(workflow, store or workflow.run.open_store(), replace(console, say=say), command)
+        return _run(request, overwrite)
+
+
+def _run(request: _Run, overwrite: bool) -> Report:
+    workflow, console = request.workflow, request.console
     source = find_model(workflow.model, trust_remote_code=workflow.trust_remote_code, say=console.say)
     steps = recipes.complete(workflow, source)
     _check(steps, source, workflow)
     output = Path(workflow.output) if workflow.output else None
     identity = {
-        "workflow": schema.plain(replace(workflow, output=None)),
+        "workflow": schema.plain(replace(workflow, output=None, run=Running())),
         "source": source.key,
         "steps": schema.plain(steps),
     }
     if output is not None:
         known = is_current(output, identity)
-        if known is not None:
+        if known is not None and not workflow.run.clean_cache:
             console.say(f"{output} is up to date")
             return Report(known, Model(output, _format_of(steps), content_key(output), {}), up_to_date=True)
-        check_output(output, overwrite)
+        check_output(output, overwrite or known is not None)
     original, pressed = _pass_by_pass(request, source, steps)
     verdict = verify(pressed, original, workflow, request.store, console.progress)
     console.say(_verdict_line(verdict))
     report = _report(request, source, pressed, verdict, _measure(request, pressed))
     if output is not None:
-        publish(pressed, output, {**report, "identity": identity}, _resolved(workflow).to_yaml())
+        described = {**report, "identity": identity}
+        publish(pressed, output, described, workflow.resolved().to_yaml(), workflow.packaging, workflow.artifacts)
     return Report(report, pressed)
+
+
+def dry_run(workflow: Workflow, say: Callable[[str], None] = lambda line: None) -> Workflow:
+    """The workflow with all its parameters, after every check that needs no work; weights are not fetched for it."""
+    if is_resource(workflow.model) or hub_config(workflow.model) is not None:
+        source = Model(Path(workflow.model), "hf", "")
+    else:
+        source = find_model(workflow.model, trust_remote_code=workflow.trust_remote_code, say=say)
+    _check(recipes.complete(workflow, source), source, workflow)
+    return workflow.resolved()
 
 
 def _format_of(steps: Sequence[Step]) -> str:
@@ -111,6 +133,8 @@ def _format_of(steps: Sequence[Step]) -> str:
 def _check(steps: Sequence[Step], source: Model, workflow: Workflow) -> None:
     """Every pass can do its work, and each takes what the one before it gives; said before any work."""
     check_request(workflow.verify)
+    for package in workflow.packaging:
+        check_package(package)
     current = source
     for step in steps:
         made = step.make()
@@ -140,16 +164,11 @@ def _pass_by_pass(request: _Run, source: Model, steps: Sequence[Step]) -> tuple[
 
 
 def _measure(request: _Run, model: Model) -> dict[str, dict[str, Any]]:
-    names = recipes.metrics_for(request.workflow, model)
-    jobs = [Job("metric", name, {}, model, request.workflow.target) for name in names]
+    measures = recipes.metrics_for(request.workflow, model)
+    jobs = [Job("metric", one.type, schema.plain(one.make()), model, request.workflow.target) for one in measures]
     return {
         job.part: dict(result.numbers) for job, result in Local().map(jobs, request.store, request.console.progress)
     }
-
-
-def _resolved(workflow: Workflow) -> Workflow:
-    """The workflow with every parameter of its passes spelled out."""
-    return replace(workflow, passes=tuple(Step(step.type, schema.plain(step.make())) for step in workflow.passes))
 
 
 def _verdict_line(verdict: Verdict) -> str:
@@ -169,14 +188,12 @@ def _report(
         "reasons": verdict.reasons,
         "source": _source(source, notes),
         "target": schema.plain(request.workflow.target),
-        "passes": [
-            {"name": step.type, "parameters": step.parameters, "seconds": result.seconds, "cached": result.cached}
-            for step, result in request.results
-        ],
+        "passes": _history(source, request.results),
         "quality": {name: value for name, value in numbers.items() if name != "answers"},
         "tolerance": schema.plain(verdict.tolerance) if verdict.tolerance else None,
         "answers": [{"prompt": answer["question"], **answer} for answer in numbers.get("answers", [])],
         **{_SECTIONS.get(name, name): values for name, values in measured.items()},
+        "directions": {one.type: _directions(one) for one in recipes.metrics_for(request.workflow, model)},
         "layers": notes.get("layers", []),
         "calibration": notes.get("calibration"),
         "timings": [*notes.get("timings", []), {"step": "verify", "seconds": verdict.seconds}],
@@ -190,9 +207,39 @@ def _report(
 _SECTIONS = {"generation": "speed"}
 
 
+def _history(source: Model, results: Sequence[tuple[Step, Result]]) -> list[dict[str, Any]]:
+    """Each pass with the key of the model it got and of the one it made."""
+    history, parent = [], source
+    for step, result in results:
+        assert result.model is not None
+        ended = None if result.ended is None else datetime.fromtimestamp(result.ended, timezone.utc)
+        history.append(
+            {
+                "name": step.type,
+                "parameters": step.parameters,
+                "seconds": result.seconds,
+                "cached": result.cached,
+                "ended": ended and ended.isoformat(timespec="seconds"),
+                "parent": parent.key,
+                "model": result.model.key,
+                "format": result.model.format,
+            }
+        )
+        parent = result.model
+    return history
+
+
+def _directions(measure: Measure) -> dict[str, dict[str, str]]:
+    """How to read the numbers of a metric: which direction is better, and their unit."""
+    values = measure.make().values
+    return {name: {"better": value.better, "unit": value.unit} for name, value in values.items()}
+
+
 def _source(source: Model, notes: Any) -> dict[str, Any]:
     return {
         "name": source.notes.get("source", str(source.path)),
+        "key": source.key,
+        "format": source.format,
         "origin": source.notes.get("origin"),
         "architecture": notes.get("architecture"),
         "parameters": notes.get("source_weights"),

@@ -72,12 +72,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """What a job gave: a model (of a pass) or numbers (of a metric)."""
+    """What a job gave: a model (of a pass) or numbers (of a metric). ``ended``: when, in seconds since the epoch."""
 
     seconds: float
     cached: bool
     model: Model | None = None
     numbers: Mapping[str, Any] = field(default_factory=dict)
+    ended: float | None = None
 
 
 def execute(job: Job, store: Store, progress: Progress = lambda what, done, total: None) -> Result:
@@ -104,7 +105,7 @@ def _work(job: Job, store: Store, progress: Progress) -> Result:
             value = {"format": made.format, "file": _inside(made.path, scratch), "notes": schema.plain(made.notes)}
         else:
             value = {"numbers": part.measure(job.model, context)}
-        value["seconds"] = time.perf_counter() - started
+        value |= {"seconds": time.perf_counter() - started, "ended": time.time()}
         entry = store.put(job.key, scratch, value)
     return _result(job, entry.folder, entry.record, cached=False)
 
@@ -118,10 +119,11 @@ def _keeper(store: Store) -> Callable[[str, Mapping[str, Any]], AbstractContextM
 
 
 def _result(job: Job, folder: Path, value: Mapping[str, Any], *, cached: bool) -> Result:
+    when = value["seconds"], cached
     if job.kind == "metric":
-        return Result(value["seconds"], cached, numbers=value["numbers"])
+        return Result(*when, numbers=value["numbers"], ended=value.get("ended"))
     model = Model(folder / value["file"], value["format"], job.key, value["notes"])
-    return Result(value["seconds"], cached, model=model)
+    return Result(*when, model=model, ended=value.get("ended"))
 
 
 def _files(patterns: str | Sequence[str]) -> list[Path]:

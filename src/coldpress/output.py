@@ -6,11 +6,14 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from coldpress.errors import ColdpressError
 from coldpress.model import Model, files_of
+from coldpress.packaging import write_package
+from coldpress.workflow import Package
 
 _REPORT = "report.json"
 
@@ -33,24 +36,42 @@ def is_current(output: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     return report if intact and report.get("identity") == json.loads(json.dumps(identity)) else None
 
 
-def publish(model: Model, output: Path, report: dict[str, Any], workflow_yaml: str) -> None:
-    """Write the model, its report, its card and its workflow to ``output``; files of others there stay."""
-    from coldpress.report.card import card
-    from coldpress.report.page import page
+def publish(
+    model: Model,
+    output: Path,
+    report: dict[str, Any],
+    workflow_yaml: str,
+    packaging: Sequence[Package] = (),
+    artifacts: bool = True,
+) -> None:
+    """Write the model to ``output``, with what describes it and packages of it; files of others there stay.
 
+    Without ``artifacts`` it is not described.
+    """
     output.parent.mkdir(parents=True, exist_ok=True)
     staged = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
         for file in files_of(model.path):
             _link_or_copy(file, staged / file.relative_to(model.path))
-        (staged / "workflow.yaml").write_text(workflow_yaml, encoding="utf-8")
-        (staged / "README.md").write_text(card(report), encoding="utf-8")
-        (staged / "report.html").write_text(page(report), encoding="utf-8")
-        report = {**report, "files": {f.relative_to(staged).as_posix(): _facts(f) for f in files_of(staged)}}
-        (staged / _REPORT).write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+        if artifacts:
+            _describe(staged, report, workflow_yaml)
+        for package in packaging:
+            write_package(package, staged, report)
+        if artifacts:
+            report = {**report, "files": {f.relative_to(staged).as_posix(): _facts(f) for f in files_of(staged)}}
+            (staged / _REPORT).write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
         _move_into(staged, output)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def _describe(folder: Path, report: dict[str, Any], workflow_yaml: str) -> None:
+    from coldpress.report.card import card
+    from coldpress.report.page import page
+
+    (folder / "workflow.yaml").write_text(workflow_yaml, encoding="utf-8")
+    (folder / "README.md").write_text(card(report), encoding="utf-8")
+    (folder / "report.html").write_text(page(report), encoding="utf-8")
 
 
 def _move_into(staged: Path, output: Path) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import importlib
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
@@ -27,6 +27,17 @@ KINDS = ("passes", "metrics", "systems")
 def _no_folder(kind: str, facts: Mapping[str, Any]) -> AbstractContextManager[Path]:
     """Without a store nothing outlives the run."""
     return tempfile.TemporaryDirectory(prefix=f"coldpress-{kind}-")  # type: ignore[return-value]
+
+
+def option(text: str, default: Any = MISSING, choices: tuple[Any, ...] = ()) -> Any:
+    """A field with its help text and, where only some values are allowed, these.
+
+    A default that is a type, such as ``dict``, makes a new object each time; without a default the field is required.
+    """
+    metadata = {"help": text, "choices": choices}
+    if isinstance(default, type):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,14 @@ class Pass:
 
 
 @dataclass(frozen=True)
+class DataSource:
+    """Where a pass or a metric gets its batches: a kind of data and its parameters."""
+
+    type: str = option("kind of data")
+    parameters: dict[str, Any] = option("parameters of that kind; what is left out has its default", dict)
+
+
+@dataclass(frozen=True)
 class Value:
     """How to read one measured number: which direction is better, and its unit."""
 
@@ -94,6 +113,30 @@ class Metric:
 
     def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
         """The numbers promised in ``values``; further JSON values may stand beside them as details."""
+        raise NotImplementedError
+
+
+class System:
+    """A place where jobs run. Subclasses are frozen dataclasses; their fields say how to get there.
+
+    ``title``: how people call it. ``is_ready``: whether jobs can be sent there; if not, a request for it is read and
+    checked, but not run.
+    """
+
+    title: ClassVar[str] = ""
+    is_ready: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def check(self) -> None:
+        """Raise ColdpressError when jobs cannot run there; early and cheap."""
+        if not self.is_ready:
+            raise ColdpressError(
+                f"running jobs on {self.title} is a later capability of coldpress",
+                hint="run it on this machine with --system local",
+            )
+
+    def map(self, jobs: Iterable[Any], store: Any, progress: Callable[[str, float, float], None]) -> Iterator[Any]:
+        """Do jobs, one after the other, and give each with its result as it is finished."""
         raise NotImplementedError
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from coldpress.errors import ColdpressError
 from coldpress.model import Model
-from coldpress.workflow import Step, Workflow
+from coldpress.workflow import Measure, Step, Workflow
 
 #: algorithms that need more than a weight to round it, so that they work on the Hugging Face folder, before the press
 QUANTIZED_FIRST = ("best", "gptq", "awq", "autoround", "hqq", "quarot", "spinquant")
@@ -86,7 +86,7 @@ def complete(workflow: Workflow, model: Model) -> tuple[Step, ...]:
     return steps
 
 
-def metrics_for(workflow: Workflow, model: Model) -> tuple[str, ...]:
+def metrics_for(workflow: Workflow, model: Model) -> tuple[Measure, ...]:
     """What is measured of a finished model: what the workflow names, else its size, and how it generates.
 
     A model that is not verified is not run at all.
@@ -94,4 +94,4 @@ def metrics_for(workflow: Workflow, model: Model) -> tuple[str, ...]:
     if workflow.metrics is not None:
         return workflow.metrics
     runs = (model.path / "genai_config.json").exists() and workflow.target.is_here and workflow.verify.enabled
-    return ("size", "generation", "memory") if runs else ("size",)
+    return tuple(Measure(name) for name in (("size", "generation", "memory") if runs else ("size",)))

@@ -14,11 +14,22 @@ from coldpress.errors import ColdpressError, did_you_mean
 T = TypeVar("T")
 
 
+class Misfit(ColdpressError):
+    """Data that does not fit; ``place`` is the path to it, such as ``passes[0].parameters.bits``."""
+
+    def __init__(self, place: str, problem: str, hint: str | None = None):
+        super().__init__(f"{place or 'the request'}: {problem}", hint=hint)
+        self.place, self.problem = place, problem
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Misfit, (self.place, self.problem, self.hint)
+
+
 def build(cls: type[T], data: Any, where: str = "") -> T:
     """An instance of the dataclass ``cls`` from plain data.
 
-    Raises ColdpressError for a key that is not a field (with the closest one), a missing key, a value of the wrong
-    type or one that is not among a field's choices; ``where`` is the path shown in front of it.
+    Raises Misfit for a key that is not a field (with the closest one), a missing key, a value of the wrong type or
+    one that is not among a field's choices; ``where`` is the path to ``data``.
     """
     import msgspec
 
@@ -27,8 +38,8 @@ def build(cls: type[T], data: Any, where: str = "") -> T:
         made = msgspec.convert(data, cls, strict=True)
     except msgspec.ValidationError as error:
         problem, _, path = str(error).partition(" - at `$")
-        place = f"{where}{path.rstrip('`')}".strip(".") or "the request"
-        raise ColdpressError(f"{place}: {problem[0].lower()}{problem[1:]}") from None
+        place = f"{where}{path.rstrip('`')}".strip(".")
+        raise Misfit(place, f"{problem[0].lower()}{problem[1:]}") from None
     _check_choices(made, where)
     return made
 
@@ -53,7 +64,7 @@ def _check_keys(cls: Any, data: Any, where: str) -> None:
     for key, value in data.items():
         place = f"{where}.{key}".strip(".")
         if key not in known:
-            raise ColdpressError(f"{place}: there is no '{key}' here", hint=did_you_mean(str(key), known))
+            raise Misfit(place, f"there is no '{key}' here", did_you_mean(str(key), known))
         for inner, items in _dataclasses_in(hints[key], value, place):
             _check_keys(inner, items[0], items[1])
 
@@ -64,16 +75,32 @@ def _dataclasses_in(hint: Any, value: Any, where: str) -> list[tuple[Any, tuple[
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (list, tuple) and isinstance(value, list):
         return [(arguments[0], (item, f"{where}[{i}]")) for i, item in enumerate(value)]
+    if origin is dict and isinstance(value, Mapping):
+        return [(arguments[1], (item, f"{where}.{key}")) for key, item in value.items()]
     if origin in (typing.Union, types.UnionType):
         return [found for option in arguments for found in _dataclasses_in(option, value, where)]
     return []
 
 
 def _check_choices(made: Any, where: str) -> None:
+    """Refuse values that are not among the choices of their field, at any depth."""
     for field in dataclasses.fields(made):
         choices, value = field.metadata.get("choices"), getattr(made, field.name)
+        place = f"{where}.{field.name}".strip(".")
         if choices and value is not None and value not in choices:
             hint = (
                 did_you_mean(value, choices) if isinstance(value, str) else f"use one of {', '.join(map(str, choices))}"
             )
-            raise ColdpressError(f"{where}.{field.name}: {value!r} is not a choice".strip("."), hint=hint)
+            raise Misfit(place, f"{value!r} is not a choice", hint)
+        for inner, path in _inner_dataclasses(value, place):
+            _check_choices(inner, path)
+
+
+def _inner_dataclasses(value: Any, where: str) -> list[tuple[Any, str]]:
+    if dataclasses.is_dataclass(value):
+        return [(value, where)]
+    if isinstance(value, tuple):
+        return [found for i, item in enumerate(value) for found in _inner_dataclasses(item, f"{where}[{i}]")]
+    if isinstance(value, Mapping):
+        return [found for key, item in value.items() for found in _inner_dataclasses(item, f"{where}.{key}")]
+    return []

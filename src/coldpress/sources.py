@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
+from coldpress.azure import is_resource, refuse_to_fetch
 from coldpress.errors import WORK_FAILED, ColdpressError, did_you_mean
 from coldpress.model import Model, content_key
 
@@ -89,11 +90,8 @@ def hub_config(name_or_path: str) -> dict[str, Any] | None:
 
 def _without_url(name: str, revision: str | None) -> tuple[str, str | None]:
     """A hub URL as an id, and the revision it names."""
-    if name.startswith("azureml:"):
-        raise ColdpressError(
-            f"{name}: models in Azure ML registries are not supported yet",
-            hint="download the model with 'az ml model download' and pass its folder",
-        )
+    if is_resource(name):
+        refuse_to_fetch(name)
     if found := _HUB_URL.fullmatch(name):
         return found[1], revision or found[2]
     if "://" in name:

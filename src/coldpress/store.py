@@ -32,19 +32,23 @@ class Entry:
 
 
 class Store:
-    """A folder of results. ``root`` defaults to ``$COLDPRESS_CACHE`` or the user's cache folder."""
+    """A folder of results. ``root`` defaults to ``$COLDPRESS_CACHE`` or the user's cache folder.
 
-    def __init__(self, root: Path | str | None = None):
+    ``since``: results that are older, in seconds since the epoch, are not found, and made anew.
+    """
+
+    def __init__(self, root: Path | str | None = None, since: float = 0.0):
         self.root = Path(root or os.environ.get("COLDPRESS_CACHE") or _user_cache()).expanduser().absolute()
+        self.since = since
 
     def get(self, key: str) -> Entry | None:
-        """The result of a key; None if there is none, or if its files were changed since."""
+        """The result of a key; None if there is none, it is too old, or its files were changed since."""
         folder = self._folder(key)
         try:
             record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return None
-        if _fingerprint(folder / "files") != record["files"]:
+        if record["created"] < self.since or _fingerprint(folder / "files") != record["files"]:
             return None
         return Entry(key, folder / "files", record["value"])
 
@@ -84,6 +88,8 @@ class Store:
         """A folder that outlives a killed run, for what a part can go on from; nobody else is in it meanwhile."""
         folder = self._made(f"kept/{key}")
         with self.lock(key):
+            if folder.stat().st_mtime < self.since:
+                shutil.rmtree(folder)
             folder.mkdir(exist_ok=True)
             os.utime(folder)
             yield folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 
 from coldpress.errors import ColdpressError, did_you_mean
@@ -28,9 +28,11 @@ _DEFAULT_PROVIDER = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvide
 class Target:
     """A device and its execution provider. ``threads`` 0 means one for each physical core."""
 
-    device: str = "cpu"
-    provider: str = "CPUExecutionProvider"
-    threads: int = 0
+    device: str = field(default="cpu", metadata={"help": "cpu, gpu or npu", "choices": DEVICES})
+    provider: str = field(
+        default="CPUExecutionProvider", metadata={"help": "execution provider", "choices": tuple(PROVIDERS)}
+    )
+    threads: int = field(default=0, metadata={"help": "threads; 0: all processors"})
 
     @property
     def short_name(self) -> str:

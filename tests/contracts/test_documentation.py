@@ -18,6 +18,7 @@ def test_the_reference_is_up_to_date():
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
     assert generate.page() == generate.PAGE.read_text(encoding="utf-8"), "run: python docs/generate.py"
+    assert generate.olive_page() == generate.OLIVE_PAGE.read_text(encoding="utf-8"), "run: python docs/generate.py"
 
 
 @pytest.mark.parametrize("name", VERBS)

@@ -155,15 +155,55 @@ def test_a_wrong_request_is_exit_2_with_a_hint(run, tiny_model, tmp_path, argume
 def test_workflow_files_are_checked_whole(run, tiny_model, tmp_path):
     file = tmp_path / "w.yaml"
     for text, words in {
-        "model: x\npases: []": ("w.yaml.pases", "did you mean 'passes'"),
-        "model: x\npasses:\n- type: pres": ("did you mean 'press'",),
-        "model: x\npasses:\n- type: press\n  parameters: {bits: 4}": ("passes.press.bits",),
-        "model: x\npasses:\n- type: press\n  parameters: {block_size: big}": ("block_size",),
+        "model: x\npases: []": ("w.yaml, line 2: pases: there is no 'pases' here", "did you mean 'passes'"),
+        "model: x\npasses:\n- type: pres": ("w.yaml, line 3: passes[0].type", "did you mean 'press'"),
+        "model: x\npasses:\n- type: press\n  parametrs: {}": ("passes[0].parametrs", "did you mean 'parameters'"),
+        "model: x\npasses:\n- type: press\n  parameters: {bits: 4}": ("line 4: passes[0].parameters.bits",),
+        "model: x\npasses:\n- type: press\n  parameters: {block_size: big}": ("passes[0].parameters.block_size",),
         "model: x\nverify: {tolerances: 1}": ("verify.tolerances", "tolerance"),
         "model: [": ("neither YAML nor JSON",),
     }.items():
         file.write_text(text)
         refused(run("run", "--config", file), 2, *words)
+
+
+def test_a_dry_run_prints_the_resolved_workflow_and_does_no_work(run, tiny_model, tmp_path):
+    (tmp_path / "w.yaml").write_text(f"model: {tiny_model}\noutput: out\npasses: [press]\ntarget: {{device: gpu}}\n")
+    done = run("run", "--config", "w.yaml", "--dry_run")
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "again.yaml").write_text(done.stdout)
+    again = run("run", "--config", "again.yaml", "--dry_run")
+    assert again.stdout == done.stdout
+    assert "block_size: 32" in done.stdout and "CUDAExecutionProvider" in done.stdout
+    assert not (tmp_path / "out").exists()
+
+    refused(run("run", "--config", "w.yaml", "--dry_run", "-m", "./missing"), 2, "./missing does not exist")
+    (tmp_path / "w.yaml").write_text(f"model: {tiny_model}\npasses: [press, press]\n")
+    refused(run("run", "--config", "w.yaml", "--dry_run"), 2, "'press' takes hf, but gets onnx")
+
+
+def test_flags_of_run_override_the_file(run, tiny_model, tmp_path):
+    (tmp_path / "w.yaml").write_text(
+        "model: nothing\noutput: wrong\npasses: [press]\nrun: {log_level: 4, cache_dir: c1}\n"
+    )
+    flags = ("-m", tiny_model, "-o", "out", "--threads", "1", "--no_verify", "--log_level", "1", "--cache_dir", "c2")
+    done = run("run", "--config", "w.yaml", *flags, "--log_to_file", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["target"] == {"device": "cpu", "provider": "CPUExecutionProvider", "threads": 1}
+    assert report["verdict"] == "unverified"
+    assert "press: " in done.stderr and " INFO press: " in (tmp_path / "out.log").read_text()
+    assert (tmp_path / "c2/results").exists() and not (tmp_path / "c1").exists() and not (tmp_path / "wrong").exists()
+
+    again = run("run", "--config", "w.yaml", *flags, "--clean_cache")
+    assert again.returncode == 0 and "cache" not in again.stderr, again.stderr
+
+
+def test_a_system_that_is_not_ready_is_read_and_refused_before_any_work(run, tiny_model, tmp_path):
+    (tmp_path / "w.yaml").write_text(f"model: {tiny_model}\npasses: [press]\nsystem: docker\n")
+    assert run("run", "--config", "w.yaml", "--dry_run").returncode == 0
+    refused(run("run", "--config", "w.yaml"), 2, "Docker is a later capability", "--system local")
+    assert run("run", "--config", "w.yaml", "--dry_run", "--system", "local").returncode == 0
 
 
 class TestDamagedModels:

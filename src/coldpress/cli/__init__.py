@@ -20,6 +20,7 @@ VERBS = {
     "optimize": "The same as auto-opt, under its newer name.",
     "quantize": "Quantize a model's weights for the inputs they get; a Hugging Face folder comes out.",
     "run": "Run a workflow file (YAML or JSON).",
+    "migrate": "Turn a configuration of Olive into a workflow file.",
     "run-pass": "Run one pass on one model.",
     "plan": "Predict time, memory, disk and output size; do nothing.",
     "verify": "Compare a pressed model with its source.",
@@ -28,7 +29,7 @@ VERBS = {
     "chat": "Talk to a pressed model in the terminal.",
     "doctor": "Examine this machine and installation.",
     "list": "List passes and metrics.",
-    "show": "Show a pass or metric with its parameters.",
+    "show": "Show a pass, metric or other part with its parameters, or the schema of workflow files.",
     "cache": "Look into the cache, or clean it.",
     "completion": "Print the shell completion script for bash, zsh or fish.",
 }

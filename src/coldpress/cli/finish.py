@@ -31,3 +31,16 @@ def plan_and_show(session: Any, workflow: Workflow, as_json: bool) -> int:
     else:
         session.show(table(planned))
     return 0
+
+
+def show_resolved(session: Any, workflow: Workflow, as_json: bool) -> int:
+    """Print a workflow with all its parameters, after every check that needs no work."""
+    from coldpress.engine import dry_run
+    from coldpress.schema import plain
+
+    complete = dry_run(workflow, session.say)
+    if as_json:
+        session.data(plain(complete))
+    else:
+        session.text(complete.to_yaml())
+    return 0

@@ -13,8 +13,6 @@ import click
 
 from coldpress.errors import ColdpressError, did_you_mean
 
-_LEVELS = ("0", "1", "2", "3", "4")
-
 
 def model_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("-m", "--model_name_or_path", required=True, metavar="MODEL", help="Folder, file or hub id.")(
@@ -48,20 +46,25 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """``--log_level``, ``--debug`` and ``--cache_dir``; the command gets a ``session`` instead."""
 
     @functools.wraps(command)
-    def wrapped(log_level: str, debug: bool, cache_dir: str | None, **arguments: Any) -> Any:
+    def wrapped(log_level: int, debug: bool, cache_dir: str | None, **arguments: Any) -> Any:
         from coldpress.cli.session import Session
+        from coldpress.store import Store
 
-        with Session(int(log_level), cache_dir) as session:
+        with Session(log_level, Store(cache_dir)) as session:
             return command(session=session, **arguments)
 
     wrapped = click.option("--cache_dir", help="Where finished results are kept.")(wrapped)
     wrapped = click.option("--debug", is_flag=True, help="Show the traceback of a failure.")(wrapped)
+    return log_level_option(2)(wrapped)
+
+
+def log_level_option(default: int | None) -> Callable[..., Any]:
     return click.option(
         "--log_level",
-        type=click.Choice(_LEVELS),
-        default="2",
+        type=click.IntRange(0, 4),
+        default=default,
         help="0: everything, 1: steps, 2: warnings, 3: errors, 4: nothing.",
-    )(wrapped)
+    )
 
 
 def pass_options(

@@ -1,4 +1,4 @@
-"""``run``: a workflow file."""
+"""``run``: a workflow file, with flags that override it."""
 
 from __future__ import annotations
 
@@ -8,23 +8,73 @@ from typing import Any
 import click
 
 from coldpress.cli import VERBS
-from coldpress.cli.options import common_options
+from coldpress.cli.options import given, log_level_option, verify_options
+
+_RUNNING = ("cache_dir", "clean_cache", "log_level", "log_to_file")
+_TARGET = ("device", "provider", "threads")
 
 
 @click.command("run", help=VERBS["run"])
 @click.option("--config", "--run_config", "config", required=True, help="The workflow file (YAML or JSON).")
-@click.option("-m", "--model_name_or_path", "model", help="Replaces the file's model.")
-@click.option("-o", "--output_path", "output", help="Replaces the file's output folder.")
+@click.option("-m", "--model_name_or_path", help="Replaces the file's model.")
+@click.option("-o", "--output_path", help="Replaces the file's output folder.")
+@click.option("--device", help="Replaces the file's device: cpu, gpu or npu.")
+@click.option("--provider", help="Replaces the file's execution provider.")
+@click.option("--threads", type=click.IntRange(min=0), help="Replaces the file's threads; 0: all processors.")
+@click.option("--system", help="Replaces the file's system: local is this machine.")
+@verify_options
+@click.option("--trust_remote_code", is_flag=True, default=None, help="Run code that comes with the model.")
+@click.option("--cache_dir", help="Where finished results are kept.")
+@click.option("--clean_cache", is_flag=True, default=None, help="Use no finished results, do everything anew.")
+@log_level_option(None)
+@click.option("--log_to_file", is_flag=True, default=None, help="Write what is logged into OUTPUT.log, too.")
 @click.option("--overwrite", is_flag=True, help="Replace files in an output folder that is not empty.")
-@click.option("--dry_run", is_flag=True, help="Check the file, show the plan and stop.")
+@click.option("--dry_run", is_flag=True, help="Check everything, print the resolved workflow and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-@common_options
-def command(session: Any, config: str, overwrite: bool, dry_run: bool, as_json: bool, **replaced: Any) -> int:
-    from coldpress.cli.finish import plan_and_show, run_and_show
-    from coldpress.workflow import load_workflow
+@click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
+def command(config: str, overwrite: bool, dry_run: bool, as_json: bool, debug: bool, **flags: Any) -> int:
+    from coldpress.cli.finish import run_and_show, show_resolved
+    from coldpress.cli.session import Session
+    from coldpress.workflow_file import load_workflow
 
-    workflow = load_workflow(config)
-    workflow = replace(workflow, **{name: value for name, value in replaced.items() if value is not None})
-    if dry_run:
-        return plan_and_show(session, workflow, as_json)
-    return run_and_show(session, workflow, overwrite, as_json)
+    notes: list[str] = []
+    workflow = _overridden(load_workflow(config, notes.append), given(flags))
+    level = 2 if workflow.run.log_level is None else workflow.run.log_level
+    with Session(level, workflow.run.open_store()) as session:
+        for note in notes:
+            session.say(note)
+        if dry_run:
+            return show_resolved(session, workflow, as_json)
+        return run_and_show(session, workflow, overwrite, as_json)
+
+
+def _overridden(workflow: Any, flags: dict[str, Any]) -> Any:
+    """The workflow with what flags say in place of what the file says."""
+    from coldpress.target import resolve_target
+    from coldpress.workflow import Place
+
+    changed: dict[str, Any] = {}
+    target = {name: flags.pop(name) for name in _TARGET if name in flags}
+    if target:
+        kept = {"provider": workflow.target.provider} if "device" not in target else {}
+        changed["target"] = resolve_target(**{"threads": workflow.target.threads, **kept, **target})
+    running = {name: flags.pop(name) for name in _RUNNING if name in flags}
+    changed["run"] = replace(workflow.run, **running)
+    if "system" in flags:
+        changed["system"] = Place(flags.pop("system"))
+        changed["system"].make()
+    changed["verify"] = _verify(workflow.verify, flags)
+    names = {"model_name_or_path": "model", "output_path": "output"}
+    return replace(workflow, **changed, **{names.get(name, name): value for name, value in flags.items()})
+
+
+def _verify(verify: Any, flags: dict[str, Any]) -> Any:
+    """Takes the flags of verification out of ``flags``."""
+    changed: dict[str, Any] = {}
+    if flags.pop("no_verify", False):
+        changed["enabled"] = False
+    if "tolerance" in flags:
+        changed["tolerance"] = flags.pop("tolerance")
+    if "eval_data" in flags:
+        changed["data"] = tuple(flags.pop("eval_data"))
+    return replace(verify, **changed)

@@ -11,22 +11,21 @@ from typing import Any
 import click
 
 from coldpress.engine import Console
+from coldpress.run_log import LEVELS
 from coldpress.store import Store
-
-_LOGGING = {0: logging.DEBUG, 1: logging.INFO, 2: logging.WARNING, 3: logging.ERROR, 4: logging.CRITICAL}
 
 
 class Session:
     """One call of the command line; a context manager that cleans the progress bar away."""
 
-    def __init__(self, log_level: int, cache_dir: str | None):
+    def __init__(self, log_level: int, store: Store):
         self.log_level = log_level
-        self.store = Store(cache_dir)
+        self.store = store
         self._bar: Any = None
         self._task: tuple[str, Any] | None = None
-        logging.basicConfig(level=_LOGGING[log_level], stream=sys.stderr, format="%(message)s")
+        logging.basicConfig(level=LEVELS[log_level], stream=sys.stderr, format="%(message)s")
         for noisy in ("httpx", "filelock", "urllib3", "asyncio", "huggingface_hub"):
-            logging.getLogger(noisy).setLevel(max(logging.WARNING, _LOGGING[log_level]) if log_level else logging.DEBUG)
+            logging.getLogger(noisy).setLevel(max(logging.WARNING, LEVELS[log_level]) if log_level else logging.DEBUG)
 
     def __enter__(self) -> Session:
         return self
@@ -68,6 +67,11 @@ class Session:
         """Something for programs on stdout."""
         self._stop_bar()
         click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+    def text(self, text: str) -> None:
+        """A document on stdout, as it is."""
+        self._stop_bar()
+        click.echo(text.rstrip())
 
     def _started_bar(self) -> Any:
         from rich.console import Console as RichConsole

@@ -135,10 +135,17 @@ def _opening(report: Report) -> str:
     )
 
 
+def sample_code(report: Report) -> str:
+    """A program that runs the model in the folder it is started in."""
+    if not _is_onnx(report):
+        return RUN_TRANSFORMERS
+    return RUN_GENERATION if _generates(report) else RUN_SESSION
+
+
 def _usage(report: Report) -> str:
     if not _is_onnx(report):
         return _usage_of_folder(report)
-    package, code = ("onnxruntime-genai", RUN_GENERATION) if _generates(report) else ("onnxruntime", RUN_SESSION)
+    package, code = "onnxruntime-genai" if _generates(report) else "onnxruntime", sample_code(report)
     return f"## Run it\n\n{_fence(f'pip install {package}', 'bash')}\nThen, in this folder:\n\n{_fence(code, 'python')}"
 
 

@@ -8,16 +8,21 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from coldpress.errors import WORK_FAILED, ColdpressError
 from coldpress.job import Job, Progress, Result, execute, lookup
+from coldpress.parts import System
 from coldpress.store import Store
 
 
-class Local:
+@dataclass(frozen=True)
+class Local(System):
     """Runs jobs one after the other on this machine."""
+
+    title: ClassVar[str] = "this machine"
 
     def map(
         self, jobs: Iterable[Job], store: Store, progress: Progress = lambda what, done, total: None
@@ -32,7 +37,7 @@ def _in_fresh_process(job: Job, store: Store, progress: Progress) -> Result:
         return known
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-    request = json.dumps({"job": job.to_json(), "store": str(store.root)})
+    request = json.dumps({"job": job.to_json(), "store": [str(store.root), store.since]})
     command = [sys.executable, "-m", "coldpress.systems.local"]
     with tempfile.TemporaryFile("w+", encoding="utf-8") as noise:
         child = subprocess.Popen(
@@ -79,7 +84,7 @@ def _main() -> None:
     try:
         execute(
             Job.from_json(request["job"]),
-            Store(request["store"]),
+            Store(*request["store"]),
             lambda what, done, total: _say({"progress": [what, done, total]}),
         )
         _say({"done": True})

@@ -1,0 +1,86 @@
+"""Values of Olive's parameters that a table of values cannot translate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from coldpress.errors import ColdpressError
+
+_REGULAR = "re:"
+
+
+def globs_of_substrings(names: list[str]) -> list[str]:
+    """Parts of names of modules as globs: ``lm_head`` is ``*lm_head*``."""
+    for name in names:
+        if name.startswith(_REGULAR):
+            raise ColdpressError(f"'{name}' is a regular expression", hint="write a glob, such as *.mlp.*")
+    return [f"*{name}*" for name in names]
+
+
+def globs_of_nodes(names: list[str]) -> list[str]:
+    """Names of nodes of the model builder, such as ``/model/layers.0/attn/q_proj/MatMul``, as globs over modules."""
+    modules = (name.strip("/").removesuffix("/MatMul").replace("/", ".") for name in names)
+    return [module.replace(".attn.", ".self_attn.") for module in modules]
+
+
+def overrides(modules: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Other bits for some modules: ``{"model.layers.0.mlp": {"bits": 8}}`` is ``model.layers.0.mlp*=int8``."""
+    found = []
+    for name, values in modules.items():
+        if name.startswith(_REGULAR):
+            raise ColdpressError(f"'{name}' is a regular expression", hint="name modules, or a glob such as *.mlp.*")
+        for key in values:
+            if key != "bits":
+                raise ColdpressError(
+                    f"'{key}' of '{name}' cannot differ from that of other modules", hint="give other bits alone"
+                )
+        found.append(f"{name}=int{values['bits']}")
+    return found
+
+
+def listed(value: Any) -> list[Any]:
+    """One or several, as a list."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def files(value: Any) -> list[str]:
+    """Files, one or several; of a mapping from splits to files those of its only split."""
+    if isinstance(value, Mapping):
+        if len(value) != 1:
+            raise ColdpressError("files of several splits", hint="write one data config for each split")
+        return files(next(iter(value.values())))
+    return [str(one) for one in listed(value)]
+
+
+def only_one(value: Any) -> str:
+    """The only one of a list of columns."""
+    columns = listed(value)
+    if len(columns) != 1:
+        raise ColdpressError(f"one column is needed, not {len(columns)}", hint="name one")
+    return str(columns[0])
+
+
+def text_columns(value: Any) -> dict[str, str]:
+    """The column with the text, and with that of a second text."""
+    columns = listed(value)
+    if not 1 <= len(columns) <= 2:
+        raise ColdpressError(f"one or two columns of text are needed, not {len(columns)}", hint="name one or two")
+    return dict(zip(("text_col", "pair_col"), columns, strict=False))
+
+
+def milliseconds(seconds: float) -> float:
+    """Seconds as milliseconds."""
+    return float(seconds) * 1e3
+
+
+CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
+    "globs_of_substrings": globs_of_substrings,
+    "globs_of_nodes": globs_of_nodes,
+    "overrides": overrides,
+    "listed": listed,
+    "files": files,
+    "only_one": only_one,
+    "text_columns": text_columns,
+    "milliseconds": milliseconds,
+}

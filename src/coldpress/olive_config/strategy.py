@@ -1,0 +1,71 @@
+"""``search_strategy``, in its older and newer shapes, and ``auto_optimizer_config``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coldpress.errors import did_you_mean
+from coldpress.olive_config.reading import Section
+from coldpress.recipes import press_recipe
+from coldpress.workflow import Step
+
+_SAMPLERS = {"sequential": "grid", "exhaustive": "grid", "random": "random", "tpe": "tpe"}
+_ORDERS = {"joint": "joint", "pass-by-pass": "pass_by_pass"}
+_KEPT = {"max_iter": "trials", "stop_when_goals_met": "stop_when_goals_met", "output_model_num": "keep"}
+
+
+def read_strategy(root: Section, workflow: dict[str, Any]) -> tuple[bool, bool]:
+    """Puts the search into ``workflow``; whether there is one, and whether it tries parameters that nobody gave.
+
+    ``true`` is every point, all passes at once.
+    """
+    value = root.take("search_strategy", False)
+    if value is False:
+        return False, False
+    if value is True:
+        workflow["search"] = {"sampler": "grid"}
+        return True, True
+    strategy = root.inner("search_strategy")
+    search: dict[str, Any] = {}
+    order = str(strategy.take("execution_order", "joint"))
+    search["order"] = _picked(strategy, "execution_order", order, _ORDERS)
+    key = "search_algorithm" if "search_algorithm" in strategy else "sampler"
+    search["sampler"] = _picked(strategy, key, str(strategy.take(key, "sequential")), _SAMPLERS)
+    search |= {ours: strategy.take(theirs) for theirs, ours in _KEPT.items() if theirs in strategy}
+    if "max_time" in strategy:
+        search["minutes"] = strategy.take("max_time") / 60
+    opens = bool(strategy.take("include_pass_params", True))
+    for name in ("search_algorithm_config", "sampler_config"):
+        config = strategy.inner(name)
+        count = config.take("num_samples") or config.take("max_samples")
+        search |= {"trials": min(count, search.get("trials", count))} if count else {}
+        workflow |= {"seed": config.take("seed")} if "seed" in config else {}
+        config.close("sampler_config")
+    strategy.close("search_strategy")
+    workflow["search"] = {name: value for name, value in search.items() if value is not None}
+    return True, opens
+
+
+def _picked(section: Section, key: str, value: str, known: dict[str, str]) -> str | None:
+    if value not in known:
+        section.log.refuse(section.place_of(key), f"{value!r} is not a choice", did_you_mean(value, known))
+    return known.get(value)
+
+
+def read_auto_optimizer(root: Section, kind: str, searches: bool) -> list[Step]:
+    """The passes that take the place of Olive's optimizer when a configuration names none."""
+    config = root.inner("auto_optimizer_config")
+    precisions = [str(value) for _, value in config.items("precisions") if value]
+    disabled = config.take("disable_auto_optimizer", False)
+    config.close("auto_optimizer_config")
+    if disabled:
+        return []
+    if kind == "onnx":
+        root.log.refuse("passes", "an ONNX model without passes: nothing says what to do with it", "name a pass")
+        return []
+    root.log.note("passes", "no pass is named: coldpress's own recipe takes the place of Olive's optimizer")
+    if len(precisions) > 1 and searches:
+        return [Step("press", {"precision": {"choice": precisions}})]
+    if len(precisions) > 1:
+        root.log.note(config.place_of("precisions"), f"without a search the first is made: {precisions[0]}")
+    return list(press_recipe({"precision": next(iter(precisions), None)}))

@@ -1,0 +1,121 @@
+"""A whole configuration: which part of it is read when, and what becomes of the engine's keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from coldpress.errors import did_you_mean
+from coldpress.olive_config import Translation
+from coldpress.olive_config.data import read_data
+from coldpress.olive_config.evaluators import read_metrics
+from coldpress.olive_config.models import read_model
+from coldpress.olive_config.passes import Passes
+from coldpress.olive_config.reading import Log, Section
+from coldpress.olive_config.strategy import read_auto_optimizer, read_strategy
+from coldpress.olive_config.systems import client_of, read_systems
+from coldpress.olive_config.tables import names
+from coldpress.schema import build, plain
+from coldpress.workflow import Step, Workflow
+from coldpress.workflow_file import check
+
+_OUTPUT = "models/optimized"
+
+
+def translated(config: Mapping[str, Any]) -> Translation:
+    """The workflow of a configuration, with what there is to say about it."""
+    log = Log()
+    root = Section(config, "", log, ("engine",))
+    client = client_of(root)
+    source = read_model(root, client)
+    workflow: dict[str, Any] = {"model": source.name or "unknown"}
+    workflow |= {"trust_remote_code": True} if source.trust_remote_code else {}
+    data = read_data(root, source, client)
+    place, target = read_systems(root, client)
+    searches, opens = read_strategy(root, workflow)
+    passes = Passes(log, searches, opens, data, root.take("evaluator"), root.take("host"), workflow)
+    steps = passes.read(root)
+    if not steps and not root.take("passes"):
+        steps = read_auto_optimizer(root, source.kind, searches)
+    elif root.take("auto_optimizer_config"):
+        root.log.note(root.place_of("auto_optimizer_config"), "no effect here: the passes are named")
+    if searches and steps and not any(step.is_open for step in steps):
+        root.log.note(root.place_of("search_strategy"), "nothing is left open, so there is nothing to search")
+        workflow.pop("search")
+    workflow["passes"] = [_concise(step) for step in steps]
+    workflow |= {"target": target} if target else {}
+    workflow |= place
+    workflow |= {"data": data.sources} if data.sources else {}
+    metrics = read_metrics(root, data, searches)
+    workflow |= {"metrics": metrics} if metrics is not None else {}
+    workflow |= _output(root)
+    root.close("root")
+    if not log.problems:
+        log.attempt("", lambda: check(build(Workflow, workflow)))
+    return Translation(_in_order(workflow), log.notes, log.problems)
+
+
+def _concise(step: Step) -> dict[str, Any]:
+    """A step as one would write it, without what it does not use."""
+    found = {key: value for key, value in plain(step).items() if value}
+    if step.any_of:
+        found["any_of"] = [_concise(one) for one in step.any_of]
+    return found
+
+
+def _in_order(workflow: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: workflow[key] for key in Workflow.__dataclass_fields__ if key in workflow}
+
+
+def _output(root: Section) -> dict[str, Any]:
+    """Output, packages, cache and log."""
+    output = root.take("output_dir")
+    if output is None:
+        output = _OUTPUT
+        root.log.note("output_dir", f"not given: the result goes to {output}")
+    if name := root.take("output_name"):
+        output = f"{str(output).rstrip('/')}/{name}"
+    found: dict[str, Any] = {"output": str(output)}
+    if packages := [
+        package for place, item in root.items("packaging_config") if (package := _package(root, place, item))
+    ]:
+        found["packaging"] = packages
+    if root.take("no_artifacts", False):
+        found["artifacts"] = False
+    running = _running(root)
+    return {**found, "run": running} if running else found
+
+
+def _running(root: Section) -> dict[str, Any]:
+    cache = root.inner("cache_config")
+    folder = root.take("cache_dir", cache.take("cache_dir"))
+    if isinstance(folder, list):  # a local folder, and one in the cloud
+        if len(folder) > 1:
+            root.log.refuse(root.place_of("cache_dir"), "the cache is one folder", "name a folder that all can reach")
+        folder = next(iter(folder), None)
+    found = {
+        "cache_dir": folder,
+        "clean_cache": bool(root.take("clean_cache", cache.take("clean_cache", False))),
+        "log_level": root.take("log_severity_level"),
+        "log_to_file": bool(root.take("log_to_file", False)),
+    }
+    cache.close("cache_config")
+    return {
+        key: value for key, value in found.items() if value not in (None, False) or (key, value) == ("log_level", 0)
+    }
+
+
+def _package(root: Section, place: str, item: Any) -> dict[str, Any] | None:
+    section = Section(item, place, root.log, ("config",))
+    wanted = str(section.take("type", "Zipfile"))
+    known = {name.lower(): entry for name, entry in names("packagings").items()}
+    entry = known.get(wanted.lower())
+    if not isinstance(entry, str):
+        hint = entry["instead"] if entry else did_you_mean(wanted, names("packagings"))
+        problem = f"packages of type {wanted} are not made" if entry else f"there is no packaging '{wanted}'"
+        root.log.refuse(section.place_of("type"), problem, hint)
+        return None
+    keys = ("name", "base_image", "requirements_file")
+    found = {"type": entry, **{key: section.take(key) for key in keys if key in section}}
+    section.close("packaging")
+    return found

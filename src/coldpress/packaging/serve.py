@@ -1,0 +1,124 @@
+"""Serves the model in the folder ``model`` beside this file over HTTP: POST a JSON object, get one back.
+
+A chat model takes ``{"prompt": "...", "max_new_tokens": 64}``; any other takes an array for each of its inputs, such as
+``{"input_ids": [[1, 2]]}``. GET answers what the model takes. The port is $PORT, or 8000. This file knows nothing of coldpress.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+FOLDER = Path(__file__).with_name("model")
+_LARGEST_REQUEST_BYTES = 1 << 24
+Request = dict[str, Any]
+Answer = Callable[[Request], Request]
+
+
+def chat_model() -> tuple[Answer, Request]:
+    """How to answer prompts, and what a request looks like."""
+    import onnxruntime_genai as og
+
+    model = og.Model(str(FOLDER))
+    tokenizer = og.Tokenizer(model)
+
+    def answer(request: Request) -> Request:
+        prompt = str(request["prompt"])
+        try:
+            messages = json.dumps([{"role": "user", "content": prompt}])
+            prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+        except RuntimeError:
+            pass  # a base model has no chat template: it continues the text
+        tokens = tokenizer.encode(prompt)
+        params = og.GeneratorParams(model)
+        params.set_search_options(max_length=len(tokens) + int(request.get("max_new_tokens", 64)))
+        generator = og.Generator(model, params)
+        generator.append_tokens(tokens)
+        made = []
+        while not generator.is_done():
+            generator.generate_next_token()
+            made.append(generator.get_next_tokens()[0])
+        return {"text": tokenizer.decode(made)}
+
+    return answer, {"prompt": "text", "max_new_tokens": 64}
+
+
+def onnx_model() -> tuple[Answer, Request]:
+    """How to answer arrays, and what a request looks like."""
+    import numpy as np
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(str(next(FOLDER.rglob("*.onnx"))))
+    kinds = {"tensor(float16)": "float16", "tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(bool)": "bool"}
+    inputs = {value.name: (kinds.get(value.type, "float32"), value.shape) for value in session.get_inputs()}
+
+    def answer(request: Request) -> Request:
+        feeds = {name: np.array(request[name], dtype=kind) for name, (kind, _) in inputs.items()}
+        names = [value.name for value in session.get_outputs()]
+        return {name: value.tolist() for name, value in zip(names, session.run(names, feeds))}  # noqa: B905  Python 3.9
+
+    return answer, {name: f"{kind} {shape}" for name, (kind, shape) in inputs.items()}
+
+
+def transformers_model() -> tuple[Answer, Request]:
+    """How to continue texts, and what a request looks like."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model: Any = AutoModelForCausalLM.from_pretrained(FOLDER)
+    tokenizer: Any = AutoTokenizer.from_pretrained(FOLDER)
+
+    def answer(request: Request) -> Request:
+        inputs = tokenizer(str(request["prompt"]), return_tensors="pt")
+        made = model.generate(**inputs, max_new_tokens=int(request.get("max_new_tokens", 64)))
+        return {"text": tokenizer.decode(made[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)}
+
+    return answer, {"prompt": "text", "max_new_tokens": 64}
+
+
+def load() -> tuple[Answer, Request]:
+    """The model in the folder, whatever kind it is."""
+    if (FOLDER / "genai_config.json").exists():
+        return chat_model()
+    return onnx_model() if any(FOLDER.rglob("*.onnx")) else transformers_model()
+
+
+def serve(port: int) -> None:
+    answer, takes = load()
+    one_at_a_time = Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.reply(200, {"takes": takes})
+
+        def do_POST(self) -> None:
+            try:
+                length = int(self.headers.get("Content-Length", 0))
+                if length > _LARGEST_REQUEST_BYTES:
+                    self.reply(413, {"error": f"at most {_LARGEST_REQUEST_BYTES} bytes"})
+                    return
+                request = json.loads(self.rfile.read(length))
+                with one_at_a_time:
+                    self.reply(200, answer(request))
+            except (KeyError, TypeError, ValueError) as error:
+                self.reply(400, {"error": f"{type(error).__name__}: {error}", "takes": takes})
+
+        def reply(self, status: int, content: Request) -> None:
+            body = json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    with ThreadingHTTPServer(("", port), Handler) as server:
+        print(f"serving {FOLDER.name} on port {server.server_port}", flush=True)
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    serve(int(os.environ.get("PORT", "8000")))

@@ -1,0 +1,124 @@
+"""The configurations of the documents, as printed there: read and checked whole, and run with a small model.
+
+The documents about fine-tuning print theirs in blocks, with two variants of data and model; here they are put together.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import coldpress
+from coldpress import parts
+from coldpress.olive_config import translate
+from coldpress.workflow_file import load_workflow
+
+FOLDER = Path(__file__).parent / "documents"
+HERE = {kind: set(parts.names(kind)) for kind in ("passes", "metrics")}
+
+
+def read(name):
+    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def without_what_comes_later(translation):
+    """The problems that are not that a part is not there yet."""
+    return [problem for problem in translation.problems if "later version" not in problem.problem]
+
+
+class TestSuite:
+    def test_it_becomes_a_search_for_the_fastest_int4_model(self):
+        translation = translate(read("suite"))
+        assert not without_what_comes_later(translation)
+        workflow = translation.workflow
+        assert workflow["model"] == "Qwen/Qwen2.5-0.5B-Instruct"
+        [press] = workflow["passes"]
+        assert press["type"] == "press" and press["parameters"]["precision"] == "int4"
+        assert press["parameters"]["block_size"] == {"choice": [32, 64, 128]}
+        assert workflow["search"] == {"sampler": "tpe", "order": "joint"}
+        assert workflow["target"] == {"device": "cpu", "provider": "CPUExecutionProvider"}
+        assert workflow["output"] == "models/optimized" and workflow["run"] == {"cache_dir": "cache"}
+        [note] = [note for note in translation.notes if note.startswith("passes.optimization")]
+        assert "OrtTransformersOptimization has no effect here: the press writes fused operators" in note
+
+    @pytest.mark.skipif("latency" not in HERE["metrics"], reason="the metric latency is not there yet")
+    def test_what_is_measured_ranks_the_results(self):
+        [latency] = translate(read("suite")).workflow["metrics"]
+        assert latency == {"type": "latency", "goals": {"latency_avg_ms": {"priority": 1}}}
+        load_workflow(FOLDER / "suite.json")
+
+    def test_its_passes_run(self, tiny_model, tmp_path):
+        """As printed, with another model and paths; one value of what it leaves to the search."""
+        config = json.loads(json.dumps(read("suite")).replace("Qwen/Qwen2.5-0.5B-Instruct", str(tiny_model)))
+        config["engine"] |= {"cache_dir": str(tmp_path / "cache"), "output_dir": str(tmp_path / "out")}
+        del config["engine"]["search_strategy"], config["engine"]["evaluator"]
+        workflow = load_workflow(config)
+        report = coldpress.run(workflow)
+        assert (tmp_path / "out/model.onnx").exists() and report.data["quality"]["kl"] > 0
+        assert {layer["bits"] for layer in report.data["layers"]} == {4, 8}  # the head has 8
+
+
+@pytest.mark.parametrize("name", ["finetuning_local", "finetuning_azure"])
+class TestFinetuning:
+    def test_it_is_read_whole(self, name):
+        translation = translate(read(name))
+        assert not without_what_comes_later(translation)
+        workflow = translation.workflow
+        assert workflow["system"] == {
+            "type": "azure_ml",
+            "parameters": {
+                "compute": "Your Azure AI Studio / Azure Machine Learning Service Compute Name",
+                "hf_token": True,
+                "base_image": "Your Azure AI Studio / Azure Machine Learning Service docker",
+                "conda_file": "conda.yaml",
+            },
+        }
+        assert workflow["target"] == {"device": "gpu", "provider": "CUDAExecutionProvider"}
+        assert workflow["trust_remote_code"] is True
+        assert workflow["output"] == "../model-cache/models/phi3-finetuned"
+        assert workflow["run"] == {"cache_dir": "../model-cache/models/phi3-finetuned/cache", "log_level": 0}
+        assert "search" not in workflow
+        assert workflow["passes"][-1] == {"type": "press", "parameters": {"precision": "int4"}}
+        assert "systems.azure_arc: not used by the engine, left out" in translation.notes
+
+    def test_its_data(self, name):
+        data = translate(read(name)).workflow["data"]["dataset_default_train"]
+        assert data["type"] == "text_corpus"
+        parameters = data["parameters"]
+        assert parameters["data_name"] == "json" and parameters["split"] == "train"
+        assert parameters["strategy"] == "join" and parameters["max_seq_len"] == 2048
+        if name.endswith("local"):
+            assert parameters["data_files"] == ["dataset/dataset-classification.json"]
+            assert parameters["text_template"] == "### Text: {phrase}\n### The tone is:\n{tone}"
+        else:
+            [file] = parameters["data_files"]
+            assert file.startswith("azureml://subscriptions/Your Azure Subscrition ID/resourcegroups/")
+            assert file.endswith("/datastores/workspaceblobstore/paths/Your train_data.json Azure ML Location")
+
+    def test_its_model(self, name):
+        expected = {
+            "finetuning_local": "model-cache/microsoft/phi-3-mini",
+            "finetuning_azure": "azureml://registries/azureml-msr/models/microsoft/Phi-3-mini-4k-instruct/versions/11",
+        }
+        assert translate(read(name)).workflow["model"] == expected[name]
+
+    @pytest.mark.skipif("lora" in HERE["passes"], reason="it has come")
+    def test_what_comes_later_is_said(self, name):
+        problems = translate(read(name)).problems
+        assert [problem.place for problem in problems] == ["passes.lora", "passes.merge_adapter_weights"]
+        assert all("later version of coldpress" in problem.problem for problem in problems)
+
+
+def test_azure_is_refused_when_a_run_asks_for_it(tiny_model, tmp_path):
+    config = read("finetuning_azure")
+    config["passes"] = {"builder": config["passes"]["builder"]}
+    with pytest.raises(coldpress.ColdpressError, match="running jobs on Azure ML is a later capability"):
+        coldpress.run(load_workflow(config), cache_dir=tmp_path)
+    config["engine"]["host"] = config["engine"]["target"] = {"type": "LocalSystem", "accelerators": ["gpu"]}
+    with pytest.raises(coldpress.ColdpressError, match="fetching a file from Azure ML is a later capability"):
+        coldpress.run(load_workflow(config), cache_dir=tmp_path)
+    del config["data_configs"]
+    with pytest.raises(coldpress.ColdpressError, match="fetching a model from Azure ML is a later capability"):
+        coldpress.run(load_workflow(config), cache_dir=tmp_path)
