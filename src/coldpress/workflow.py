@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from coldpress import parts, schema
-from coldpress.errors import ColdpressError
+from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.target import Target, resolve_target
 
 
@@ -119,13 +121,53 @@ def load_workflow(source: str | Path | dict[str, Any]) -> Workflow:
     """A workflow from a YAML or JSON file or from plain data, checked whole."""
     data = source if isinstance(source, dict) else _read(Path(source))
     where = "" if isinstance(source, dict) else Path(source).name
-    workflow = schema.build(Workflow, _spelled_out(data), where)
+    workflow = resolve_data(schema.build(Workflow, _spelled_out(data), where))
     resolve_target(workflow.target.device, workflow.target.provider)
     for step in workflow.passes:
         step.make()
     for measure in workflow.metrics or ():
         measure.make()
     return workflow
+
+
+def resolve_data(workflow: Workflow) -> Workflow:
+    """The workflow with the data itself wherever a pass or a metric names an entry of ``data``.
+
+    Raises ColdpressError for a name that is no entry, and for an entry that is of no known kind.
+    """
+    for name, source in workflow.data.items():
+        source.make(f"data.{name}")
+    resolved = partial(_with_data, data=workflow.data)
+    return replace(
+        workflow,
+        passes=tuple(map(resolved, workflow.passes)),
+        metrics=None if workflow.metrics is None else tuple(map(resolved, workflow.metrics)),
+    )
+
+
+def _with_data(part: Any, data: Mapping[str, parts.DataSource]) -> Any:
+    """A step, its alternatives too, or a measure, with data in place of its names."""
+    kind = "passes" if isinstance(part, Step) else "metrics"
+    if isinstance(part, Step) and part.any_of:
+        return replace(part, any_of=tuple(_with_data(one, data) for one in part.any_of))
+    named = {
+        name: _named_data(value, data, f"{kind}.{part.type}.{name}")
+        for name in parts.data_fields(parts.find(kind, part.type))
+        if (value := part.parameters.get(name)) is not None
+    }
+    return replace(part, parameters={**part.parameters, **named})
+
+
+def _named_data(value: Any, data: Mapping[str, parts.DataSource], where: str) -> Any:
+    """A name as the data that it stands for, also among the values of an open parameter; all else as it is."""
+    if isinstance(value, Mapping) and isinstance(value.get("choice"), list | tuple):
+        return {**value, "choice": [_named_data(one, data, where) for one in value["choice"]]}
+    if not isinstance(value, str):
+        return schema.plain(value)
+    if value not in data:
+        hint = did_you_mean(value, data) if data else "describe it under 'data', with a type and parameters"
+        raise ColdpressError(f"{where}: there is no data '{value}' in the workflow", hint=hint)
+    return schema.plain(data[value])
 
 
 def _spelled_out(data: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ SOURCE = Path(coldpress.__file__).parent
 
 #: folder or module -> what of coldpress it may import at any place in its files
 ALLOWED = {
-    "data": {"data", "errors", "networks"},
+    "texts": {"errors", "networks", "texts"},
     "quant": {"errors", "quant"},
     "networks": {"errors", "model", "networks", "quant"},
     "graphs": {"errors", "graphs", "networks", "quant", "target"},
@@ -23,10 +23,10 @@ ALLOWED = {
     "schema": {"errors"},
     "target": {"errors"},
     "store": set(),
-    "parts": {"errors", "model", "target"},
+    "parts": {"errors", "model", "schema", "target"},
 }
 #: parts know the model, their interface and the five folders of knowledge, and nothing of the engine
-PART = {"errors", "model", "parts", "target", "quant", "graphs", "networks", "data", "metrics", "tolerance"}
+PART = {"errors", "model", "parts", "target", "quant", "graphs", "networks", "texts", "metrics", "tolerance"}
 
 
 def imports_of(file: Path) -> set[str]:

@@ -6,9 +6,9 @@ import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from coldpress.data.chat import ChatTemplate, messages_of, plain_chat
-from coldpress.data.rows import Row, Table
 from coldpress.errors import ColdpressError
+from coldpress.texts.chat import ChatTemplate, messages_of, plain_chat
+from coldpress.texts.rows import Row, Table
 
 _CHAT_COLUMNS = ("messages", "conversations")
 _BLOCK = 1 << 14  # characters of a text file that make one document

@@ -10,8 +10,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from coldpress.data.rows import rows, tables
 from coldpress.errors import ColdpressError
+from coldpress.texts.rows import rows, tables
 
 ROWS = [{"prompt": "What is tin?", "response": "A metal."}, {"prompt": "Où ?", "response": 'Là,\n"ici".'}]
 CSV = 'prompt,response\nWhat is tin?,A metal.\nOù ?,"Là,\n""ici""."\n'

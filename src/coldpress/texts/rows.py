@@ -14,9 +14,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
-from coldpress.data.json_array import objects_of_array
-from coldpress.data.text_file import open_text
 from coldpress.errors import ColdpressError, did_you_mean
+from coldpress.texts.json_array import objects_of_array
+from coldpress.texts.text_file import open_text
 
 Row = dict[str, Any]
 

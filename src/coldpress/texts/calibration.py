@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from coldpress.data.chat import read_chat_template, special_tokens
-from coldpress.data.documents import Documents
-from coldpress.data.rows import Row, Table, tables
 from coldpress.errors import ColdpressError
 from coldpress.networks.heldout import load_tokenizer, start_tokens
+from coldpress.texts.chat import read_chat_template, special_tokens
+from coldpress.texts.documents import Documents
+from coldpress.texts.rows import Row, Table, tables
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -36,8 +36,8 @@ _FILES_AT_ONCE = 32
 class CalibrationText:
     """What to calibrate on: data of the user's, or the shipped text when neither a name nor files are given.
 
-    ``data_name``, ``data_files``: see ``data.rows.tables``. ``text_template``, ``use_chat_template``: see
-    ``data.documents.Documents``. ``max_seq_len`` is the tokens of a window, ``num_samples`` the most windows.
+    ``data_name``, ``data_files``: see ``texts.rows.tables``. ``text_template``, ``use_chat_template``: see
+    ``texts.documents.Documents``. ``max_seq_len`` is the tokens of a window, ``num_samples`` the most windows.
     """
 
     data_name: str | None = None

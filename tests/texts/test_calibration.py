@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from coldpress.data import calibration
-from coldpress.data.calibration import CalibrationText, Windows, windows
 from coldpress.errors import ColdpressError
+from coldpress.texts import calibration
+from coldpress.texts.calibration import CalibrationText, Windows, windows
 from tests.conftest import CONFIG, write_tokenizer
 
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
