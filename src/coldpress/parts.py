@@ -202,7 +202,6 @@ def find(kind: str, name: str) -> type[Any]:
     return getattr(module, "".join(word.capitalize() for word in file_name.split("_")))
 
 
-@cache
 def data_fields(part: type[Any]) -> tuple[str, ...]:
     """The fields of a pass or metric that say where its batches come from: those of the type DataSource."""
     hints = get_type_hints(part)
