@@ -18,7 +18,7 @@ from coldpress.errors import ColdpressError
 from coldpress.texts.chat import read_chat_template
 from coldpress.texts.documents import Documents
 from coldpress.texts.rows import Row, Table, tables
-from coldpress.texts.windows import Placed, Tokens, cut, draw
+from coldpress.texts.windows import Tokens, cut, draw
 
 #: the shipped text; a line of three dashes ends a document of a .txt file
 OWN_FOLDER = Path(__file__).parent / "calibration"
@@ -151,7 +151,7 @@ def _own_documents(path: Path) -> Iterator[Row]:
 # From texts to windows
 
 
-def _in_turn(drawn: list[list[Placed]], count: int, random: np.random.Generator) -> list[np.ndarray]:
+def _in_turn(drawn: list[list[tuple[int, np.ndarray]]], count: int, random: np.random.Generator) -> list[np.ndarray]:
     """``count`` pieces, as many of each stream as there are; in the order of their places, streams in turn."""
     shares = _shares([len(found) for found in drawn], count)
     taken = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from coldpress.networks.heldout import load_tokenizer, start_tokens
 from coldpress.texts.chat import special_tokens
 
 _POOL = 8  # windows that are looked at for each one that is taken
-Placed = tuple[int, np.ndarray]
+T = TypeVar("T")
 
 
 class Tokens:
@@ -73,12 +74,12 @@ def cut(
         yield np.array(held, dtype=np.int64)
 
 
-def draw(pieces: Iterator[np.ndarray], count: int, random: np.random.Generator) -> list[Placed]:
+def draw(pieces: Iterator[T], count: int, random: np.random.Generator) -> list[tuple[int, T]]:
     """``count`` of the first ``8 x count`` pieces, each as likely, with their places; no more than that are held.
 
     Reservoir sampling: Vitter, "Random sampling with a reservoir" (1985), algorithm R.
     """
-    drawn: list[Placed] = []
+    drawn: list[tuple[int, T]] = []
     for place, piece in enumerate(islice(pieces, _POOL * count)):
         if place < count:
             drawn.append((place, piece))
