@@ -142,9 +142,12 @@ class TokenizedRows(RowLoader):
     def tokenizing(self, model: Model) -> tuple[Any, dict[str, Any], Labels]:
         """The tokenizer, how to call it, and the classes."""
         tokenizer = pretrained_tokenizer(Path(self.tokenizer) if self.tokenizer else folder_of(model))
+        longest = longest_input(tokenizer, self.max_seq_len)
+        if self.pad_to_max_len and longest is None:
+            raise ColdpressError("pad_to_max_len needs max_seq_len: nothing says how many tokens the model takes")
         options = {
-            "truncation": True,
-            "max_length": longest_input(tokenizer, self.max_seq_len),
+            "truncation": longest is not None,
+            "max_length": longest,
             "padding": "max_length" if self.pad_to_max_len else True,
             "return_tensors": "np",
         }
@@ -175,7 +178,7 @@ class Labels:
         if isinstance(value, bool) or not text.isdecimal():
             if not self.names:
                 raise ColdpressError(
-                    f"{where}: the label '{text}' is a word, and nothing says which number it has",
+                    f"{where}: the label '{text}' is no whole number, and nothing says which one it stands for",
                     hint="give label_names, in the order of the model's outputs",
                 )
             raise self._unknown(text, where)

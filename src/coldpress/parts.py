@@ -167,7 +167,7 @@ class Metric:
     """One measurement of a model: named numbers, each described in ``values``.
 
     Where the parameters decide which numbers there are, an instance has ``values`` of its own. ``reads``: as of a pass. ``runs_model``: whether the model is loaded, which is then done in a fresh process, as an
-    app would.
+    app would. ``is_timed``: whether the numbers are times, so that models are compared by it in turns, never from the store.
     """
 
     values: ClassVar[Mapping[str, Value]] = {}
@@ -175,6 +175,7 @@ class Metric:
     reads: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
     runs_model: ClassVar[bool] = True
+    is_timed: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     def measure(self, model: Model, ctx: Context) -> dict[str, Any]:

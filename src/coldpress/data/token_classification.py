@@ -39,7 +39,7 @@ class TokenClassification(TokenizedRows):
         options["is_split_into_words"] = True
 
         def collate(group: list[PlacedRow]) -> Batch:
-            encoded = tokenizer([_listed(row[self.words_col]) for row in group], **options)
+            encoded = tokenizer([_listed(row, self.words_col) for row in group], **options)
             return Batch(dict(encoded), self._labels(group, encoded, labels))
 
         return Reading(self.rows(), collate)
@@ -49,7 +49,7 @@ class TokenClassification(TokenizedRows):
             return None
         aligned = np.full_like(encoded["input_ids"], _NOT_SCORED, dtype=np.int64)
         for sample, row in enumerate(group):
-            words, classes = _listed(row[self.words_col]), _listed(row[self.labels_col])
+            words, classes = _listed(row, self.words_col), _listed(row, self.labels_col)
             if len(words) != len(classes):
                 raise ColdpressError(f"{row.where}: {len(words)} words, but {len(classes)} classes")
             known = [labels.index(one, row.where) for one in classes]
@@ -61,5 +61,8 @@ class TokenClassification(TokenizedRows):
         return aligned
 
 
-def _listed(value: Any) -> list[Any]:
+def _listed(row: PlacedRow, column: str) -> list[Any]:
+    value = row[column]
+    if not isinstance(value, str | list | tuple):
+        raise ColdpressError(f"{row.where}: column '{column}' holds no list, but {value!r}")
     return value.split() if isinstance(value, str) else list(value)
