@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from coldpress.errors import ColdpressError
-from coldpress.graphs.runtime import Generator, read_genai_config
+from coldpress.graphs.runtime import Decoder, Generator, read_genai_config
 from coldpress.graphs.session import Session
 from coldpress.model import Model
 from coldpress.networks.torch_model import TorchModel
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     Arrays = Mapping[str, np.ndarray]
+    Stop = Callable[[list[int]], bool]
 
 
 class Runner(Protocol):
@@ -35,21 +36,36 @@ def open_model(model: Model, target: Target, trust_remote_code: bool = False) ->
     return _torch(model, target, trust_remote_code)
 
 
-def open_generator(model: Model, target: Target, trust_remote_code: bool = False) -> Callable[[Arrays, int], list[int]]:
-    """A function from one sample and a number of tokens to the tokens of the model's greedy answer."""
+class Speaker(Protocol):
+    """A language model that answers greedily."""
+
+    def __call__(self, inputs: Arrays, max_new_tokens: int, stop: Stop = lambda tokens: False) -> list[int]:
+        """The tokens of the answer to one sample; ``stop`` is asked after each whether they are enough."""
+
+
+def open_speaker(model: Model, target: Target, trust_remote_code: bool = False) -> Speaker:
+    """An ONNX model by onnxruntime-genai, or a Hugging Face folder by transformers."""
     if model.format != "onnx":
         return _torch(model, target, trust_remote_code).generate
     if not read_genai_config(model.path):
         raise ColdpressError(f"no genai_config.json in {model.path}, so onnxruntime-genai cannot run it")
     generator = Generator(model.path, target.thread_count, on_cpu=not target.is_here)
 
-    def answer(inputs: Arrays, max_new_tokens: int) -> list[int]:
+    def answer(inputs: Arrays, max_new_tokens: int, stop: Stop = lambda tokens: False) -> list[int]:
         ids = inputs["input_ids"][0]
-        mask = inputs.get("attention_mask")
-        prompt = ids if mask is None else ids[mask[0] == 1]
-        return generator.generate([int(token) for token in prompt], max_new_tokens).tokens
+        prompt = ids[inputs["attention_mask"][0] == 1] if "attention_mask" in inputs else ids
+        return generator.generate([int(token) for token in prompt], max_new_tokens, stop=stop).tokens
 
     return answer
+
+
+def open_scorer(model: Model, target: Target, trust_remote_code: bool = False) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from token ids ``[tokens]`` to the logits ``[tokens, vocab]`` of a causal language model, float32."""
+    if model.format == "onnx":
+        provider = target.provider if target.is_here else "CPUExecutionProvider"
+        return Decoder(model.path, target.thread_count, provider).logits
+    run = _torch(model, target, trust_remote_code).run
+    return lambda window: run({"input_ids": window[None]})["logits"][0]
 
 
 def _torch(model: Model, target: Target, trust_remote_code: bool) -> TorchModel:

@@ -66,6 +66,8 @@ class UserFunction:
     def _marked(self, what: str) -> Iterator[None]:
         try:
             yield
+        except ColdpressError:  # from what coldpress gave the function to work with
+            raise
         except (Exception, SystemExit) as error:
             lines = traceback.format_exception(type(error), error, self._own(error))
             own = "".join(lines).rstrip().replace("\n", "\n  ")

@@ -130,6 +130,14 @@ def load_workflow(source: str | Path | dict[str, Any]) -> Workflow:
     return workflow
 
 
+def load_metrics(file: str | Path) -> tuple[Measure, ...]:
+    """The metrics of a workflow file, with the data that they name; the file need not name a model."""
+    workflow = load_workflow({"model": "", **_read(Path(file))})
+    if not workflow.metrics:
+        raise ColdpressError(f"{file} names no metrics", hint="list them under 'metrics'")
+    return workflow.metrics
+
+
 def resolve_data(workflow: Workflow) -> Workflow:
     """The workflow with the data itself wherever a pass or a metric names an entry of ``data``.
 

@@ -17,7 +17,7 @@ ALLOWED = {
     "quant": {"errors", "quant"},
     "networks": {"errors", "model", "networks", "quant"},
     "graphs": {"errors", "graphs", "networks", "quant", "target"},
-    "report": {"parts", "report", "errors"},
+    "report": {"errors", "noise", "parts", "report"},
     "errors": set(),
     "model": {"errors"},
     "schema": {"errors"},

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,9 +154,16 @@ class Generator:
             raise ColdpressError(message, exit_code=WORK_FAILED) from error
 
     def generate(
-        self, prompt_ids: Sequence[int], max_new_tokens: int, past_stop_tokens: bool = False
+        self,
+        prompt_ids: Sequence[int],
+        max_new_tokens: int,
+        past_stop_tokens: bool = False,
+        stop: Callable[[list[int]], bool] = lambda tokens: False,
     ) -> GenerationResult:
-        """The greedy answer to a prompt; ``past_stop_tokens`` never ends early (to measure time)."""
+        """The greedy answer to a prompt; ``past_stop_tokens`` never ends early (to measure time).
+
+        ``stop`` is asked after each token whether the answer so far is enough.
+        """
         import onnxruntime_genai as og
 
         length = min(len(prompt_ids) + max_new_tokens, self._settings["context_length"])
@@ -166,8 +173,8 @@ class Generator:
         generator = og.Generator(self._model, params)
         start = time.perf_counter()
         generator.append_tokens(np.asarray(prompt_ids, dtype=np.int32))
-        moments, tokens = [time.perf_counter()], []
-        while not generator.is_done():
+        moments, tokens = [time.perf_counter()], list[int]()
+        while not generator.is_done() and not stop(tokens):
             generator.generate_next_token()
             tokens.append(int(generator.get_next_tokens()[0]))
             moments.append(time.perf_counter())

@@ -62,6 +62,7 @@ class Latency(Metric):
             raise ColdpressError("io_binding is for ONNX models; this is a Hugging Face folder", hint="leave it out")
         else:
             step = runner.step(batch.inputs)
+        runner.run(batch.inputs)  # says what is wrong, if anything is
         seconds = self._timed(step, ctx)
         shapes = {name: list(array.shape) for name, array in batch.inputs.items()}
         return {**_summary(seconds, batch.size), "threads": ctx.target.thread_count, "inputs": shapes}

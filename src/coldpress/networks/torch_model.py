@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +47,31 @@ class TorchModel:
         tensors = self._tensors(inputs)
         return lambda: {name: _array(tensor) for name, tensor in self._call(tensors).items()}
 
-    def generate(self, inputs: Mapping[str, np.ndarray], max_new_tokens: int) -> list[int]:
-        """The greedy answer to one sample: the new tokens of a decoder, or all that an encoder-decoder says."""
+    def generate(
+        self,
+        inputs: Mapping[str, np.ndarray],
+        max_new_tokens: int,
+        stop: Callable[[list[int]], bool] = lambda tokens: False,
+    ) -> list[int]:
+        """The greedy answer to one sample: the new tokens of a decoder, or all that an encoder-decoder says.
+
+        ``stop`` is asked after each token whether the answer so far is enough.
+        """
         import torch
 
         if not self._model.can_generate():
             raise ColdpressError(f"{type(self._model).__name__} in {self.folder} does not generate text")
         tensors = self._tensors(inputs)
-        with torch.inference_mode():
-            ids = self._model.generate(**tensors, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
-        spoken: Sequence[int] = ids[0].tolist()
         begins = 0 if self._model.config.is_encoder_decoder else tensors["input_ids"].shape[1]
-        return list(spoken[begins:])
+
+        def enough(ids: Any, scores: Any, **settings: Any) -> Any:
+            return torch.tensor([stop(ids[0, begins:].tolist())], device=ids.device)
+
+        greedy = {"do_sample": False, "num_beams": 1, "stopping_criteria": [enough]}
+        with torch.inference_mode():
+            ids = self._model.generate(**tensors, max_new_tokens=max_new_tokens, **greedy)
+        spoken: list[int] = ids[0, begins:].tolist()
+        return spoken
 
     def _call(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
         import torch
