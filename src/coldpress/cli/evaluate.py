@@ -35,9 +35,9 @@ def command(
     from coldpress.comparison import evaluate, flat
     from coldpress.report.terminal import comparison
     from coldpress.target import resolve_target
-    from coldpress.workflow import load_metrics
+    from coldpress.workflow import Measure, load_metrics
 
-    asked = [*metrics, *(load_metrics(config) if config else ())]
+    asked: list[str | Measure] = [*metrics, *(load_metrics(config) if config else ())]
     chosen = asked or ["size", "divergence" if source else "perplexity"]
     rows = evaluate(
         models, chosen, source=source, target=resolve_target(**target), store=session.store, console=session.console
