@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import wave
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from coldpress.errors import ColdpressError
+from tests.sounds import write_sound
 from tests.tiny_graphs import write_linear
 
 
@@ -143,17 +143,6 @@ def test_arrays_that_make_no_sense_are_refused(batches, tmp_path):
         batches(folder, "arrays", file=str(tmp_path / "text.npz"))
     with pytest.raises(ColdpressError, match="there is no file"):
         batches(folder, "arrays", file=str(tmp_path / "missing.npz"))
-
-
-def write_sound(file: Path, samples: np.ndarray, width: int = 2, rate: int = 16000, channels: int = 1) -> None:
-    whole = np.round(samples * ((1 << (8 * width - 1)) - 1)).astype(np.int64)
-    whole = whole + 128 if width == 1 else whole
-    frames = whole.astype("<i8").view(np.uint8).reshape(-1, 8)[:, :width]
-    with wave.open(str(file), "wb") as sound:
-        sound.setnchannels(channels)
-        sound.setsampwidth(width)
-        sound.setframerate(rate)
-        sound.writeframes(frames.tobytes())
 
 
 @pytest.fixture

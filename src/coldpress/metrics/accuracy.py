@@ -224,10 +224,11 @@ class _Classes:
         return scores.argmax(dim=1)
 
     def _check(self, scores: np.ndarray, right: np.ndarray) -> None:
-        if scores.ndim != right.ndim + 1 or scores.shape[:-1] != right.shape:
+        tokens = ", tokens" if self._request.task == "token_classification" else ""
+        if scores.ndim != (3 if tokens else 2) or scores.shape[:-1] != right.shape:
             raise ColdpressError(
-                f"accuracy: outputs {list(scores.shape)} and labels {list(right.shape)} do not belong together; for labels "
-                f"[samples, ...] the outputs must be [samples, ..., classes]",
+                f"accuracy: outputs {list(scores.shape)} and labels {list(right.shape)} do not belong together; "
+                f"{self._request.task} takes [samples{tokens}, classes] and [samples{tokens}]",
                 hint="say with 'output' which output it is, or with 'task' what it means, or give a function",
             )
         if not np.isfinite(scores).all():
