@@ -9,6 +9,7 @@ from coldpress import parts, schema
 from coldpress.engine import Console
 from coldpress.errors import ColdpressError
 from coldpress.job import Job
+from coldpress.model import Model
 from coldpress.noise import spread
 from coldpress.sources import find_model
 from coldpress.store import Store
@@ -44,8 +45,8 @@ def evaluate(
     as `noise.spread` has them. ``source`` is what ``divergence`` compares with.
     """
     measures = [Measure(metric) if isinstance(metric, str) else metric for metric in metrics]
-    made = [_checked(measure) for measure in measures]
     opened = [find_model(name, say=console.say) for name in models]
+    made = [_checked(measure, opened[0]) for measure in measures]
     original = find_model(source, say=console.say) if source else None
     rows: list[dict[str, Any]] = [{"name": name} for name in models]
     for label, measure, metric in zip(labels_of(measures), measures, made, strict=True):
@@ -72,11 +73,11 @@ def benchmark(
 
     Returns for each model ``name``, and each number as `noise.spread` has it. Nothing is taken from the cache.
     """
-    made = _checked(Measure(metric, settings))
+    opened = [find_model(name, say=console.say) for name in models]
+    made = _checked(Measure(metric, settings), opened[0])
     if not made.is_timed:
         timed = [name for name in parts.names("metrics") if parts.find("metrics", name).is_timed]
         raise ColdpressError(f"'{metric}' takes no times", hint=f"use {' or '.join(timed)}, or coldpress evaluate")
-    opened = [find_model(name, say=console.say) for name in models]
     jobs = [Job("metric", metric, schema.plain(made), model, target) for model in opened]
     found = in_turns(jobs, rounds, console)
     return [
@@ -114,10 +115,9 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _checked(measure: Measure) -> parts.Metric:
-    made = measure.make()
-    parts.check_needs(type(made))
-    return made
+def _checked(measure: Measure, model: Model) -> parts.Metric:
+    measure.check(model)
+    return measure.make()
 
 
 def labels_of(measures: Sequence[Measure]) -> list[str]:

@@ -111,6 +111,8 @@ def _format_of(steps: Sequence[Step]) -> str:
 def _check(steps: Sequence[Step], source: Model, workflow: Workflow) -> None:
     """Every pass can do its work, and each takes what the one before it gives; said before any work."""
     check_request(workflow.verify)
+    for measure in workflow.metrics or ():
+        measure.check(source)
     current = source
     for step in steps:
         made = step.make()

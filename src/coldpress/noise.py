@@ -23,7 +23,7 @@ def is_tie(a: Sequence[float], b: Sequence[float]) -> bool:
 
     One round tells nothing, so it is a tie, whatever it gave. Where a number is not positive, differences take the place of ratios.
     """
-    if len(a) != len(b) or not a:
+    if len(a) != len(b) or len(a) == 0:
         raise ValueError(f"is_tie compares round by round, but got {len(a)} and {len(b)} rounds")
     if len(a) == 1:
         return True

@@ -10,6 +10,7 @@ from typing import Any
 
 from coldpress import parts, schema
 from coldpress.errors import ColdpressError, did_you_mean
+from coldpress.model import Model
 from coldpress.target import Target, resolve_target
 
 
@@ -59,6 +60,17 @@ class Measure:
         """The metric itself; raises ColdpressError for an unknown metric or parameter."""
         made: parts.Metric = schema.build(parts.find("metrics", self.type), self.parameters, f"metrics.{self.type}")
         return made
+
+    def check(self, model: Model) -> None:
+        """Raise ColdpressError when something that the metric needs is not installed, or its data is not what it should be."""
+        made = self.make()
+        parts.check_needs(type(made))
+        sources = [getattr(made, name) for name in parts.data_fields(type(made))]
+        for source in sources:
+            if source is not None:
+                data = source.make()
+                parts.check_needs(type(data))
+                data.check(model)
 
 
 @dataclass(frozen=True)
