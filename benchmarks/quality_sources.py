@@ -73,8 +73,8 @@ def windows(source: Path, corpus: str, options: Options) -> list[np.ndarray]:
 
 def calibration_ids(source: Path, count: int, tokens: int) -> np.ndarray:
     """``count`` windows [windows, tokens]: those of ``coldpress quantize`` with as many samples and no data given."""
-    from coldpress.data.calibration import CalibrationText
-    from coldpress.data.calibration import windows as cut
+    from coldpress.texts.calibration import CalibrationText
+    from coldpress.texts.calibration import windows as cut
 
     return cut(source, CalibrationText(max_seq_len=tokens, num_samples=count)).ids
 

@@ -31,6 +31,9 @@ def page() -> str:
     lines += ["## Metrics", ""]
     for name in parts.names("metrics"):
         lines += _metric(name)
+    lines += ["## Data", ""]
+    for name in parts.names("data"):
+        lines += _data(name)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -57,20 +60,37 @@ def _pass(name: str) -> list[str]:
         f"Reads {', '.join(part.accepts)}; writes {part.produces}.",
         "",
     ]
+    return [*lines, *_parameters(part)]
+
+
+def _parameters(part: Any) -> list[str]:
     fields = dataclasses.fields(part)
-    if fields:
-        lines += ["| parameter | default | |", "|---|---|---|"]
+    lines = ["| parameter | default | |", "|---|---|---|"] if fields else []
     for field in fields:
         choices = field.metadata.get("choices", ())
         among = f" One of {', '.join(map(str, choices))}." if choices else ""
-        lines.append(f"| `{field.name}` | `{field.default!r}` | {field.metadata['help']}.{among} |")
-    return [*lines, ""]
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        lines.append(f"| `{field.name}` | `{default!r}` | {field.metadata['help'].replace('|', '/')}.{among} |")
+    return [*lines, ""] if fields else []
 
 
 def _metric(name: str) -> list[str]:
     part = parts.find("metrics", name)
-    lines = [f"### {name}", "", _documentation(part), "", "| number | better | unit |", "|---|---|---|"]
+    lines = [
+        f"### {name}",
+        "",
+        _documentation(part),
+        "",
+        *_parameters(part),
+        "| number | better | unit |",
+        "|---|---|---|",
+    ]
     return [*lines, *(f"| `{n}` | {value.better} | {value.unit} |" for n, value in part.values.items()), ""]
+
+
+def _data(name: str) -> list[str]:
+    part = parts.find("data", name)
+    return [f"### {name}", "", _documentation(part), "", (part.__doc__ or "").strip(), "", *_parameters(part)]
 
 
 def _documentation(part: Any) -> str:

@@ -135,6 +135,8 @@ def _check(steps: Sequence[Step], source: Model, workflow: Workflow) -> None:
     check_request(workflow.verify)
     for package in workflow.packaging:
         check_package(package)
+    for measure in workflow.metrics or ():
+        measure.check(source)
     current = source
     for step in steps:
         made = step.make()

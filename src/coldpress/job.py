@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from glob import glob
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,19 +39,16 @@ class Job:
     def part_class(self) -> type[Any]:
         return parts.find(_KINDS[self.kind], self.part)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The hash of everything that decides the result; paths and threads of a pass do not."""
-        part = self.part_class
         facts = {
-            "part": [self.kind, self.part, part.version],
+            "part": [self.kind, self.part, _facts(self.part_class, self.parameters)],
             "parameters": schema.plain(self.parameters),
             "model": self.model.key,
             "source": self.source.key if self.source else None,
             "target": [self.target.device, self.target.provider, self.target.threads if self.kind == "metric" else 0],
             "seed": self.seed,
-            "files": [content_key(file) for name in part.reads for file in _files(self.parameters.get(name) or ())],
-            "needs": {name: _version(name) for name in part.needs},
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -126,10 +124,28 @@ def _result(job: Job, folder: Path, value: Mapping[str, Any], *, cached: bool) -
     return Result(*when, model=model, ended=value.get("ended"))
 
 
+def _facts(part: type[Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the work of a part besides its parameters, and that of the data it takes its batches from."""
+    given = [parameters[name] for name in parts.data_fields(part) if parameters.get(name)]
+    sources = [schema.build(parts.DataSource, schema.plain(source), "data") for source in given]
+    return {
+        "version": part.version,
+        "files": [content_key(file) for name in part.reads for file in _files(parameters.get(name) or ())],
+        "needs": {name: _version(name) for name in part.needs},
+        "data": [_facts(parts.find("data", source.type), source.parameters) for source in sources],
+    }
+
+
 def _files(patterns: str | Sequence[str]) -> list[Path]:
-    """The files that a parameter names; one that does not exist is the part's to complain of."""
+    """The files and folders that a parameter names; one that does not exist is the part's to complain of."""
     listed = [patterns] if isinstance(patterns, str) else patterns
-    return [Path(file) for pattern in listed for file in sorted(glob(str(pattern)))]  # noqa: PTH207  any path, any depth
+    return [file for pattern in listed for file in _matching(Path(pattern).expanduser())]
+
+
+def _matching(path: Path) -> list[Path]:
+    if path.exists():
+        return [path]
+    return [Path(name) for name in sorted(glob(str(path), recursive=True))]  # noqa: PTH207  any path, any depth
 
 
 def _inside(path: Path, scratch: Path) -> str:

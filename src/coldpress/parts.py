@@ -1,4 +1,4 @@
-"""The parts one can add: passes, metrics, systems, samplers; found by the name of their file.
+"""The parts one can add: passes, metrics, kinds of data, systems, samplers; found by the name of their file.
 
 A built-in part is one file in the folder of its kind (``passes/press.py`` holds the pass ``press``). A part
 from another distribution registers an entry point in the group ``coldpress.passes`` (or ``.metrics``, ...)
@@ -11,17 +11,21 @@ import importlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_type_hints
 
+from coldpress import schema
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.model import Model
 from coldpress.target import Target
 
-KINDS = ("passes", "metrics", "systems")
+if TYPE_CHECKING:
+    import numpy as np
+
+KINDS = ("passes", "metrics", "data", "systems")
 
 
 def _no_folder(kind: str, facts: Mapping[str, Any]) -> AbstractContextManager[Path]:
@@ -81,12 +85,74 @@ class Pass:
         raise NotImplementedError
 
 
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some samples as a model takes them at once.
+
+    ``inputs``: name of the model's input -> array ``[samples, ...]``. ``labels``: what is right, int64 ``[samples]`` or
+    ``[samples, tokens]`` with -100 where nothing counts, or one text for each sample; None where nobody said.
+    """
+
+    inputs: Mapping[str, np.ndarray]
+    labels: np.ndarray | list[str] | None = None
+
+    @property
+    def size(self) -> int:
+        """How many samples there are."""
+        return len(next(iter(self.inputs.values())))
+
+
+class Data:
+    """A kind of data: where batches come from. Subclasses are frozen dataclasses, as passes are.
+
+    ``accepts``: the formats of the models that it can make batches for. ``reads``: as of a pass; a folder counts with all
+    that is in it.
+    """
+
+    accepts: ClassVar[tuple[str, ...]] = ("hf", "onnx")
+    reads: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ()
+    version: ClassVar[int] = 1
+
+    def check(self, model: Model) -> None:
+        """Raise ColdpressError when the data is not there or not what it should be; early and cheap.
+
+        ``model`` may be the source of the one that gets the batches, in any format.
+        """
+
+    def batches(self, model: Model, ctx: Context) -> Iterator[Batch]:
+        """The batches for a model, one at a time, the same ones each time."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
 class DataSource:
     """Where a pass or a metric gets its batches: a kind of data and its parameters."""
 
     type: str = option("kind of data")
     parameters: dict[str, Any] = option("parameters of that kind; what is left out has its default", dict)
+
+    def make(self, where: str = "data") -> Data:
+        """The data itself; raises ColdpressError for an unknown kind or parameter."""
+        made: Data = schema.build(find("data", self.type), self.parameters, f"{where}.{self.type}")
+        return made
+
+    def batches(self, model: Model, ctx: Context) -> Iterator[Batch]:
+        """The batches for a model; raises ColdpressError when the data cannot give any."""
+        made = self.make()
+        check_needs(type(made))
+        if model.format not in made.accepts:
+            raise ColdpressError(f"data of the kind {self.type} is not for {model.format} models")
+        made.check(model)
+        is_empty = True
+        for batch in made.batches(model, ctx):
+            is_empty = False
+            yield batch
+        if is_empty:
+            raise ColdpressError(
+                f"data of the kind {self.type} gave no batch",
+                hint="with drop_last, batch_size may be above the number of samples",
+            )
 
 
 @dataclass(frozen=True)
@@ -100,8 +166,8 @@ class Value:
 class Metric:
     """One measurement of a model: named numbers, each described in ``values``.
 
-    ``reads``: as of a pass. ``runs_model``: whether the model is loaded, which is then done in a fresh process, as an
-    app would.
+    Where the parameters decide which numbers there are, an instance has ``values`` of its own. ``reads``: as of a pass. ``runs_model``: whether the model is loaded, which is then done in a fresh process, as an
+    app would. ``is_timed``: whether the numbers are times, so that models are compared by it in turns, never from the store.
     """
 
     values: ClassVar[Mapping[str, Value]] = {}
@@ -109,6 +175,7 @@ class Metric:
     reads: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
     runs_model: ClassVar[bool] = True
+    is_timed: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
@@ -154,10 +221,16 @@ def find(kind: str, name: str) -> type[Any]:
     known = names(kind)
     file_name = name if name in known else _snake(name)
     if file_name not in known:
-        singular = {"passes": "pass", "metrics": "metric", "systems": "system"}[kind]
+        singular = {"passes": "pass", "data": "kind of data"}.get(kind, kind.removesuffix("s"))
         raise ColdpressError(f"unknown {singular} '{name}'", hint=did_you_mean(_snake(name), known))
     module = importlib.import_module(known[file_name])
     return getattr(module, "".join(word.capitalize() for word in file_name.split("_")))
+
+
+def data_fields(part: type[Any]) -> tuple[str, ...]:
+    """The fields of a pass or metric that say where its batches come from: those of the type DataSource."""
+    hints = get_type_hints(part)
+    return tuple(one.name for one in fields(part) if DataSource in (hints[one.name], *get_args(hints[one.name])))
 
 
 def check_needs(part: type[Any]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from coldpress import parts, schema
+from coldpress.model import Model
 from coldpress.parts import option
 from coldpress.store import Store
 from coldpress.target import Target
@@ -84,6 +85,17 @@ class Measure:
         part = parts.find("metrics", self.type)
         made: parts.Metric = schema.build(part, self.parameters, where or f"metrics.{self.type}")
         return made
+
+    def check(self, model: Model) -> None:
+        """Raise ColdpressError when something that the metric needs is not installed, or its data is not what it should be."""
+        made = self.make()
+        parts.check_needs(type(made))
+        sources = [getattr(made, name) for name in parts.data_fields(type(made))]
+        for source in sources:
+            if source is not None:
+                data = source.make()
+                parts.check_needs(type(data))
+                data.check(model)
 
 
 @dataclass(frozen=True)

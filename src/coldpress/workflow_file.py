@@ -6,15 +6,16 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from coldpress import parts, schema
-from coldpress.errors import ColdpressError
+from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.schema import Misfit
 from coldpress.target import Target, resolve_target
-from coldpress.workflow import OPEN, Step, Workflow, is_open
+from coldpress.workflow import OPEN, Measure, Step, Workflow, is_open
 
 Say = Callable[[str], None]
 
@@ -53,12 +54,60 @@ def _workflow(data: dict[str, Any], say: Say) -> Workflow:
     from coldpress.olive_config import is_olive, translate
 
     if not is_olive(data):
-        return check(schema.build(Workflow, spelled_out(data)))
+        return check(resolve_data(schema.build(Workflow, spelled_out(data))))
     translation = translate(data)
     translation.raise_problems()
     for note in translation.notes:
         say(note)
-    return check(schema.build(Workflow, translation.workflow))
+    return check(resolve_data(schema.build(Workflow, translation.workflow)))
+
+
+def load_metrics(file: str | Path) -> tuple[Measure, ...]:
+    """The metrics of a workflow file, with the data that they name; the file need not name a model."""
+    workflow = load_workflow({"model": "", **read_document(Path(file)).data})
+    if not workflow.metrics:
+        raise ColdpressError(f"{file} names no metrics", hint="list them under 'metrics'")
+    return workflow.metrics
+
+
+def resolve_data(workflow: Workflow) -> Workflow:
+    """The workflow with the data itself wherever a pass or a metric names an entry of ``data``.
+
+    Raises ColdpressError for a name that is no entry, and for an entry that is of no known kind.
+    """
+    for name, source in workflow.data.items():
+        source.make(f"data.{name}")
+    resolved = partial(_with_data, data=workflow.data)
+    return replace(
+        workflow,
+        passes=tuple(map(resolved, workflow.passes)),
+        metrics=None if workflow.metrics is None else tuple(map(resolved, workflow.metrics)),
+    )
+
+
+def _with_data(part: Any, data: Mapping[str, parts.DataSource]) -> Any:
+    """A step, its alternatives too, or a measure, with data in place of its names."""
+    kind = "passes" if isinstance(part, Step) else "metrics"
+    if isinstance(part, Step) and part.any_of:
+        return replace(part, any_of=tuple(_with_data(one, data) for one in part.any_of))
+    named = {
+        name: _named_data(value, data, f"{kind}.{part.type}.{name}")
+        for name in parts.data_fields(parts.find(kind, part.type))
+        if (value := part.parameters.get(name)) is not None
+    }
+    return replace(part, parameters={**part.parameters, **named})
+
+
+def _named_data(value: Any, data: Mapping[str, parts.DataSource], where: str) -> Any:
+    """A name as the data that it stands for, also among the values of an open parameter; all else as it is."""
+    if isinstance(value, Mapping) and isinstance(value.get("choice"), list | tuple):
+        return {**value, "choice": [_named_data(one, data, where) for one in value["choice"]]}
+    if not isinstance(value, str):
+        return schema.plain(value)
+    if value not in data:
+        hint = did_you_mean(value, data) if data else "describe it under 'data', with a type and parameters"
+        raise ColdpressError(f"{where}: there is no data '{value}' in the workflow", hint=hint)
+    return schema.plain(data[value])
 
 
 def spelled_out(data: dict[str, Any]) -> dict[str, Any]:
@@ -86,10 +135,9 @@ def _typed(item: Any) -> Any:
 
 def check(workflow: Workflow) -> Workflow:
     """The workflow, if every part in it exists and takes its parameters; raises Misfit with the path otherwise."""
-    if "data" in parts.KINDS:
-        for name, source in workflow.data.items():
-            with _placed(f"data.{name}.type"):
-                schema.build(parts.find("data", source.type), source.parameters, f"data.{name}.parameters")
+    for name, source in workflow.data.items():
+        with _placed(f"data.{name}.type"):
+            schema.build(parts.find("data", source.type), source.parameters, f"data.{name}.parameters")
     for index, step in enumerate(workflow.passes):
         check_step(step, f"passes[{index}]")
     for index, measure in enumerate(workflow.metrics or ()):

@@ -13,20 +13,31 @@ SOURCE = Path(coldpress.__file__).parent
 
 #: folder or module -> what of coldpress it may import at any place in its files
 ALLOWED = {
-    "data": {"data", "errors", "networks"},
+    "texts": {"errors", "networks", "texts"},
     "quant": {"errors", "quant"},
     "networks": {"errors", "model", "networks", "quant"},
     "graphs": {"errors", "graphs", "networks", "quant", "target"},
-    "report": {"parts", "report", "errors"},
+    "report": {"errors", "noise", "parts", "report"},
+    "data": {"data", "errors", "graphs", "loader", "model", "parts", "pictures", "texts", "user_script"},
+    "loader": {"errors", "model", "parts", "texts"},
+    "pictures": {"errors", "graphs", "loader", "model", "parts"},
+    "inference": {"errors", "graphs", "model", "networks", "target"},
+    "harness": {"errors", "inference", "metrics"},
+    "user_script": {"errors"},
+    "noise": set(),
     "errors": set(),
     "model": {"errors"},
     "schema": {"errors"},
     "target": {"errors"},
     "store": set(),
-    "parts": {"errors", "model", "target"},
+    "parts": {"errors", "model", "schema", "target"},
 }
-#: parts know the model, their interface and the five folders of knowledge, and nothing of the engine
-PART = {"errors", "model", "parts", "target", "quant", "graphs", "networks", "data", "metrics", "tolerance"}
+#: parts know the model, their interface, how to open a model and its data, and the folders of knowledge; nothing of the engine
+PART = {
+    *{"errors", "model", "parts", "target", "tolerance"},
+    *{"inference", "harness", "loader", "user_script"},
+    *{"quant", "graphs", "networks", "texts", "metrics"},
+}
 
 
 def imports_of(file: Path) -> set[str]:

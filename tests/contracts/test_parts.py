@@ -1,4 +1,4 @@
-"""What every registered pass and metric must keep, whoever wrote it."""
+"""What every registered pass, metric and kind of data must keep, whoever wrote it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from coldpress.model import FORMATS
 
 PASSES = [parts.find("passes", name) for name in parts.names("passes")]
 METRICS = [parts.find("metrics", name) for name in parts.names("metrics")]
+DATA = [parts.find("data", name) for name in parts.names("data")]
 
 
 @pytest.mark.parametrize("part", PASSES, ids=lambda part: part.__name__)
@@ -66,6 +67,37 @@ class TestMetric:
 
     def test_is_documented(self, part):
         assert part.__doc__ and sys.modules[part.__module__].__doc__
+
+    def test_every_parameter_says_what_it_does(self, part):
+        for field in dataclasses.fields(part):
+            assert len(field.metadata.get("help", "")) > 8, field.name
+
+    def test_a_quick_look_is_a_request_that_can_be_made(self, part):
+        assert schema.build(part, dict(getattr(part, "quick", {})), part.__name__)
+
+
+@pytest.mark.parametrize("part", DATA, ids=lambda part: part.__name__)
+class TestData:
+    def test_is_a_frozen_dataclass_with_defaults(self, part):
+        assert issubclass(part, parts.Data) and part.__dataclass_params__.frozen
+        assert part() == schema.build(part, {}, part.__name__)
+
+    def test_every_parameter_says_what_it_does(self, part):
+        for field in dataclasses.fields(part):
+            assert len(field.metadata.get("help", "")) > 8, field.name
+
+    def test_files_that_count_are_parameters(self, part):
+        assert set(part.reads) <= {field.name for field in dataclasses.fields(part)}
+
+    def test_accepts_known_formats(self, part):
+        assert part.accepts and set(part.accepts) <= set(FORMATS)
+
+    def test_is_documented(self, part):
+        assert part.__doc__ and len(sys.modules[part.__module__].__doc__ or "") > 40
+
+    def test_survives_a_trip_through_plain_data(self, part):
+        made = part()
+        assert schema.build(part, schema.plain(made), "again") == made
 
 
 @pytest.mark.parametrize("kind", parts.KINDS)

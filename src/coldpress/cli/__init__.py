@@ -25,7 +25,7 @@ VERBS = {
     "plan": "Predict time, memory, disk and output size; do nothing.",
     "verify": "Compare a pressed model with its source.",
     "evaluate": "Measure one or more models and show one table.",
-    "benchmark": "Measure generation speed of models, interleaved.",
+    "benchmark": "Measure speed of models, taken in turns.",
     "chat": "Talk to a pressed model in the terminal.",
     "doctor": "Examine this machine and installation.",
     "list": "List passes and metrics.",

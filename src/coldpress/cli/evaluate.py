@@ -13,20 +13,33 @@ from coldpress.cli.options import common_options, target_options
 @click.command("evaluate", help=VERBS["evaluate"])
 @click.argument("models", nargs=-1, required=True)
 @click.option(
-    "--metric", "metrics", multiple=True, help="size, perplexity, divergence, generation, memory; may be repeated."
+    "--metric",
+    "metrics",
+    multiple=True,
+    help="Name of a metric, with its defaults; may be repeated. See coldpress list.",
 )
+@click.option("--config", help="Workflow file whose metrics, with their parameters and data, are measured.")
 @click.option("--source", help="The model that the metric divergence compares with.")
 @target_options
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 @common_options
 def command(
-    session: Any, models: tuple[str, ...], metrics: tuple[str, ...], source: str | None, as_json: bool, **target: Any
+    session: Any,
+    models: tuple[str, ...],
+    metrics: tuple[str, ...],
+    config: str | None,
+    source: str | None,
+    as_json: bool,
+    **target: Any,
 ) -> None:
     from coldpress.comparison import evaluate, flat
     from coldpress.report.terminal import comparison
     from coldpress.target import resolve_target
+    from coldpress.workflow import Measure
+    from coldpress.workflow_file import load_metrics
 
-    chosen = metrics or (("size", "divergence") if source else ("size", "perplexity"))
+    asked: list[str | Measure] = [*metrics, *(load_metrics(config) if config else ())]
+    chosen = asked or ["size", "divergence" if source else "perplexity"]
     rows = evaluate(
         models, chosen, source=source, target=resolve_target(**target), store=session.store, console=session.console
     )

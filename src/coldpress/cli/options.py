@@ -11,7 +11,9 @@ from typing import Any
 
 import click
 
+from coldpress import schema
 from coldpress.errors import ColdpressError, did_you_mean
+from coldpress.parts import DataSource
 
 
 def model_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -102,8 +104,28 @@ def _option(field: dataclasses.Field[Any], hint: Any) -> Callable[..., Any]:
         return click.option(f"--{field.name}/--{negative}", default=None, help=help_text)
     if typing.get_origin(plain) is tuple:
         return click.option(f"--{field.name}", multiple=True, help=help_text)
-    kind = Choice(choices) if choices else plain
+    kind = Choice(choices) if choices else Source() if plain is DataSource else plain
     return click.option(f"--{field.name}", type=kind, default=None, help=help_text)
+
+
+class Source(click.ParamType):
+    """A kind of data with its parameters, written as in a workflow file."""
+
+    name = "data"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        import yaml
+
+        try:
+            given = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ColdpressError(f"--data: neither YAML nor JSON: {error}") from error
+        source: DataSource = schema.build(DataSource, {"type": given} if isinstance(given, str) else given, "--data")
+        source.make("--data")
+        return schema.plain(source)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return "'{type: KIND, parameters: {...}}'"
 
 
 class Choice(click.ParamType):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coldpress.errors import WORK_FAILED, ColdpressError
+from coldpress.graphs.signature import empty_cache
 from coldpress.target import physical_cores
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Decoder:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
         try:
             return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=[self._provider])
-        except _runtime_errors() as error:
+        except runtime_errors() as error:
             raise ColdpressError(
                 f"{self._provider} cannot run {self.folder}: {error}", exit_code=WORK_FAILED
             ) from error
@@ -92,12 +93,13 @@ class Decoder:
         feeds = {value.name: self._feed(value, len(window), window) for value in session.get_inputs()}
         try:
             return [value.numpy() for value in session.run_with_ort_values(outputs, feeds)]
-        except _runtime_errors() as error:
+        except runtime_errors() as error:
             raise ColdpressError(
                 f"{self._provider} cannot run {self.folder}: {error}", exit_code=WORK_FAILED
             ) from error
 
     def _feed(self, value: Any, count: int, window: np.ndarray) -> Any:
+        from onnx import TensorProto
         from onnxruntime import OrtValue
 
         if value.name == "input_ids":
@@ -107,25 +109,11 @@ class Decoder:
         elif value.name == "position_ids":
             array = np.arange(count).reshape(1, count)
         elif value.name.startswith("past"):
-            return self._empty_past(value)
+            name = value.type.removeprefix("tensor(").removesuffix(")")
+            return empty_cache(value.name, TensorProto.DataType.Value(name.upper()), value.shape, self._config)
         else:
             raise ColdpressError(f"the graph in {self.folder} has an input this scorer does not know: '{value.name}'")
         return OrtValue.ortvalue_from_numpy(array.astype(np.int32 if "int32" in value.type else np.int64))
-
-    def _empty_past(self, value: Any) -> Any:
-        """A key or value cache without positions; bfloat16 has no numpy type, so the ONNX type goes along."""
-        from onnx import TensorProto, helper
-        from onnxruntime import OrtValue
-
-        decoder = self._config.get("model", {}).get("decoder", {})
-        heads = value.shape[1] if isinstance(value.shape[1], int) else decoder.get("num_key_value_heads")
-        size = value.shape[3] if isinstance(value.shape[3], int) else decoder.get("head_size")
-        if heads is None or size is None:
-            raise ColdpressError(f"neither the graph nor genai_config.json in {self.folder} tells {value.name}'s size")
-        name = value.type.removeprefix("tensor(").removesuffix(")")
-        kind = TensorProto.DataType.Value(name.upper())
-        dtype = np.uint16 if name == "bfloat16" else helper.tensor_dtype_to_np_dtype(kind)
-        return OrtValue.ortvalue_from_numpy_with_onnx_type(np.zeros((1, heads, 0, size), dtype), kind)
 
 
 @dataclass(frozen=True)
@@ -166,9 +154,16 @@ class Generator:
             raise ColdpressError(message, exit_code=WORK_FAILED) from error
 
     def generate(
-        self, prompt_ids: Sequence[int], max_new_tokens: int, past_stop_tokens: bool = False
+        self,
+        prompt_ids: Sequence[int],
+        max_new_tokens: int,
+        past_stop_tokens: bool = False,
+        stop: Callable[[list[int]], bool] = lambda tokens: False,
     ) -> GenerationResult:
-        """The greedy answer to a prompt; ``past_stop_tokens`` never ends early (to measure time)."""
+        """The greedy answer to a prompt; ``past_stop_tokens`` never ends early (to measure time).
+
+        ``stop`` is asked after each token whether the answer so far is enough.
+        """
         import onnxruntime_genai as og
 
         length = min(len(prompt_ids) + max_new_tokens, self._settings["context_length"])
@@ -178,8 +173,8 @@ class Generator:
         generator = og.Generator(self._model, params)
         start = time.perf_counter()
         generator.append_tokens(np.asarray(prompt_ids, dtype=np.int32))
-        moments, tokens = [time.perf_counter()], []
-        while not generator.is_done():
+        moments, tokens = [time.perf_counter()], list[int]()
+        while not generator.is_done() and not stop(tokens):
             generator.generate_next_token()
             tokens.append(int(generator.get_next_tokens()[0]))
             moments.append(time.perf_counter())
@@ -224,13 +219,19 @@ def stop_tokens(settings: Mapping[str, Any]) -> set[int]:
     return set() if ids is None else {ids} if isinstance(ids, int) else set(ids)
 
 
-def graph_file(folder: Path) -> Path:
-    """The decoder's graph: the file that genai_config.json names, else model.onnx."""
-    name: str = read_genai_config(folder).get("model", {}).get("decoder", {}).get("filename", "model.onnx")
-    file = Path(folder) / name
-    if not file.is_file():
-        raise ColdpressError(f"no {name} in {folder}")
-    return file
+def graph_file(path: Path) -> Path:
+    """The graph of a model: the file itself, the decoder that genai_config.json names, model.onnx, or the only one."""
+    path = Path(path)
+    if path.is_file():
+        return path
+    name: str = read_genai_config(path).get("model", {}).get("decoder", {}).get("filename", "model.onnx")
+    if (path / name).is_file():
+        return path / name
+    graphs = sorted(path.glob("*.onnx"))
+    if len(graphs) != 1 or (path / "genai_config.json").is_file():
+        found = f"; found: {', '.join(graph.name for graph in graphs)}" if graphs else ""
+        raise ColdpressError(f"no {name} in {path}{found}")
+    return graphs[0]
 
 
 def scoring_graph(file: Path) -> onnx.ModelProto:
@@ -260,7 +261,7 @@ def _output_as_float(graph: onnx.GraphProto, tensor: str, name: str) -> str:
     return name
 
 
-def _runtime_errors() -> tuple[type[Exception], ...]:
+def runtime_errors() -> tuple[type[Exception], ...]:
     """What onnxruntime raises for a graph that it cannot load or run; its exceptions have no common base."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 

@@ -38,6 +38,7 @@ class Generation(Metric):
     }
     accepts: ClassVar[tuple[str, ...]] = ("onnx",)
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime-genai",)
+    is_timed: ClassVar[bool] = True
 
     def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
         if not read_genai_config(model.path):

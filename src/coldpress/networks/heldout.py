@@ -1,6 +1,6 @@
 """Text that no pass has seen, cut into windows of tokens for evaluation.
 
-The project's own texts (prose, dialogue, code) stand in ``data/heldout``; a user's files take their place.
+The project's own texts (prose, dialogue, code) stand in ``texts/heldout``; a user's files take their place.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def texts(files: Sequence[Path | str] = ()) -> list[str]:
     Without files, the project's own held-out texts.
     """
     if not files:
-        folder = resources.files("coldpress.data").joinpath("heldout")
+        folder = resources.files("coldpress.texts").joinpath("heldout")
         return [folder.joinpath(name).read_text(encoding="utf-8") for name in _OWN]
     return [_read(Path(file)) for file in files]
 

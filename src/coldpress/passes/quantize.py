@@ -135,7 +135,7 @@ class Quantize(Pass):
 
     def text(self) -> Any:
         """The calibration text that is asked for."""
-        from coldpress.data.calibration import CalibrationText
+        from coldpress.texts.calibration import CalibrationText
 
         return CalibrationText(**{entry.name: getattr(self, entry.name) for entry in fields(CalibrationText)})
 
@@ -193,8 +193,8 @@ class _Run:
     def __init__(self, request: Quantize, model: Model, ctx: Context):
         import numpy as np
 
-        from coldpress.data.calibration import windows
         from coldpress.networks.layerwise import Layerwise
+        from coldpress.texts.calibration import windows
 
         self.request, self.model, self.ctx = request, model, ctx
         self.windows = windows(model.path, request.text(), ctx.seed) if request.needs_data else None

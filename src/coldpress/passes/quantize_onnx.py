@@ -28,11 +28,11 @@ from coldpress.parts import Context, Pass
 from coldpress.target import Target
 
 if TYPE_CHECKING:
-    from coldpress.data.calibration import CalibrationText
     from coldpress.graphs.foreign.fit import Calibration
     from coldpress.graphs.foreign.inputs import Inputs
     from coldpress.graphs.foreign.requantize import Graph
     from coldpress.graphs.foreign.weights import Weight
+    from coldpress.texts.calibration import CalibrationText
 
 ALGORITHMS = ("kquant", "rtn", "hqq", "gptq", "awq", "best")
 PRECISIONS = ("int4", "int8", "int2")
@@ -234,9 +234,9 @@ class QuantizeOnnx(Pass):
         """What is noted of the data, and how each graph is fed with it."""
         if self.algorithm not in _CALIBRATED:
             return None, [None] * len(graphs)
-        from coldpress.data.calibration import windows
         from coldpress.graphs.foreign.fit import Calibration
         from coldpress.graphs.foreign.grams import Engine
+        from coldpress.texts.calibration import windows
 
         provider = ctx.target.provider if ctx.target.is_here else "CPUExecutionProvider"
         engine = Engine(ctx.target.thread_count, provider)
@@ -267,7 +267,7 @@ class QuantizeOnnx(Pass):
             )
 
     def _text(self) -> CalibrationText:
-        from coldpress.data.calibration import CalibrationText
+        from coldpress.texts.calibration import CalibrationText
 
         return CalibrationText(**{name: getattr(self, name) for name in _TEXT_OPTIONS})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from coldpress.noise import is_tie
 from coldpress.parts import Value
 from coldpress.report import Fact, Report, facts, model_name, number, plain, quantity, reasons, verdict
 
@@ -25,7 +26,11 @@ _SHOWN = (
     "peak_mb",
 )
 _STYLES = {"good": "bold green", "bad": "bold red", "unknown": "bold yellow"}
-_BEST = "*"
+_BEST, _TIE = "*", "≈"
+_MEANINGS = {
+    _BEST: "* best, by more than the noise of the measurements",
+    _TIE: "≈ a tie: no difference beyond the noise",
+}
 Row = Mapping[str, Any]
 
 
@@ -50,24 +55,22 @@ def comparison(rows: Sequence[Row], columns: Mapping[str, Value]) -> Table:
     """Models side by side. A row is ``{"name": ..., metric: number}``, or ``metric: {"value": 21.3, "spread": 0.2}``.
 
     ``spread`` is half the width of what repeated measurements covered. The best value of a metric is marked only
-    if its interval lies clear of every other model's. The longer of the two lists, models or metrics, goes down.
+    if its interval lies clear of every other model's, or, where the ``rounds`` of both are known, if it is better by more than
+    noise; those that tie with the best are marked as such. The longer of the two lists, models or metrics, goes down.
     """
     from rich.table import Table
     from rich.text import Text
 
-    best = {metric: _best(rows, metric, described.better) for metric, described in columns.items()}
+    marks = {metric: _marks(rows, metric, described.better) for metric, described in columns.items()}
     heads = [Text(plain(row.get("name", ""))) for row in rows]
     titles = [Text(_title(metric, described)) for metric, described in columns.items()]
     grid = [
-        [_compared(row, metric, marked=best[metric] == index) for metric in columns] for index, row in enumerate(rows)
+        [_compared(row, metric, marks[metric].get(index, "")) for metric in columns] for index, row in enumerate(rows)
     ]
     if len(columns) > len(rows):
         heads, titles, grid = titles, heads, [list(line) for line in zip(*grid, strict=True)]
-    note = (
-        f"{_BEST} best, by more than the spread of the measurements"
-        if any(i is not None for i in best.values())
-        else None
-    )
+    used = {mark for marked in marks.values() for mark in marked.values()}
+    note = "; ".join(meaning for mark, meaning in _MEANINGS.items() if mark in used) or None
     table = Table(
         box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim", caption=note, caption_justify="left"
     )
@@ -109,25 +112,37 @@ def _measured(row: Row, metric: str) -> tuple[float | None, float]:
     return number(row, metric), 0.0
 
 
-def _best(rows: Sequence[Row], metric: str, better: str) -> int | None:
-    """The index of the one model that is better than all others by more than both spreads, if there is one."""
+def _marks(rows: Sequence[Row], metric: str, better: str) -> dict[int, str]:
+    """Index of a row -> its mark: the one model that is better than all others, or those that tie for the best place."""
     if better not in ("lower", "higher"):
-        return None
+        return {}
     sign = -1.0 if better == "lower" else 1.0
-    known = [(sign * value, spread, i) for i, row in enumerate(rows) for value, spread in [_measured(row, metric)]
-             if value is not None]  # fmt: skip
+    known = [(sign * value, i) for i, row in enumerate(rows) if (value := _measured(row, metric)[0]) is not None]
     if len(known) < 2:
-        return None
-    top, spread, index = max(known)
-    clear = all(top - spread > value + other for value, other, i in known if i != index)
-    return index if clear else None
+        return {}
+    _, top = max(known)
+    tied = [i for _, i in known if i != top and _ties(rows[i], rows[top], metric)]
+    if not tied:
+        return {top: _BEST}
+    is_noise = any(_measured(rows[i], metric)[1] for i in (top, *tied))
+    return dict.fromkeys([top, *tied], _TIE) if is_noise else {}
 
 
-def _compared(row: Row, metric: str, marked: bool) -> Any:
+def _ties(one: Row, other: Row, metric: str) -> bool:
+    """Whether two models cannot be told apart in a number."""
+    rounds = [row[metric].get("rounds") if isinstance(row[metric], Mapping) else None for row in (one, other)]
+    if rounds[0] and rounds[1] and len(rounds[0]) == len(rounds[1]):
+        return is_tie(rounds[0], rounds[1])
+    (value, spread), (rival, rivals_spread) = _measured(one, metric), _measured(other, metric)
+    assert value is not None and rival is not None
+    return abs(value - rival) <= spread + rivals_spread
+
+
+def _compared(row: Row, metric: str, mark: str) -> Any:
     from rich.text import Text
 
     value, spread = _measured(row, metric)
     if value is None:
         return Text("-", style="dim")
     within = f" ± {quantity(spread)}" if spread else ""
-    return Text(f"{quantity(value)}{within}{' ' + _BEST if marked else '  '}", style="bold" if marked else "")
+    return Text(f"{quantity(value)}{within} {mark or ' '}", style="bold" if mark == _BEST else "")

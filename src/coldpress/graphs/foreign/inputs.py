@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from coldpress.errors import ColdpressError
 from coldpress.graphs.runtime import read_genai_config
+from coldpress.graphs.signature import empty_cache
 
 Feed = dict[str, Any]
 _TOKEN_INPUTS = ("input_ids", "attention_mask", "position_ids", "token_type_ids")
@@ -81,19 +82,11 @@ class Inputs:
             }
 
     def _past(self, name: str) -> Any:
-        """A cache of keys or values without positions, ``[1, heads, 0, size]``."""
-        from onnxruntime import OrtValue
-
         dtype, sizes = self.wanted[name]
-        decoder = read_genai_config(self.folder).get("model", {}).get("decoder", {})
-        open_sizes = (1, decoder.get("num_key_value_heads"), 0, decoder.get("head_size"))
-        if len(sizes) != 4:
-            raise ColdpressError(f"input '{name}' has {len(sizes)} axes; a cache of keys or values has 4", hint=_HINT)
-        heads, size = (sizes[axis] or open_sizes[axis] for axis in (1, 3))
-        if heads is None or size is None:
-            raise ColdpressError(f"neither the graph nor genai_config.json tells the size of '{name}'", hint=_HINT)
-        empty = np.zeros((1, heads, 0, size), np.uint16 if dtype == ir.DataType.BFLOAT16 else _numpy(dtype))
-        return OrtValue.ortvalue_from_numpy_with_onnx_type(empty, dtype.value)
+        try:
+            return empty_cache(name, dtype.value, sizes, read_genai_config(self.folder))
+        except ColdpressError as error:
+            raise ColdpressError(error.message, hint=_HINT) from error
 
 
 _HINT = "use --algorithm kquant, which needs no data"

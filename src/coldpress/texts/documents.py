@@ -6,9 +6,9 @@ import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from coldpress.data.chat import ChatTemplate, messages_of, plain_chat
-from coldpress.data.rows import Row, Table
-from coldpress.errors import ColdpressError
+from coldpress.errors import ColdpressError, did_you_mean
+from coldpress.texts.chat import ChatTemplate, messages_of, plain_chat
+from coldpress.texts.rows import Row, Table
 
 _CHAT_COLUMNS = ("messages", "conversations")
 _BLOCK = 1 << 14  # characters of a text file that make one document
@@ -19,7 +19,9 @@ class Documents:
 
     ``text_template`` is a format string over the fields of a row; a backslash followed by n is a line break.
     ``use_chat_template``: True makes every text a user message in the model's chat template, False uses the template
-    for nothing, None uses it for conversations. ``chat`` is that template, None for a model without one.
+    for nothing, None uses it for conversations. ``chat`` is that template, None for a model without one. ``columns``: the
+    fields that are the text, a blank between them; one that holds a list of messages is a conversation.
+    ``for_answer``: end conversations with the mark of an answer that is to come.
     """
 
     def __init__(
@@ -27,6 +29,8 @@ class Documents:
         text_template: str | None = None,
         use_chat_template: bool | None = None,
         chat: ChatTemplate | None = None,
+        columns: Sequence[str] = (),
+        for_answer: bool = False,
     ):
         if use_chat_template and chat is None:
             raise ColdpressError(
@@ -36,23 +40,27 @@ class Documents:
         self.rows = 0
         self._template = _Template(text_template) if text_template is not None else None
         self._wraps_text = bool(use_chat_template)
+        self._columns, self._for_answer = list(columns), for_answer
         self._chat = None if use_chat_template is False else chat
 
     def of(self, table: Table) -> Iterator[str]:
         """The texts of a table, those without a word left out. The lines of a text file stay together in blocks."""
         if table.format == "text" and not self._template and not self._wraps_text:
             yield from self._blocks(table)
-            return
+        else:
+            yield from (text for _, text in self.with_rows(table) if text.strip())
+
+    def with_rows(self, table: Table) -> Iterator[tuple[Row, str]]:
+        """Each row of a table and its text, which may be empty."""
         text_of: Callable[[Row], str] | None = None
         for number, row in enumerate(table, start=1):
             self.rows += 1
             try:
                 text_of = text_of or self._reader(row)
                 text = text_of(row)
-                if text.strip():
-                    yield text
             except ColdpressError as error:
                 raise ColdpressError(f"{table.name}, row {number}: {error.message}", hint=error.hint) from error
+            yield row, text
 
     def _blocks(self, table: Table) -> Iterator[str]:
         lines: list[str] = []
@@ -72,18 +80,18 @@ class Documents:
         if self._template:
             fill = self._template.fill
             return lambda row: self._wrapped(fill(row))
-        chats = [column for column in _CHAT_COLUMNS if isinstance(first.get(column), list)]
+        chats = [column for column in self._columns or _CHAT_COLUMNS if isinstance(first.get(column), list)]
         if chats:
             return lambda row: self._conversation(_field(row, chats[0]))
-        column = _text_column(first)
-        return lambda row: self._wrapped(_text(row, column))
+        columns = self._columns or [_text_column(first)]
+        return lambda row: self._wrapped(" ".join(_text(row, column) for column in columns))
 
     def _wrapped(self, text: str) -> str:
         return self._conversation([{"role": "user", "content": text}]) if self._wraps_text and text.strip() else text
 
     def _conversation(self, value: Any) -> str:
         messages = messages_of(value)
-        return self._chat.render(messages) if self._chat else plain_chat(messages)
+        return self._chat.render(messages, self._for_answer) if self._chat else plain_chat(messages)
 
 
 class _Template(string.Formatter):
@@ -140,7 +148,7 @@ def _text(row: Row, column: str) -> str:
 
 def _field(row: Row, column: str) -> Any:
     if column not in row:
-        raise ColdpressError(f"no field '{column}', which the first row has; found: {_names(row)}")
+        raise ColdpressError(f"no field '{column}'; found: {_names(row)}", hint=did_you_mean(column, map(str, row)))
     return row[column]
 
 

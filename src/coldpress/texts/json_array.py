@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from coldpress.data.text_file import open_text
 from coldpress.errors import ColdpressError
+from coldpress.texts.text_file import open_text
 
 _CHUNK = 1 << 16
 _LONGEST = 1 << 24  # characters; an object that does not end by then is taken for broken

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from coldpress.data import calibration
-from coldpress.data.calibration import CalibrationText, Windows, windows
 from coldpress.errors import ColdpressError
+from coldpress.texts import calibration
+from coldpress.texts.calibration import CalibrationText, Windows, windows
 from tests.conftest import CONFIG, write_tokenizer
 
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
@@ -166,7 +166,7 @@ def test_fields_that_are_not_there_are_listed_with_those_that_are(folder: Path, 
         ColdpressError, match=r"data.jsonl, row 1: .*wants the fields prompt, response.*: prompt, answer"
     ):
         windows(folder, text)
-    with pytest.raises(ColdpressError, match="no field 'text', which the first row has; found: words"):
+    with pytest.raises(ColdpressError, match="no field 'text'; found: words"):
         windows(folder, data(tmp_path, [{"text": "abcd"}, {"words": "abcd"}]))
 
 

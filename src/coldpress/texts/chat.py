@@ -32,8 +32,8 @@ class ChatTemplate:
     source: str
     special_tokens: Mapping[str, str]
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The conversation as the model sees it, without a prompt for a further answer.
+    def render(self, messages: Sequence[Message], for_answer: bool = False) -> str:
+        """The conversation as the model sees it; ``for_answer`` ends it with the mark of an answer that is to come.
 
         A template that refuses a system message gets its text as the beginning of the first user message. Raises
         ColdpressError with the template's own words when it refuses that too.
@@ -42,22 +42,23 @@ class ChatTemplate:
 
         refused = (TemplateError, TypeError, ValueError, KeyError)
         try:
-            return self._render(messages)
+            return self._render(messages, for_answer)
         except refused as error:
             without_system = _system_within_user(messages)
             if without_system is None:
                 raise _refusal(error) from error
         try:
-            return self._render(without_system)
+            return self._render(without_system, for_answer)
         except refused as error:
             raise _refusal(error) from error
 
-    def _render(self, messages: Sequence[Message]) -> str:
+    def _render(self, messages: Sequence[Message], for_answer: bool) -> str:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         source = _FIXED_DATE + self.source if "strftime_now" in self.source else self.source
         render: Any = render_jinja_template  # annotated as str; it gives the texts and the places of the answers
-        texts, _ = render(conversations=[list(messages)], chat_template=source, **self.special_tokens)
+        options = {"chat_template": source, "add_generation_prompt": for_answer}
+        texts, _ = render(conversations=[list(messages)], **options, **self.special_tokens)
         return str(texts[0])
 
 

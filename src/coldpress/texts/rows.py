@@ -14,9 +14,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
-from coldpress.data.json_array import objects_of_array
-from coldpress.data.text_file import open_text
 from coldpress.errors import ColdpressError, did_you_mean
+from coldpress.texts.json_array import objects_of_array
+from coldpress.texts.text_file import open_text
 
 Row = dict[str, Any]
 
@@ -60,13 +60,15 @@ def rows(data_name: str | None, data_files: Sequence[str | Path] = (), split: st
     return chain.from_iterable(tables(data_name, data_files, split))
 
 
-def tables(data_name: str | None, data_files: Sequence[str | Path] = (), split: str = "train") -> list[Table]:
+def tables(
+    data_name: str | None, data_files: Sequence[str | Path] = (), split: str = "train", subset: str | None = None
+) -> list[Table]:
     """The files, or the hub data set, that a user means.
 
     ``data_name`` is json (one object a line, or one array of objects), csv (the first line names the columns), parquet
     or text (a row for each line, in the field ``text``) with ``data_files``, which are paths or globs; left out, the
     suffixes tell. Files may be packed with gzip (``.gz``), parquet aside. Any other ``data_name`` is the id of a data
-    set on the hub, whose ``split`` is streamed; ``data_files`` are then files of its repository.
+    set on the hub, whose ``split`` (of its ``subset``) is streamed; ``data_files`` are then files of its repository.
 
     Raises ColdpressError before anything is read when a file is missing, a name or suffix is not known, the library
     that is needed is not installed, or the hub does not answer.
@@ -74,11 +76,13 @@ def tables(data_name: str | None, data_files: Sequence[str | Path] = (), split: 
     patterns = [data_files] if isinstance(data_files, str | Path) else list(data_files)
     if data_name is not None and data_name not in _READERS:
         _refuse_slips(data_name, bool(patterns))
-        return [_on_hub(data_name, [str(name) for name in patterns], split)]
+        return [_on_hub(data_name, [str(name) for name in patterns], split, subset)]
     if not patterns:
         raise ColdpressError(f"data_name '{data_name}' needs files", hint="name them with --data_files")
     if split != "train":
         raise ColdpressError(f"local files have no split '{split}'", hint="name the files of that split")
+    if subset is not None:
+        raise ColdpressError(f"local files have no subset '{subset}'", hint="name the files of that subset")
     files = list(dict.fromkeys(file for pattern in patterns for file in _matching(str(pattern))))
     kind = data_name or _format_by_suffix(files)
     if kind == "parquet":
@@ -213,11 +217,11 @@ _READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
 # The hub
 
 
-def _on_hub(name: str, files: list[str], split: str) -> Table:
+def _on_hub(name: str, files: list[str], split: str, subset: str | None) -> Table:
     datasets = _library("datasets", f"'{name}', a data set on the Hugging Face hub,")
     broken = _hub_errors()
     try:
-        streamed = datasets.load_dataset(name, data_files=files or None, split=split, streaming=True)
+        streamed = datasets.load_dataset(name, subset, data_files=files or None, split=split, streaming=True)
     except broken as error:
         raise _hub_failed(name, error) from error
 

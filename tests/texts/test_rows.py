@@ -10,8 +10,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from coldpress.data.rows import rows, tables
 from coldpress.errors import ColdpressError
+from coldpress.texts.rows import rows, tables
 
 ROWS = [{"prompt": "What is tin?", "response": "A metal."}, {"prompt": "Où ?", "response": 'Là,\n"ici".'}]
 CSV = 'prompt,response\nWhat is tin?,A metal.\nOù ?,"Là,\n""ici""."\n'
@@ -201,8 +201,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, answer: object) -> list[dict]:
     """A stand-in for the library ``datasets`` that gives ``answer``, or raises it; what it was asked is in the list."""
     asked: list[dict] = []
 
-    def load_dataset(name: str, **options: object) -> object:
-        asked.append({"name": name, **options})
+    def load_dataset(path: str, name: str | None, **options: object) -> object:
+        asked.append({"path": path, "name": name, **options})
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -215,8 +215,10 @@ def hub(monkeypatch: pytest.MonkeyPatch, answer: object) -> list[dict]:
 
 def test_a_data_set_of_the_hub_is_streamed(monkeypatch: pytest.MonkeyPatch):
     asked = hub(monkeypatch, iter(ROWS))
-    assert list(rows("owner/set", split="validation")) == ROWS
-    assert asked == [{"name": "owner/set", "data_files": None, "split": "validation", "streaming": True}]
+    [table] = tables("owner/set", split="validation", subset="small")
+    assert list(table) == ROWS
+    streamed = {"data_files": None, "split": "validation", "streaming": True}
+    assert asked == [{"path": "owner/set", "name": "small", **streamed}]
 
 
 def test_a_hub_that_fails_is_said_plainly(monkeypatch: pytest.MonkeyPatch):

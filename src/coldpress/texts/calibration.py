@@ -6,29 +6,24 @@ import hashlib
 import json
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from coldpress.data.chat import read_chat_template, special_tokens
-from coldpress.data.documents import Documents
-from coldpress.data.rows import Row, Table, tables
 from coldpress.errors import ColdpressError
-from coldpress.networks.heldout import load_tokenizer, start_tokens
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+from coldpress.texts.chat import read_chat_template
+from coldpress.texts.documents import Documents
+from coldpress.texts.rows import Row, Table, tables
+from coldpress.texts.windows import Tokens, cut, draw
 
 #: the shipped text; a line of three dashes ends a document of a .txt file
 OWN_FOLDER = Path(__file__).parent / "calibration"
 _OWN_FILES = {"prose": "prose.txt", "dialogue": "dialogue.jsonl", "code": "code.txt"}
 
-_POOL = 8  # windows that are looked at for each one that is taken
 _FILES_AT_ONCE = 32
 
 
@@ -36,8 +31,8 @@ _FILES_AT_ONCE = 32
 class CalibrationText:
     """What to calibrate on: data of the user's, or the shipped text when neither a name nor files are given.
 
-    ``data_name``, ``data_files``: see ``data.rows.tables``. ``text_template``, ``use_chat_template``: see
-    ``data.documents.Documents``. ``max_seq_len`` is the tokens of a window, ``num_samples`` the most windows.
+    ``data_name``, ``data_files``: see ``texts.rows.tables``. ``text_template``, ``use_chat_template``: see
+    ``texts.documents.Documents``. ``max_seq_len`` is the tokens of a window, ``num_samples`` the most windows.
     """
 
     data_name: str | None = None
@@ -81,12 +76,12 @@ def windows(tokenizer_folder: Path, text: CalibrationText, seed: int = 0) -> Win
     positions of the model's config.json.
     """
     folder = Path(tokenizer_folder)
-    tokens = _Tokens(load_tokenizer(folder), folder)
+    tokens = Tokens(folder)
     _check(text, folder, len(tokens.start))
     streams = _streams(text, folder)
     random = np.random.default_rng(seed)
     length = text.max_seq_len - len(tokens.start)
-    drawn = [_draw(_cut(tokens.of(stream), length), text.num_samples, random) for stream in streams]
+    drawn = [draw(cut(stream.counted(tokens), length), text.num_samples, random) for stream in streams]
     pieces = _in_turn(drawn, text.num_samples, random)
     if not pieces:
         raise _too_short(streams, text, len(tokens.start))
@@ -121,6 +116,11 @@ class _Stream:
                 open_now.append(following)
         self.is_whole = True
 
+    def counted(self, tokens: Tokens) -> Iterator[list[int]]:
+        for ids in tokens.joined(self.texts()):
+            self.tokens += len(ids)
+            yield ids
+
 
 def _streams(text: CalibrationText, folder: Path) -> list[_Stream]:
     """One stream for the user's data; one for each kind of the shipped text."""
@@ -151,60 +151,7 @@ def _own_documents(path: Path) -> Iterator[Row]:
 # From texts to windows
 
 
-class _Tokens:
-    """The tokenizer, with what it puts before a text and at its end."""
-
-    def __init__(self, tokenizer: Tokenizer, folder: Path):
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        self.start = start_tokens(tokenizer, folder)
-        self._encode: Callable[..., list[int]] = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
-        self._end_text = special_tokens(folder).get("eos_token")
-        self._end = tokenizer.token_to_id(self._end_text) if self._end_text else None
-
-    def of(self, stream: _Stream) -> Iterator[list[int]]:
-        """The ids of each text, behind the end token of the text before unless the template wrote that already."""
-        between: list[int] = []
-        for text in stream.texts():
-            ids = self._encode(text)
-            if self.start and ids[: len(self.start)] == self.start:
-                ids = ids[len(self.start) :]
-            ids = [*between, *ids]
-            stream.tokens += len(ids)
-            yield ids
-            has_end = self._end is None or text.rstrip().endswith(self._end_text or "")
-            between = [] if has_end or self._end is None else [self._end]
-
-
-def _cut(chunks: Iterable[list[int]], length: int) -> Iterator[np.ndarray]:
-    """Pieces of ``length`` ids of the stream that the chunks make."""
-    held: list[int] = []
-    for ids in chunks:
-        held += ids
-        whole = len(held) - len(held) % length
-        for start in range(0, whole, length):
-            yield np.array(held[start : start + length], dtype=np.int64)
-        del held[:whole]
-
-
-_Placed = tuple[int, np.ndarray]
-
-
-def _draw(pieces: Iterator[np.ndarray], count: int, random: np.random.Generator) -> list[_Placed]:
-    """``count`` of the first ``8 x count`` pieces, each as likely, with their places; no more than that are held.
-
-    Reservoir sampling: Vitter, "Random sampling with a reservoir" (1985), algorithm R.
-    """
-    drawn: list[_Placed] = []
-    for place, piece in enumerate(islice(pieces, _POOL * count)):
-        if place < count:
-            drawn.append((place, piece))
-        elif (slot := int(random.integers(place + 1))) < count:
-            drawn[slot] = (place, piece)
-    return drawn
-
-
-def _in_turn(drawn: list[list[_Placed]], count: int, random: np.random.Generator) -> list[np.ndarray]:
+def _in_turn(drawn: list[list[tuple[int, np.ndarray]]], count: int, random: np.random.Generator) -> list[np.ndarray]:
     """``count`` pieces, as many of each stream as there are; in the order of their places, streams in turn."""
     shares = _shares([len(found) for found in drawn], count)
     taken = [

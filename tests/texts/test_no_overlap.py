@@ -8,8 +8,8 @@ from importlib import resources
 
 import pytest
 
-from coldpress.data.calibration import OWN_FOLDER
 from coldpress.networks import heldout
+from coldpress.texts.calibration import OWN_FOLDER
 
 _WORDS = 8
 
@@ -28,7 +28,7 @@ def own_text(name: str) -> str:
 
 
 def evaluation_sequences() -> set[str]:
-    folder = resources.files("coldpress.data").joinpath("heldout")
+    folder = resources.files("coldpress.texts").joinpath("heldout")
     files = [file for file in folder.iterdir() if file.name.endswith(".txt")]
     return set().union(*(sequences(file.read_text(encoding="utf-8")) for file in files))
 

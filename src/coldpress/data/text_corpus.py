@@ -1,0 +1,140 @@
+"""Text for language models: files of any length, read as they are needed, as windows of tokens.
+
+Rows come from JSON lines, JSON, CSV, Parquet or plain text files (packed with gzip or not), or from the Hugging Face hub; what is text
+in them says a template, some columns, or the model's chat template. ``strategy`` says how texts become windows:
+
+- ``join``: all texts one behind the other, cut into full windows
+- ``sliding_window``: the same, a window every ``stride`` tokens; tokens that a window shares with the one before are not scored again
+- ``line_by_line``: each text a window of its own, cut off where it is too long
+- ``join_random``, ``line_by_line_random``: ``max_samples`` of the first ``8 x max_samples`` windows, drawn at random
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from coldpress.errors import ColdpressError
+from coldpress.loader import Reading, RowLoader, folder_of
+from coldpress.model import Model
+from coldpress.parts import Batch, Context, option
+from coldpress.texts.chat import ChatTemplate, read_chat_template, special_tokens
+from coldpress.texts.documents import Documents
+from coldpress.texts.windows import Tokens, cut, draw
+
+_STRATEGIES = ("join", "join_random", "sliding_window", "line_by_line", "line_by_line_random")
+#: labels that count for nothing, as in PyTorch's cross entropy
+_NOT_SCORED = -100
+
+
+@dataclass(frozen=True)
+class TextCorpus(RowLoader):
+    """Windows of tokens: inputs ``input_ids`` and ``attention_mask``, labels the ids themselves."""
+
+    text_cols: tuple[str, ...] = option("columns that are the text, a blank between them", ())
+    text_template: str | None = option('format string over the columns, such as "{question} {answer}"', None)
+    chat_template: bool | str | None = option(
+        "true: every text is a user message in the model's chat template; false: none is; or a Jinja template of one's own",
+        None,
+    )
+    strategy: str = option("how texts become windows", "join", _STRATEGIES)
+    max_seq_len: int = option("tokens in a window", 1024)
+    stride: int | None = option("tokens from one sliding window to the next", None)
+    joiner: str | None = option("text between joined texts; left out: the tokenizer's end token", None)
+    pad_to_max_len: bool = option("fill up short windows to max_seq_len, not only to the longest of their batch", False)
+    padding_side: str = option("where short windows are filled up", "right", ("left", "right"))
+    drop_short_sequences: bool = option("leave out windows shorter than max_seq_len", False)
+    tokenizer: str | None = option("folder with the tokenizer, if the model has none", None)
+
+    reads: ClassVar[tuple[str, ...]] = ("data_files", "tokenizer")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.text_cols and self.text_template is not None:
+            raise ColdpressError(
+                "text_cols has no effect with a text_template", hint="name the columns in the template"
+            )
+        if self.strategy.endswith("_random") and self.max_samples is None:
+            raise ColdpressError(f"strategy {self.strategy} needs max_samples: how many windows to draw")
+        if (self.stride is None) == (self.strategy == "sliding_window"):
+            raise ColdpressError(
+                f"stride goes with the strategy sliding_window, and only with it; found {self.strategy}"
+            )
+        if self.stride is not None and not 0 < self.stride <= self.max_seq_len:
+            raise ColdpressError(f"stride is {self.stride}; it must be from 1 to max_seq_len, {self.max_seq_len}")
+        if self.joiner is not None and self._is_by_line:
+            raise ColdpressError("joiner has no effect where texts are not joined", hint="use strategy join")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.text_cols
+
+    @property
+    def _is_by_line(self) -> bool:
+        return self.strategy.startswith("line_by_line")
+
+    def check(self, model: Model) -> None:
+        super().check(model)
+        next(Documents(self.text_template, None, None, self.text_cols).of(self.tables()[0]), None)
+
+    def open(self, model: Model, ctx: Context) -> Reading:
+        folder = Path(self.tokenizer) if self.tokenizer else folder_of(model)
+        tokens = Tokens(folder)
+        if self.max_seq_len < len(tokens.start) + 2:
+            raise ColdpressError(f"max_seq_len is {self.max_seq_len}; at least {len(tokens.start) + 2} are needed")
+        windows = self._windows(tokens, self._texts(folder))
+        if self.drop_short_sequences:
+            windows = (one for one in windows if len(one.ids) == self.max_seq_len)
+        if self.strategy.endswith("_random"):
+            assert self.max_samples is not None
+            windows = self._drawn(windows, self.max_samples)
+        return Reading(windows, lambda group: self._batch(group, tokens.pad))
+
+    def _texts(self, folder: Path) -> Iterator[str]:
+        chat = read_chat_template(folder)
+        if isinstance(self.chat_template, str):
+            chat = ChatTemplate(self.chat_template, special_tokens(folder))
+        wraps = True if isinstance(self.chat_template, str) else self.chat_template
+        documents = Documents(self.text_template, wraps, chat, self.text_cols)
+        if not self._is_by_line:
+            return chain.from_iterable(map(documents.of, self.tables()))
+        return (text for table in self.tables() for _, text in documents.with_rows(table) if text.strip())
+
+    def _windows(self, tokens: Tokens, texts: Iterator[str]) -> Iterator[_Window]:
+        room = self.max_seq_len - len(tokens.start)
+        if self._is_by_line:
+            for text in texts:
+                yield _Window(np.array([*tokens.start, *tokens.of(text)[:room]], dtype=np.int64))
+            return
+        stride = None if self.stride is None else min(self.stride, room)
+        seen = 0
+        for piece in cut(tokens.joined(texts, self.joiner), room, stride, rest=True):
+            yield _Window(np.array([*tokens.start, *piece], dtype=np.int64), len(tokens.start) + seen if seen else 0)
+            seen = 0 if stride is None else room - stride
+
+    def _drawn(self, windows: Iterator[_Window], count: int) -> Iterator[_Window]:
+        drawn = draw(windows, count, np.random.default_rng(self.seed))
+        return (window for _, window in sorted(drawn, key=lambda placed: placed[0]))
+
+    def _batch(self, group: list[_Window], pad: int) -> Batch:
+        length = self.max_seq_len if self.pad_to_max_len else max(len(window.ids) for window in group)
+        ids = np.full((len(group), length), pad, dtype=np.int64)
+        mask, labels = np.zeros_like(ids), np.full_like(ids, _NOT_SCORED)
+        for row, window in enumerate(group):
+            filled = slice(length - len(window.ids), None) if self.padding_side == "left" else slice(len(window.ids))
+            ids[row, filled], mask[row, filled] = window.ids, 1
+            labels[row, filled] = np.where(np.arange(len(window.ids)) < window.context, _NOT_SCORED, window.ids)
+        return Batch({"input_ids": ids, "attention_mask": mask}, labels)
+
+
+@dataclass(frozen=True, eq=False)
+class _Window:
+    """``ids`` int64 ``[tokens]``, of which the first ``context`` are there for what follows and not scored."""
+
+    ids: np.ndarray
+    context: int = 0

@@ -1,0 +1,188 @@
+"""An ONNX model of any kind, opened by ONNX Runtime with the session options that belong to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coldpress.errors import WORK_FAILED, ColdpressError, did_you_mean
+from coldpress.graphs.runtime import graph_file, read_genai_config, runtime_errors
+from coldpress.graphs.signature import Input, empty_cache, signature
+from coldpress.networks.inputs import matched
+from coldpress.target import Target
+
+#: beside the graph: how it is to be opened, as a pass found it best
+OPTIONS_FILE = "session_options.json"
+_LEVELS = {
+    "disable_all": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "layout": "ORT_ENABLE_LAYOUT",
+    "all": "ORT_ENABLE_ALL",
+}
+_MODES = {"sequential": "ORT_SEQUENTIAL", "parallel": "ORT_PARALLEL"}
+_THREADS = ("intra_op_num_threads", "inter_op_num_threads")
+_KEYS = ("graph_optimization_level", *_THREADS, "execution_mode", "config_entries")
+_DEVICES = {"CUDAExecutionProvider": "cuda", "DmlExecutionProvider": "dml"}
+
+
+class Session:
+    """``path`` is a graph or a folder with one. ``inputs``: name -> what must be fed; ``outputs``: names.
+
+    ``options`` go over those in the folder's session_options.json: ``graph_optimization_level`` (disable_all, basic, extended,
+    layout, all), ``intra_op_num_threads``, ``inter_op_num_threads``, ``execution_mode`` (sequential, parallel), ``config_entries``.
+    Where neither says so, the target decides the number of threads.
+    """
+
+    def __init__(self, path: Path, target: Target, options: Mapping[str, Any] | None = None):
+        import onnxruntime
+
+        self.file = graph_file(Path(path))
+        self.inputs: dict[str, Input] = signature(self.file)
+        self._config = read_genai_config(self.file.parent)
+        self._device = _DEVICES.get(target.provider, "cpu")
+        chosen = {"intra_op_num_threads": target.thread_count, **read_options(self.file.parent), **(options or {})}
+        if not target.is_here:
+            raise ColdpressError(f"{target.provider} is not on this machine, so {self.file} cannot run on it here")
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(self.file), session_options(chosen), providers=[target.provider]
+            )
+        except runtime_errors() as error:
+            raise self._failed(error) from error
+        self.outputs: list[str] = [output.name for output in self._session.get_outputs()]
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Every output by its name, for arrays by the names of inputs."""
+        values = self._values(inputs)
+        try:
+            found = self._session.run_with_ort_values(None, values)
+        except runtime_errors() as error:
+            raise self._failed(error) from error
+        return dict(zip(self.outputs, (value.numpy() for value in found), strict=True))
+
+    def step(self, inputs: Mapping[str, np.ndarray], io_binding: bool = False) -> Callable[[], object]:
+        """One run with these arrays, to be called as often as one likes.
+
+        ``io_binding``: inputs and outputs stay where the device has them; else they are numpy arrays, as most programs have it.
+        """
+        feeds = self._feeds(inputs)
+        if not io_binding:
+            if all(isinstance(feed, np.ndarray) for feed in feeds.values()):
+                return lambda: self._session.run(None, feeds)
+            values = self._values(inputs)
+            return lambda: self._session.run_with_ort_values(None, values)
+        binding = self._session.io_binding()
+        for name, value in self._values(inputs, self._device).items():
+            binding.bind_ortvalue_input(name, value)
+        for name in self.outputs:
+            binding.bind_output(name, self._device)
+
+        def bound() -> None:
+            self._session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+
+        return bound
+
+    def _values(self, inputs: Mapping[str, np.ndarray], device: str = "cpu") -> dict[str, Any]:
+        from onnxruntime import OrtValue
+
+        return {
+            name: OrtValue.ortvalue_from_numpy(np.ascontiguousarray(feed), device, 0)
+            if isinstance(feed, np.ndarray)
+            else feed
+            for name, feed in self._feeds(inputs).items()
+        }
+
+    def _feeds(self, inputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """What the graph takes, in its types; what follows from the token ids is made where the data does not give it."""
+        given = matched(inputs, self._named(), str(self.file))
+        batch = len(next(iter(given.values())))
+        feeds: dict[str, Any] = {}
+        for name, wanted in self.inputs.items():
+            if name in given:
+                feeds[name] = _cast(given[name], wanted)
+            elif wanted.is_cache:
+                feeds[name] = empty_cache(name, wanted.kind, wanted.shape, self._config, batch)
+            elif name in _FROM_TOKENS and "input_ids" in given:
+                feeds[name] = _FROM_TOKENS[name](given).astype(wanted.dtype)
+            else:
+                raise ColdpressError(
+                    f"{self.file} has an input '{name}', which the data does not give; it gives: {', '.join(inputs)}",
+                    hint="use data of another kind, or name its arrays as the model names its inputs",
+                )
+        return feeds
+
+    def _named(self) -> list[str]:
+        """The inputs that data can be for."""
+        return [name for name, wanted in self.inputs.items() if not wanted.is_cache]
+
+    def _failed(self, error: Exception) -> ColdpressError:
+        return ColdpressError(f"ONNX Runtime cannot run {self.file}: {error}", exit_code=WORK_FAILED)
+
+
+def _cast(array: np.ndarray, wanted: Input) -> np.ndarray:
+    """An array in the input's type; ColdpressError where that would change its numbers beyond rounding."""
+    if array.dtype == wanted.dtype:
+        return array
+    both_whole = array.dtype.kind in "iub" and wanted.dtype.kind in "iub"
+    to_float = wanted.dtype.kind not in "iub" and array.dtype.kind in "iubf"
+    if not both_whole and not to_float:
+        raise ColdpressError(f"input '{wanted.name}' takes {wanted.dtype}; the data gives {array.dtype}")
+    return array.astype(wanted.dtype)
+
+
+def _positions(given: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Places of the tokens, counted without padding."""
+    mask = given.get("attention_mask", np.ones_like(given["input_ids"]))
+    return np.maximum(np.cumsum(mask, axis=1) - 1, 0)
+
+
+_FROM_TOKENS: dict[str, Callable[[Mapping[str, np.ndarray]], np.ndarray]] = {
+    "attention_mask": lambda given: np.ones_like(given["input_ids"]),
+    "token_type_ids": lambda given: np.zeros_like(given["input_ids"]),
+    "position_ids": _positions,
+}
+
+
+def read_options(folder: Path) -> dict[str, Any]:
+    """What session_options.json in a folder says; nothing when there is none."""
+    file = folder / OPTIONS_FILE
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ColdpressError(f"{file} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ColdpressError(f"{file} holds no options")
+    return found
+
+
+def session_options(chosen: Mapping[str, Any]) -> Any:
+    """ONNX Runtime's SessionOptions; ColdpressError for an option or a value that it does not have."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    for key, value in chosen.items():
+        if key not in _KEYS:
+            raise ColdpressError(f"session options: there is no '{key}'", hint=did_you_mean(key, _KEYS))
+        if value is None:
+            continue
+        if key in _THREADS:
+            setattr(options, key, int(value))
+        elif key == "config_entries":
+            for name, entry in value.items():
+                options.add_session_config_entry(str(name), str(entry))
+        else:
+            known = _LEVELS if key == "graph_optimization_level" else _MODES
+            if value not in known:
+                raise ColdpressError(f"session options: {key} is {value!r}", hint=did_you_mean(str(value), known))
+            kinds = onnxruntime.GraphOptimizationLevel if known is _LEVELS else onnxruntime.ExecutionMode
+            setattr(options, key, getattr(kinds, known[value]))
+    return options
