@@ -6,6 +6,9 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,24 +36,57 @@ def is_current(output: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     return report if intact and report.get("identity") == json.loads(json.dumps(identity)) else None
 
 
-def publish(model: Model, output: Path, report: dict[str, Any], workflow_yaml: str) -> None:
-    """Write the model, its report, its card and its workflow to ``output``; files of others there stay."""
-    from coldpress.report.card import card
-    from coldpress.report.page import page
+@dataclass(frozen=True)
+class Candidate:
+    """Another model of the same run, which gets a folder of its own inside the output."""
 
+    model: Model
+    report: dict[str, Any]
+    workflow_yaml: str
+
+
+def publish(
+    model: Model,
+    output: Path,
+    report: dict[str, Any],
+    workflow_yaml: str,
+    candidates: Mapping[str, Candidate] | None = None,
+    extra: Mapping[str, str] | None = None,
+) -> None:
+    """Write the model, its report, its card and its workflow to ``output``; files of others there stay.
+
+    ``candidates``: folders inside the output and what they hold. ``extra``: names of further files and their text.
+    """
     output.parent.mkdir(parents=True, exist_ok=True)
     staged = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
-        for file in files_of(model.path):
-            _link_or_copy(file, staged / file.relative_to(model.path))
-        (staged / "workflow.yaml").write_text(workflow_yaml, encoding="utf-8")
-        (staged / "README.md").write_text(card(report), encoding="utf-8")
-        (staged / "report.html").write_text(page(report), encoding="utf-8")
-        report = {**report, "files": {f.relative_to(staged).as_posix(): _facts(f) for f in files_of(staged)}}
-        (staged / _REPORT).write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+        for name, one in (candidates or {}).items():
+            _write(staged / name, one)
+        for name, text in (extra or {}).items():
+            (staged / name).write_text(text, encoding="utf-8")
+        _write(staged, Candidate(model, report, workflow_yaml))
         _move_into(staged, output)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def _write(folder: Path, one: Candidate) -> None:
+    """The files of a model and what describes it; its report knows all files that are then in the folder."""
+    from coldpress.report.card import card
+    from coldpress.report.page import page
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files_of(one.model.path):
+        _link_or_copy(file, folder / file.relative_to(one.model.path))
+    (folder / "workflow.yaml").write_text(one.workflow_yaml, encoding="utf-8")
+    (folder / "README.md").write_text(card(one.report), encoding="utf-8")
+    (folder / "report.html").write_text(page(one.report), encoding="utf-8")
+    report = {**one.report, "files": {f.relative_to(folder).as_posix(): _facts(f) for f in _all_files(folder)}}
+    (folder / _REPORT).write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def _all_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file())
 
 
 def _move_into(staged: Path, output: Path) -> None:
@@ -61,7 +97,7 @@ def _move_into(staged: Path, output: Path) -> None:
         os.replace(staged, output)
         return
     before = json.loads((output / _REPORT).read_text(encoding="utf-8"))["files"] if (output / _REPORT).exists() else {}
-    for file in list(files_of(staged)):
+    for file in _all_files(staged):
         target = output / file.relative_to(staged)
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(file, target)
@@ -69,6 +105,8 @@ def _move_into(staged: Path, output: Path) -> None:
     for name, facts in before.items():
         if _is_intact(output / name, facts):
             (output / name).unlink()  # written by an earlier run, not part of this one
+            with suppress(OSError):  # its folder is in use still
+                (output / name).parent.rmdir()
 
 
 def _facts(file: Path) -> list[int]:

@@ -21,7 +21,7 @@ from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.model import Model
 from coldpress.target import Target
 
-KINDS = ("passes", "metrics", "systems")
+KINDS = ("passes", "metrics", "systems", "samplers")
 
 
 def _no_folder(kind: str, facts: Mapping[str, Any]) -> AbstractContextManager[Path]:
@@ -90,7 +90,7 @@ class Metric:
     """One measurement of a model: named numbers, each described in ``values``.
 
     ``reads``: as of a pass. ``runs_model``: whether the model is loaded, which is then done in a fresh process, as an
-    app would.
+    app would. ``quick``: parameters with which a search takes a cheap first look; empty where there is none.
     """
 
     values: ClassVar[Mapping[str, Value]] = {}
@@ -98,10 +98,26 @@ class Metric:
     reads: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
     runs_model: ClassVar[bool] = True
+    quick: ClassVar[Mapping[str, Any]] = {}
     version: ClassVar[int] = 1
 
     def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
         """The numbers promised in ``values``; further JSON values may stand beside them as details."""
+        raise NotImplementedError
+
+
+class Sampler:
+    """How a search picks its points. Subclasses are frozen dataclasses; their fields are the parameters."""
+
+    needs: ClassVar[tuple[str, ...]] = ("optuna",)
+    version: ClassVar[int] = 1
+
+    def make(self, seed: int) -> Any:
+        """An `optuna.samplers.BaseSampler`, or None for one point of the grid after the other.
+
+        It is made anew for every point: what it knows must be in the study, and its random choices follow from ``seed``,
+        so that a search that was killed goes on as if nothing had happened.
+        """
         raise NotImplementedError
 
 
@@ -119,7 +135,7 @@ def find(kind: str, name: str) -> type[Any]:
     known = names(kind)
     file_name = name if name in known else _snake(name)
     if file_name not in known:
-        singular = {"passes": "pass", "metrics": "metric", "systems": "system"}[kind]
+        singular = {"passes": "pass"}.get(kind, kind.removesuffix("s"))
         raise ColdpressError(f"unknown {singular} '{name}'", hint=did_you_mean(_snake(name), known))
     module = importlib.import_module(known[file_name])
     return getattr(module, "".join(word.capitalize() for word in file_name.split("_")))

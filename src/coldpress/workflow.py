@@ -8,7 +8,13 @@ from typing import Any
 
 from coldpress import parts, schema
 from coldpress.errors import ColdpressError
+from coldpress.model import Model
 from coldpress.target import Target, resolve_target
+
+
+def is_open(value: Any) -> bool:
+    """Whether a parameter is left for a search to fill."""
+    return isinstance(value, dict) and ("choice" in value or "range" in value)
 
 
 @dataclass(frozen=True)
@@ -16,18 +22,36 @@ class Step:
     """One pass of a workflow, or alternatives of which a search picks one.
 
     ``parameters`` are those that differ from the pass's defaults, or repeat them. A parameter may be left open:
-    ``{"choice": [4, 8]}`` or ``{"range": [0.0, 1.0]}``; see `search`. ``any_of``: other steps that may stand here; then there is no
-    ``type``.
+    ``{"choice": [4, 8]}`` or ``{"range": [0.0, 1.0]}``; see `coldpress.search.space`. ``any_of``: other steps that may stand
+    here; then there is no ``type``. ``optional``: a search may also leave the step out.
     """
 
     type: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
     any_of: tuple[Step, ...] = ()
+    optional: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something of it is left for a search to decide."""
+        return bool(self.any_of) or self.optional or any(map(is_open, self.parameters.values()))
 
     def make(self) -> parts.Pass:
         """The pass itself; raises ColdpressError for an unknown pass or parameter."""
         made: parts.Pass = schema.build(parts.find("passes", self.type), self.parameters, f"passes.{self.type}")
         return made
+
+    def check(self, model: Model, target: Target) -> Model:
+        """Raise ColdpressError unless the pass can do its work on ``model``; returns a stand-in for what it makes."""
+        made = self.make()
+        parts.check_needs(type(made))
+        if model.format not in made.accepts:
+            raise ColdpressError(
+                f"pass '{self.type}' takes {' or '.join(made.accepts)}, but gets {model.format}",
+                hint=f"give it a model in that format, or leave out '{self.type}'",
+            )
+        made.check(model, target)
+        return Model(model.path, made.produces, "", model.notes)
 
 
 @dataclass(frozen=True)
@@ -63,16 +87,19 @@ class Measure:
 class Search:
     """How the points of a search are picked, and when it ends.
 
-    ``sampler``: grid, random, tpe or nsga2. ``order``: ``joint``, all open parameters at once; ``pass_by_pass``, the best of a
-    pass before the next. ``trials``, ``minutes``: at most so many points, so long; None: no limit, which only a grid may have.
-    ``keep``: how many of the best results become folders.
+    ``sampler``: grid, random, tpe or nsga2, with ``sampler_parameters``. ``order``: ``joint``, all open parameters at once;
+    ``pass_by_pass``, the best of a pass before the next. ``trials``, ``minutes``: at most so many points, so long; None: all
+    points, of which there must be a finite number. ``first_look``: drop a point whose cheap numbers show that it cannot meet
+    its goals. ``keep``: how many of the best results become folders.
     """
 
     sampler: str = "tpe"
-    order: str = "joint"
+    sampler_parameters: dict[str, Any] = field(default_factory=dict)
+    order: str = field(default="joint", metadata={"choices": ("joint", "pass_by_pass")})
     trials: int | None = None
     minutes: float | None = None
     stop_when_goals_met: bool = False
+    first_look: bool = True
     keep: int = 1
 
 
@@ -122,7 +149,8 @@ def load_workflow(source: str | Path | dict[str, Any]) -> Workflow:
     workflow = schema.build(Workflow, _spelled_out(data), where)
     resolve_target(workflow.target.device, workflow.target.provider)
     for step in workflow.passes:
-        step.make()
+        if not step.is_open:
+            step.make()
     for measure in workflow.metrics or ():
         measure.make()
     return workflow

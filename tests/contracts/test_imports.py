@@ -16,7 +16,8 @@ ALLOWED = {
     "data": {"data", "errors", "networks"},
     "quant": {"errors", "quant"},
     "networks": {"errors", "model", "networks", "quant"},
-    "graphs": {"errors", "graphs", "networks", "quant", "target"},
+    "graphs": {"errors", "graphs", "model", "networks", "quant", "target"},
+    "samplers": {"parts", "samplers"},
     "report": {"parts", "report", "errors"},
     "errors": set(),
     "model": {"errors"},
@@ -95,6 +96,7 @@ HEAVY = {
     "numpy",
     "rich",
     "msgspec",
+    "optuna",
 }
 
 
