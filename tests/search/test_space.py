@@ -50,9 +50,7 @@ def test_a_condition_may_name_closed_parameters_and_defaults():
 
 
 def test_alternatives_and_optional_steps():
-    found = points(
-        Step(any_of=(Step("crush", {"bits": {"choice": [4, 2]}}), dial(y=3))), Step("crush", optional=True)
-    )
+    found = points(Step(any_of=(Step("crush", {"bits": {"choice": [4, 2]}}), dial(y=3))), Step("crush", optional=True))
     assert [[name for name, _ in steps] for steps in found] == [
         ["crush", "crush"], ["crush"], ["crush", "crush"], ["crush"], ["dial", "crush"], ["dial"],
     ]  # fmt: skip

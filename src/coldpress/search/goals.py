@@ -9,6 +9,7 @@ from typing import Any
 
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.parts import Value
+from coldpress.report import size
 from coldpress.workflow import Goal, Measure
 
 #: measured numbers by label, such as ``latency.median_ms``
@@ -73,8 +74,14 @@ class Objective:
         return max(0.0, missed) / (abs(limit) or 1.0)
 
     def said(self, number: float) -> str:
-        """The number with its unit."""
-        return f"{self.label} {number:.4g}{f' {self.value.unit}' if self.value.unit else ''}"
+        """The name and the number."""
+        return f"{self.label} {self.amount(number)}"
+
+    def amount(self, number: float) -> str:
+        """A number with its unit."""
+        if self.value.unit == "bytes":
+            return size(number)
+        return f"{number:.4g}{f' {self.value.unit}' if self.value.unit else ''}"
 
 
 def labels_of(measures: Sequence[Measure]) -> list[str]:
@@ -165,7 +172,7 @@ class Judge:
             if one.label in numbers and one.shortfall(numbers[one.label], known) > slack:
                 limit = one.limit(known)
                 side = "above" if one.sign > 0 else "below"
-                return f"{one.said(numbers[one.label])} is {side} the limit {limit:.4g}"
+                return f"{one.said(numbers[one.label])} is {side} the limit {one.amount(limit or 0.0)}"
         return None
 
     def hopeless(self, numbers: Numbers, source: Numbers) -> str | None:
@@ -243,7 +250,7 @@ class Judge:
 
     def _compared(self, one: Objective, numbers: Numbers) -> str:
         said, before = one.said(numbers[one.label]), self.source.get(one.label)
-        return f"{said} (source {before:.4g})" if before is not None else said
+        return f"{said} (source {one.amount(before)})" if before is not None else said
 
 
 def _dominates(one: Iterable[float], other: Iterable[float]) -> bool:

@@ -23,5 +23,5 @@ def write(folder: Path, values: dict[str, Any]) -> Path:
 def log(line: str) -> None:
     """Tell the test that work was done, from whatever process."""
     if file := os.environ.get("LAB_LOG"):
-        with open(file, "a") as stream:
+        with Path(file).open("a") as stream:
             stream.write(f"{line}\n")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from coldpress_lab import log, settings, write
-
 from coldpress import Context, Model, Pass
+from coldpress_lab import log, settings, write
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import ClassVar
 
-from coldpress_lab import log, settings, write
-
 from coldpress import ColdpressError, Context, Model, Pass, Target
+from coldpress_lab import log, settings, write
 
 
 @dataclass(frozen=True)

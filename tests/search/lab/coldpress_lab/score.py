@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from coldpress_lab import log, settings
-
 from coldpress import Context, Metric, Model, Value
+from coldpress_lab import log, settings
 
 
 @dataclass(frozen=True)
@@ -32,5 +31,3 @@ class Score(Metric):
         lost = (found.get("x", 0.5) - 0.3) ** 2 + 0.01 * (found.get("y", 1) - 4) ** 2
         lost += {8: 0.0, 4: 0.05, 2: 0.6}[found.get("bits", 8)] - (0.02 if found.get("mode") == "fancy" else 0.0)
         return {"accuracy": 0.9 - lost + 0.1 / self.batches, "time_ms": 10.0 + found.get("y", 1), "batches": 1}
-
-

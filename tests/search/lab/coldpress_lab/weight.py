@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from coldpress_lab import log, settings
-
 from coldpress import Context, Metric, Model, Value
+from coldpress_lab import log, settings
 
 
 @dataclass(frozen=True)
