@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import importlib
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from coldpress import schema
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.model import Model
 from coldpress.target import Target
+
+if TYPE_CHECKING:
+    import numpy as np
 
 KINDS = ("passes", "metrics", "systems", "samplers")
 
@@ -27,6 +31,17 @@ KINDS = ("passes", "metrics", "systems", "samplers")
 def _no_folder(kind: str, facts: Mapping[str, Any]) -> AbstractContextManager[Path]:
     """Without a store nothing outlives the run."""
     return tempfile.TemporaryDirectory(prefix=f"coldpress-{kind}-")  # type: ignore[return-value]
+
+
+def option(text: str, default: Any = MISSING, choices: tuple[Any, ...] = ()) -> Any:
+    """A field with its help text and, where only some values are allowed, these.
+
+    A default that is a type, such as ``dict``, makes a new object each time; without a default the field is required.
+    """
+    metadata = {"help": text, "choices": choices}
+    if isinstance(default, type):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -70,12 +85,74 @@ class Pass:
         raise NotImplementedError
 
 
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some samples as a model takes them at once.
+
+    ``inputs``: name of the model's input -> array ``[samples, ...]``. ``labels``: what is right, int64 ``[samples]`` or
+    ``[samples, tokens]`` with -100 where nothing counts, or one text for each sample; None where nobody said.
+    """
+
+    inputs: Mapping[str, np.ndarray]
+    labels: np.ndarray | list[str] | None = None
+
+    @property
+    def size(self) -> int:
+        """How many samples there are."""
+        return len(next(iter(self.inputs.values())))
+
+
+class Data:
+    """A kind of data: where batches come from. Subclasses are frozen dataclasses, as passes are.
+
+    ``accepts``: the formats of the models that it can make batches for. ``reads``: as of a pass; a folder counts with all
+    that is in it.
+    """
+
+    accepts: ClassVar[tuple[str, ...]] = ("hf", "onnx")
+    reads: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ()
+    version: ClassVar[int] = 1
+
+    def check(self, model: Model) -> None:
+        """Raise ColdpressError when the data is not there or not what it should be; early and cheap.
+
+        ``model`` may be the source of the one that gets the batches, in any format.
+        """
+
+    def batches(self, model: Model, ctx: Context) -> Iterator[Batch]:
+        """The batches for a model, one at a time, the same ones each time."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
 class DataSource:
     """Where a pass or a metric gets its batches: a kind of data and its parameters."""
 
-    type: str
-    parameters: dict[str, Any] = field(default_factory=dict)
+    type: str = option("kind of data")
+    parameters: dict[str, Any] = option("parameters of that kind; what is left out has its default", dict)
+
+    def make(self, where: str = "data") -> Data:
+        """The data itself; raises ColdpressError for an unknown kind or parameter."""
+        made: Data = schema.build(find("data", self.type), self.parameters, f"{where}.{self.type}")
+        return made
+
+    def batches(self, model: Model, ctx: Context) -> Iterator[Batch]:
+        """The batches for a model; raises ColdpressError when the data cannot give any."""
+        made = self.make()
+        check_needs(type(made))
+        if model.format not in made.accepts:
+            raise ColdpressError(f"data of the kind {self.type} is not for {model.format} models")
+        made.check(model)
+        is_empty = True
+        for batch in made.batches(model, ctx):
+            is_empty = False
+            yield batch
+        if is_empty:
+            raise ColdpressError(
+                f"data of the kind {self.type} gave no batch",
+                hint="with drop_last, batch_size may be above the number of samples",
+            )
 
 
 @dataclass(frozen=True)
@@ -135,7 +212,7 @@ def find(kind: str, name: str) -> type[Any]:
     known = names(kind)
     file_name = name if name in known else _snake(name)
     if file_name not in known:
-        singular = {"passes": "pass"}.get(kind, kind.removesuffix("s"))
+        singular = {"passes": "pass", "data": "kind of data"}.get(kind, kind.removesuffix("s"))
         raise ColdpressError(f"unknown {singular} '{name}'", hint=did_you_mean(_snake(name), known))
     module = importlib.import_module(known[file_name])
     return getattr(module, "".join(word.capitalize() for word in file_name.split("_")))

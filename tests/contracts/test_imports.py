@@ -24,10 +24,11 @@ ALLOWED = {
     "schema": {"errors"},
     "target": {"errors"},
     "store": set(),
-    "parts": {"errors", "model", "target"},
+    "parts": {"errors", "model", "schema", "target"},
+    "feeds": {"data", "errors", "graphs", "model", "parts"},
 }
 #: parts know the model, their interface and the five folders of knowledge, and nothing of the engine
-PART = {"errors", "model", "parts", "target", "quant", "graphs", "networks", "data", "metrics", "tolerance"}
+PART = {"errors", "feeds", "model", "parts", "target", "quant", "graphs", "networks", "data", "metrics", "tolerance"}
 
 
 def imports_of(file: Path) -> set[str]:

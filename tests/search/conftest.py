@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from coldpress import parts
 from coldpress.engine import Console, Report, run
 from coldpress.store import Store
 from coldpress.workflow import Workflow, load_workflow
 
-LAB = Path(__file__).with_name("lab")
-
 
 @pytest.fixture(autouse=True, scope="module")
-def distribution():
-    """The distribution is there, for this process and its children."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(LAB))
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(LAB), os.environ.get("PYTHONPATH", "")]))
-        parts.names.cache_clear()
-        yield
-    parts.names.cache_clear()
+def _distribution(lab_parts: None) -> None:
+    """All searches may use the distribution's parts."""
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,20 @@ def find_graphs(path: Path) -> dict[str, Path]:
     if path.is_file():
         return {"model.onnx": path}
     return {file.relative_to(path).as_posix(): file for file in files_of(path) if file.suffix == ".onnx"}
+
+
+def rewrite_graphs(path: Path, output: Path, change: Callable[[Path, Path], None]) -> None:
+    """Write a model anew below ``output``: each graph by ``change(file, target)``, which writes its tensors, too; the rest as it is."""
+    graphs = find_graphs(path)
+    if not graphs:
+        raise ColdpressError(f"{path} holds no ONNX graph", hint="pass a folder with a .onnx file")
+    used: set[Path] = set()
+    for name, file in graphs.items():
+        used |= external_files(load_graph(file))
+        target = output / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        change(file, target)
+    carry_over(path, used, output)
 
 
 def load_graph(file: Path) -> ir.Model:
