@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -100,3 +101,17 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_model(tmp_path: Path) -> Callable[..., Path]:
     """Writes a tiny model of one's own: ``make_model(name, tensors=..., **config)``."""
     return lambda name="model", **options: write_model(tmp_path / name, **options)
+
+
+@pytest.fixture(scope="module")
+def lab_parts() -> Iterator[None]:
+    """The parts of another distribution, ``tests/lab``, are there, for this process and its children."""
+    from coldpress import parts
+
+    place = str(Path(__file__).with_name("lab"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(place)
+        patch.setenv("PYTHONPATH", os.pathsep.join([place, os.environ.get("PYTHONPATH", "")]))
+        parts.names.cache_clear()
+        yield
+    parts.names.cache_clear()

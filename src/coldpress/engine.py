@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,18 +11,20 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from coldpress import parts, recipes, schema
+from coldpress import recipes, schema
 from coldpress.azure import is_resource, refuse_remote
 from coldpress.errors import WORSE_THAN_TOLERANCE, ColdpressError
 from coldpress.job import Job, Progress, Result
 from coldpress.model import Model, content_key
-from coldpress.output import check_output, is_current, publish
+from coldpress.output import Beside, Candidate, check_output, is_current, publish
 from coldpress.packaging import check_package
 from coldpress.run_log import logged
+from coldpress.search import JOURNAL, Bench, Found, Prepared, check_goals, prepare, reached_goals, search, section
+from coldpress.search.goals import labels_of
 from coldpress.sources import find_model, hub_config
 from coldpress.store import Store
 from coldpress.systems.local import Local
-from coldpress.target import machine
+from coldpress.target import Target, machine
 from coldpress.verify import WORSE, Verdict, check_request, verify
 from coldpress.workflow import Measure, Running, Step, Workflow
 
@@ -55,8 +58,9 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 when a model was written (and verified, unless that was turned off), 3 when it is worse than its tolerance."""
-        return WORSE_THAN_TOLERANCE if self.data["verdict"] == WORSE else 0
+        """0 when a model was written (and verified, unless that was turned off), 3 when it is worse than was allowed."""
+        misses = any(not goal["met"] for goal in self.data.get("goals", []))
+        return WORSE_THAN_TOLERANCE if self.data["verdict"] == WORSE or misses else 0
 
 
 @dataclass
@@ -92,7 +96,7 @@ def _run(request: _Run, overwrite: bool) -> Report:
     workflow, console = request.workflow, request.console
     source = find_model(workflow.model, trust_remote_code=workflow.trust_remote_code, say=console.say)
     steps = recipes.complete(workflow, source)
-    _check(steps, source, workflow)
+    prepared = _prepared(workflow, steps, source)
     output = Path(workflow.output) if workflow.output else None
     identity = {
         "workflow": schema.plain(replace(workflow, output=None, run=Running())),
@@ -103,16 +107,13 @@ def _run(request: _Run, overwrite: bool) -> Report:
         known = is_current(output, identity)
         if known is not None and not workflow.run.clean_cache:
             console.say(f"{output} is up to date")
-            return Report(known, Model(output, _format_of(steps), content_key(output), {}), up_to_date=True)
+            return Report(known, Model(output, known["format"], content_key(output), {}), up_to_date=True)
         check_output(output, overwrite or known is not None)
-    original, pressed = _pass_by_pass(request, source, steps)
-    verdict = verify(pressed, original, workflow, request.store, console.progress)
-    console.say(_verdict_line(verdict))
-    report = _report(request, source, pressed, verdict, _measure(request, pressed))
+    made = _finished(request, source, steps) if prepared is None else _searched(request, prepared)
     if output is not None:
-        described = {**report, "identity": identity}
-        publish(pressed, output, described, workflow.resolved().to_yaml(), workflow.packaging, workflow.artifacts)
-    return Report(report, pressed)
+        best = Candidate(made.model, {**made.report, "identity": identity}, workflow.resolved().to_yaml())
+        publish(best, output, Beside(made.candidates, made.texts, workflow.packaging, workflow.artifacts))
+    return Report(made.report, made.model)
 
 
 def dry_run(workflow: Workflow, say: Callable[[str], None] = lambda line: None) -> Workflow:
@@ -121,56 +122,148 @@ def dry_run(workflow: Workflow, say: Callable[[str], None] = lambda line: None) 
         source = Model(Path(workflow.model), "hf", "")
     else:
         source = find_model(workflow.model, trust_remote_code=workflow.trust_remote_code, say=say)
-    _check(recipes.complete(workflow, source), source, workflow)
+    _prepared(workflow, recipes.complete(workflow, source), source)
     return workflow.resolved()
 
 
-def _format_of(steps: Sequence[Step]) -> str:
-    """What a workflow's last pass makes."""
-    return parts.find("passes", steps[-1].type).produces if steps else "hf"
-
-
-def _check(steps: Sequence[Step], source: Model, workflow: Workflow) -> None:
-    """Every pass can do its work, and each takes what the one before it gives; said before any work."""
+def _prepared(workflow: Workflow, steps: Sequence[Step], source: Model) -> Prepared | None:
+    """Check a request whole, before any work; what a search needs to know, where something is left open."""
     check_request(workflow.verify)
     for package in workflow.packaging:
         check_package(package)
     for measure in workflow.metrics or ():
         measure.check(source)
+    if workflow.search is not None or any(step.is_open for step in steps):
+        return prepare(workflow, steps, source)
+    check_goals(workflow, source, {_check_passes(steps, source, workflow.target)})
+    return None
+
+
+def _check_passes(steps: Sequence[Step], source: Model, target: Target) -> str:
+    """The format that the last pass gives, if each can do its work."""
     current = source
     for step in steps:
-        made = step.make()
-        parts.check_needs(type(made))
-        if current.format not in made.accepts:
-            raise ColdpressError(
-                f"pass '{step.type}' takes {' or '.join(made.accepts)}, but gets {current.format}",
-                hint=f"give it a model in that format, or leave out '{step.type}'",
-            )
-        made.check(current, workflow.target)
-        current = Model(current.path, made.produces, "", current.notes)
+        current = step.check(current, target)
+    return current.format
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a run made: a model, its report, and what else belongs into the output folder."""
+
+    model: Model
+    report: dict[str, Any]
+    candidates: dict[str, Candidate] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+
+
+def _finished(request: _Run, source: Model, steps: Sequence[Step]) -> _Made:
+    """The result of passes that leave nothing open, verified and measured."""
+    request = replace(request, results=[])
+    workflow = request.workflow
+    original, pressed = _pass_by_pass(request, source, steps)
+    verdict = verify(pressed, original, workflow, request.store, request.console.progress)
+    request.console.say(_verdict_line(verdict))
+    measured = _measure(request, pressed)
+    report = _report(request, source, pressed, verdict, measured)
+    goals = reached_goals(workflow, measured, lambda measure: _numbers(request, source, measure))
+    return _Made(pressed, {**report, "goals": goals} if goals else report)
+
+
+def _searched(request: _Run, prepared: Prepared) -> _Made:
+    """The best result of a search, verified and measured; others that are kept beside it."""
+    workflow, source = request.workflow, prepared.source
+    quiet = replace(request, console=replace(request.console, say=lambda line: None))
+
+    def passes(steps: Sequence[Step]) -> Model:
+        _check_passes(steps, source, workflow.target)
+        return _pass_by_pass(replace(quiet, results=[]), source, steps)[1]
+
+    bench = Bench(passes, lambda model, measure: _numbers(quiet, model, measure))
+    with request.store.kept(f"search-{_search_key(request, prepared)}") as folder:
+        found = search(prepared, bench, folder, request.console.say)
+        journal = (folder / JOURNAL).read_text(encoding="utf-8")
+    best = _best(request, source, found)
+    chosen = next(iter(best))
+    kept = {number: f"candidates/{number}" for number in list(best)[1:]}
+    about = section(found, chosen, kept)
+    request.console.say(about["why"])
+    alone = {number: replace(workflow, passes=found.steps(number), search=None).to_yaml() for number in best}
+    candidates = {name: Candidate(best[n].model, best[n].report, alone[n]) for n, name in kept.items()}
+    report = {**best[chosen].report, "search": about}
+    return _Made(best[chosen].model, report, candidates, {"best.yaml": alone[chosen], JOURNAL: journal})
+
+
+def _best(request: _Run, source: Model, found: Found) -> dict[int, _Made]:
+    """The results to keep by the number of their point, the chosen one first.
+
+    That is the best one that is not worse than its tolerance, among the first few; if all of them are, the first.
+    """
+    keep = found.request.search.keep
+    finished: dict[int, _Made] = {}
+    good: list[int] = []
+    for number in found.ranked(keep + _PASSED_OVER):
+        if len(good) == keep:
+            break
+        finished[number] = _finished(request, source, found.steps(number))
+        if finished[number].report["verdict"] != WORSE:
+            good.append(number)
+        else:
+            request.console.say(f"point {number} is passed over, as it is worse than its tolerance")
+    order = [*good, *(number for number in finished if number not in good)][:keep]
+    return {number: finished[number] for number in order}
+
+
+#: how many points that are worse than their tolerance are passed over for the next best
+_PASSED_OVER = 5
+
+
+def _search_key(request: _Run, prepared: Prepared) -> str:
+    """What a search goes on under: the same passes, values, metrics, data and versions, and so the same trials."""
+    keys = set()
+    for point in prepared.space.each_value():
+        model = prepared.source
+        for step in prepared.space.steps_at(point):
+            job = _job(request, step, model)
+            keys.add(job.key)
+            model = Model(model.path, job.part_class.produces, job.key, model.notes)
+        keys |= {_metric_job(request, model, measure).key for measure in prepared.measures}
+    facts = json.dumps([prepared.facts, sorted(keys)], sort_keys=True)
+    return hashlib.sha256(facts.encode()).hexdigest()
 
 
 def _pass_by_pass(request: _Run, source: Model, steps: Sequence[Step]) -> tuple[Model, Model]:
     """The source in its first Hugging Face form (what the result is compared with) and the result."""
     original = model = source
     for step in steps:
-        parameters = schema.plain(step.make())
-        job = Job("pass", step.type, parameters, model, request.workflow.target, seed=request.workflow.seed)
+        job = _job(request, step, model)
         [(_, result)] = Local().map([job], request.store, request.console.progress)
         assert result.model is not None
-        request.results.append((Step(step.type, parameters), result))
+        request.results.append((Step(step.type, dict(job.parameters)), result))
         request.console.say(f"{step.type}: {'found in the cache' if result.cached else f'{result.seconds:.1f} s'}")
         model = result.model
         original = original if original.format == "hf" else model
     return original, model
 
 
+def _job(request: _Run, step: Step, model: Model) -> Job:
+    workflow = request.workflow
+    return Job("pass", step.type, schema.plain(step.make()), model, workflow.target, seed=workflow.seed)
+
+
 def _measure(request: _Run, model: Model) -> dict[str, dict[str, Any]]:
     measures = recipes.metrics_for(request.workflow, model)
-    jobs = [Job("metric", one.type, schema.plain(one.make()), model, request.workflow.target) for one in measures]
-    return {
-        job.part: dict(result.numbers) for job, result in Local().map(jobs, request.store, request.console.progress)
-    }
+    return {label: _numbers(request, model, one) for label, one in zip(labels_of(measures), measures, strict=True)}
+
+
+def _numbers(request: _Run, model: Model, measure: Measure) -> dict[str, Any]:
+    job = _metric_job(request, model, measure)
+    [(_, result)] = Local().map([job], request.store, request.console.progress)
+    return dict(result.numbers)
+
+
+def _metric_job(request: _Run, model: Model, measure: Measure) -> Job:
+    return Job("metric", measure.type, schema.plain(measure.make()), model, request.workflow.target)
 
 
 def _verdict_line(verdict: Verdict) -> str:

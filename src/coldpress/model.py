@@ -35,12 +35,17 @@ class Model:
 
 
 def files_of(path: Path) -> Iterator[Path]:
-    """The regular files of a model in a fixed order; hidden files and folders are not part of it."""
+    """The regular files of a model in a fixed order.
+
+    Hidden files and folders are not part of it, nor are folders with a report of their own: those are other models.
+    """
     if path.is_file():
         yield path
         return
+    others = {report.parent for report in path.rglob("report.json")} - {path}
     for entry in sorted(path.rglob("*")):
-        if entry.is_file() and not any(part.startswith(".") for part in entry.relative_to(path).parts):
+        is_hidden = any(part.startswith(".") for part in entry.relative_to(path).parts)
+        if entry.is_file() and not is_hidden and others.isdisjoint(entry.parents):
             yield entry
 
 

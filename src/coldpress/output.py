@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,42 +38,69 @@ def is_current(output: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     return report if intact and report.get("identity") == json.loads(json.dumps(identity)) else None
 
 
-def publish(
-    model: Model,
-    output: Path,
-    report: dict[str, Any],
-    workflow_yaml: str,
-    packaging: Sequence[Package] = (),
-    artifacts: bool = True,
-) -> None:
-    """Write the model to ``output``, with what describes it and packages of it; files of others there stay.
+@dataclass(frozen=True)
+class Candidate:
+    """A model of a run with what describes it, which gets a folder."""
 
-    Without ``artifacts`` it is not described.
+    model: Model
+    report: dict[str, Any]
+    workflow_yaml: str
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What an output folder holds beside the model.
+
+    ``candidates``: folders inside it for other models of the run. ``texts``: names of further files and their text. Without
+    ``artifacts`` no model is described.
     """
+
+    candidates: Mapping[str, Candidate] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+    packaging: Sequence[Package] = ()
+    artifacts: bool = True
+
+
+def publish(best: Candidate, output: Path, beside: Beside = Beside()) -> None:
+    """Write a model to ``output``, with what describes it and what belongs beside it; files of others there stay."""
     output.parent.mkdir(parents=True, exist_ok=True)
     staged = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
-        for file in files_of(model.path):
-            _link_or_copy(file, staged / file.relative_to(model.path))
-        if artifacts:
-            _describe(staged, report, workflow_yaml)
-        for package in packaging:
-            write_package(package, staged, report)
-        if artifacts:
-            report = {**report, "files": {f.relative_to(staged).as_posix(): _facts(f) for f in files_of(staged)}}
-            (staged / _REPORT).write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+        for name, one in beside.candidates.items():
+            _write(staged / name, one, beside.artifacts)
+        for name, text in beside.texts.items():
+            (staged / name).write_text(text, encoding="utf-8")
+        _write(staged, best, beside.artifacts, beside.packaging)
         _move_into(staged, output)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 
 
-def _describe(folder: Path, report: dict[str, Any], workflow_yaml: str) -> None:
+def _write(folder: Path, one: Candidate, artifacts: bool, packaging: Sequence[Package] = ()) -> None:
+    """The files of a model and what describes it; its report knows all files that are then in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files_of(one.model.path):
+        _link_or_copy(file, folder / file.relative_to(one.model.path))
+    if artifacts:
+        _describe(folder, one)
+    for package in packaging:
+        write_package(package, folder, one.report)
+    if artifacts:
+        report = {**one.report, "files": {f.relative_to(folder).as_posix(): _facts(f) for f in _all_files(folder)}}
+        (folder / _REPORT).write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def _describe(folder: Path, one: Candidate) -> None:
     from coldpress.report.card import card
     from coldpress.report.page import page
 
-    (folder / "workflow.yaml").write_text(workflow_yaml, encoding="utf-8")
-    (folder / "README.md").write_text(card(report), encoding="utf-8")
-    (folder / "report.html").write_text(page(report), encoding="utf-8")
+    (folder / "workflow.yaml").write_text(one.workflow_yaml, encoding="utf-8")
+    (folder / "README.md").write_text(card(one.report), encoding="utf-8")
+    (folder / "report.html").write_text(page(one.report), encoding="utf-8")
+
+
+def _all_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file())
 
 
 def _move_into(staged: Path, output: Path) -> None:
@@ -82,7 +111,7 @@ def _move_into(staged: Path, output: Path) -> None:
         os.replace(staged, output)
         return
     before = json.loads((output / _REPORT).read_text(encoding="utf-8"))["files"] if (output / _REPORT).exists() else {}
-    for file in list(files_of(staged)):
+    for file in _all_files(staged):
         target = output / file.relative_to(staged)
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(file, target)
@@ -90,6 +119,8 @@ def _move_into(staged: Path, output: Path) -> None:
     for name, facts in before.items():
         if _is_intact(output / name, facts):
             (output / name).unlink()  # written by an earlier run, not part of this one
+            with suppress(OSError):  # its folder is in use still
+                (output / name).parent.rmdir()
 
 
 def _facts(file: Path) -> list[int]:

@@ -25,7 +25,7 @@ from coldpress.target import Target
 if TYPE_CHECKING:
     import numpy as np
 
-KINDS = ("passes", "metrics", "data", "systems")
+KINDS = ("passes", "metrics", "data", "systems", "samplers")
 
 
 def _no_folder(kind: str, facts: Mapping[str, Any]) -> AbstractContextManager[Path]:
@@ -166,8 +166,10 @@ class Value:
 class Metric:
     """One measurement of a model: named numbers, each described in ``values``.
 
-    Where the parameters decide which numbers there are, an instance has ``values`` of its own. ``reads``: as of a pass. ``runs_model``: whether the model is loaded, which is then done in a fresh process, as an
-    app would. ``is_timed``: whether the numbers are times, so that models are compared by it in turns, never from the store.
+    Where the parameters decide which numbers there are, an instance has ``values`` of its own. ``reads``: as of a pass.
+    ``runs_model``: whether the model is loaded, which is then done in a fresh process, as an app would. ``is_timed``: whether
+    the numbers are times, so that models are compared by it in turns, never from the store. ``quick``: parameters with which
+    a search takes a cheap first look; empty where there is none.
     """
 
     values: ClassVar[Mapping[str, Value]] = {}
@@ -176,6 +178,7 @@ class Metric:
     needs: ClassVar[tuple[str, ...]] = ()
     runs_model: ClassVar[bool] = True
     is_timed: ClassVar[bool] = False
+    quick: ClassVar[Mapping[str, Any]] = {}
     version: ClassVar[int] = 1
 
     def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
@@ -204,6 +207,21 @@ class System:
 
     def map(self, jobs: Iterable[Any], store: Any, progress: Callable[[str, float, float], None]) -> Iterator[Any]:
         """Do jobs, one after the other, and give each with its result as it is finished."""
+        raise NotImplementedError
+
+
+class Sampler:
+    """How a search picks its points. Subclasses are frozen dataclasses; their fields are the parameters."""
+
+    needs: ClassVar[tuple[str, ...]] = ("optuna",)
+    version: ClassVar[int] = 1
+
+    def make(self, seed: int) -> Any:
+        """An `optuna.samplers.BaseSampler`, or None for one point of the grid after the other.
+
+        It is made anew for every point: what it knows must be in the study, and its random choices follow from ``seed``,
+        so that a search that was killed goes on as if nothing had happened.
+        """
         raise NotImplementedError
 
 

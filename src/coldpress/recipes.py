@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
+from coldpress import parts
 from coldpress.errors import ColdpressError
 from coldpress.model import Model
 from coldpress.workflow import Measure, Step, Workflow
@@ -73,17 +76,31 @@ def _on_onnx(step: Step) -> Step:
             raise ColdpressError(
                 f"{name} has no effect on an ONNX model", hint="leave it out, or quantize the Hugging Face model"
             )
-    return Step("quantize_onnx", given)
+    return replace(step, type="quantize_onnx", parameters=given)
 
 
 def complete(workflow: Workflow, model: Model) -> tuple[Step, ...]:
     """The workflow's passes, after those that bring the model into a format the first of them accepts."""
     steps = workflow.passes
     if model.format == "onnx":
-        return tuple(_on_onnx(step) if step.type == "quantize" else step for step in steps)
-    if model.format == "gguf" and not (steps and "gguf" in type(steps[0].make()).accepts):
+        return tuple(map(_for_onnx, steps))
+    if model.format == "gguf" and not (steps and all("gguf" in formats for formats in _accepted(steps[0]))):
         return (Step("unpack_gguf"), *steps)
     return steps
+
+
+def _for_onnx(step: Step) -> Step:
+    if step.any_of:
+        return replace(step, any_of=tuple(map(_for_onnx, step.any_of)))
+    return _on_onnx(step) if step.type == "quantize" else step
+
+
+def _accepted(step: Step) -> Iterator[tuple[str, ...]]:
+    """The formats that a step accepts, or each of its alternatives."""
+    for one in step.any_of:
+        yield from _accepted(one)
+    if not step.any_of:
+        yield parts.find("passes", step.type).accepts
 
 
 def metrics_for(workflow: Workflow, model: Model) -> tuple[Measure, ...]:

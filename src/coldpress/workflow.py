@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from coldpress import parts, schema
+from coldpress.errors import ColdpressError
 from coldpress.model import Model
 from coldpress.parts import option
 from coldpress.store import Store
@@ -55,6 +56,18 @@ class Step:
         left_open = {name: value for name, value in self.parameters.items() if is_open(value)}
         closed = {name: value for name, value in self.parameters.items() if name not in left_open}
         return replace(self, parameters={**schema.plain(Step(self.type, closed).make()), **left_open})
+
+    def check(self, model: Model, target: Target) -> Model:
+        """Raise ColdpressError unless the pass can do its work on ``model``; returns a stand-in for what it makes."""
+        made = self.make()
+        parts.check_needs(type(made))
+        if model.format not in made.accepts:
+            raise ColdpressError(
+                f"pass '{self.type}' takes {' or '.join(made.accepts)}, but gets {model.format}",
+                hint=f"give it a model in that format, or leave out '{self.type}'",
+            )
+        made.check(model, target)
+        return Model(model.path, made.produces, "", model.notes)
 
 
 @dataclass(frozen=True)

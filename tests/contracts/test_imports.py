@@ -16,7 +16,7 @@ ALLOWED = {
     "texts": {"errors", "networks", "texts"},
     "quant": {"errors", "quant"},
     "networks": {"errors", "model", "networks", "quant"},
-    "graphs": {"errors", "graphs", "networks", "quant", "target"},
+    "graphs": {"errors", "graphs", "model", "networks", "quant", "target"},
     "report": {"errors", "noise", "parts", "report"},
     "data": {"data", "errors", "graphs", "loader", "model", "parts", "pictures", "texts", "user_script"},
     "loader": {"errors", "model", "parts", "texts"},
@@ -25,17 +25,19 @@ ALLOWED = {
     "harness": {"errors", "inference", "metrics"},
     "user_script": {"errors"},
     "noise": set(),
+    "samplers": {"parts", "samplers"},
     "errors": set(),
     "model": {"errors"},
     "schema": {"errors"},
     "target": {"errors"},
     "store": set(),
     "parts": {"errors", "model", "schema", "target"},
+    "feeds": {"texts", "errors", "graphs", "model", "parts"},
 }
 #: parts know the model, their interface, how to open a model and its data, and the folders of knowledge; nothing of the engine
 PART = {
     *{"errors", "model", "parts", "target", "tolerance"},
-    *{"inference", "harness", "loader", "user_script"},
+    *{"inference", "harness", "feeds", "loader", "user_script"},
     *{"quant", "graphs", "networks", "texts", "metrics"},
 }
 
@@ -106,6 +108,7 @@ HEAVY = {
     "numpy",
     "rich",
     "msgspec",
+    "optuna",
 }
 
 

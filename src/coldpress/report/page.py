@@ -1,4 +1,4 @@
-"""The report as one HTML file: no scripts, nothing loaded from elsewhere, readable on a phone and on paper."""
+"""The report as one HTML file: nothing loaded from elsewhere, readable on a phone and on paper; a search brings a script."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from coldpress.report import (
 )
 from coldpress.report.calibration import calibration, texts
 from coldpress.report.heat_map import heat_map
+from coldpress.report.search import policy, script, search
 
 _HEADLINES = ("model_bytes", "perplexity", "kl", "top1_agreement")
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -39,6 +40,7 @@ def page(report: Report) -> str:
         _header,
         _verdict,
         _cost,
+        _search,
         _layers,
         _calibration,
         _answers,
@@ -49,12 +51,15 @@ def page(report: Report) -> str:
         _footer,
     )
     body = "\n".join(filter(None, (part(report) for part in parts)))
+    rules, code = _POLICY, ""
+    if section(report, "search"):
+        rules, code = f"{_POLICY}; {policy(script())}", f"<script>{script()}</script>\n"
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{rules}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{text(model_name(report))}: {text(verdict(report).title)}</title>\n"
-        f"<style>\n{style}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+        f"<style>\n{style}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n{code}</body>\n</html>\n"
     )
 
 
@@ -160,6 +165,11 @@ def _bars(rows: Sequence[tuple[str, float, str, str]], caption: str) -> str:
         for name, length, value, kind in rows
     )
     return f'<table class="bars"><caption>{text(caption)}</caption><tbody>{drawn}</tbody></table>'
+
+
+def _search(report: Report) -> str:
+    found = search(report)
+    return _section("The search", found) if found else ""
 
 
 def _layers(report: Report) -> str:

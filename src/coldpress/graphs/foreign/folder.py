@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from coldpress.errors import ColdpressError
 from coldpress.graphs.layout import Place
+from coldpress.model import files_of
 from coldpress.networks.checkpoint import Span
 
 #: ONNX type -> the name of safetensors for it; the types of weights
@@ -30,14 +31,21 @@ def find_graphs(path: Path) -> dict[str, Path]:
     """
     if path.is_file():
         return {"model.onnx": path}
-    return {file.relative_to(path).as_posix(): file for file in _files(path) if file.suffix == ".onnx"}
+    return {file.relative_to(path).as_posix(): file for file in files_of(path) if file.suffix == ".onnx"}
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """The files below a folder in a fixed order, without hidden ones."""
-    for file in sorted(folder.rglob("*")):
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts):
-            yield file
+def rewrite_graphs(path: Path, output: Path, change: Callable[[Path, Path], None]) -> None:
+    """Write a model anew below ``output``: each graph by ``change(file, target)``, which writes its tensors, too; the rest as it is."""
+    graphs = find_graphs(path)
+    if not graphs:
+        raise ColdpressError(f"{path} holds no ONNX graph", hint="pass a folder with a .onnx file")
+    used: set[Path] = set()
+    for name, file in graphs.items():
+        used |= external_files(load_graph(file))
+        target = output / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        change(file, target)
+    carry_over(path, used, output)
 
 
 def load_graph(file: Path) -> ir.Model:
@@ -117,7 +125,7 @@ def carry_over(path: Path, used: Iterable[Path], output: Path) -> None:
     if path.is_file():
         return
     gone = set(used)
-    for file in _files(path):
+    for file in files_of(path):
         name = file.relative_to(path)
         if file.suffix in _OTHER_WEIGHTS or name.as_posix() in _ABOUT_A_RESULT or file.resolve() in gone:
             continue

@@ -1,0 +1,62 @@
+"""What a graph is run on: batches of the user's data, a text that coldpress ships, or random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coldpress.model import Model
+from coldpress.parts import Context, DataSource
+
+if TYPE_CHECKING:
+    from coldpress.graphs.foreign.inputs import Inputs
+
+_RANDOM_LENGTH = 32
+
+
+@dataclass(frozen=True)
+class Feeds:
+    """``each`` begins the feeds anew, name of an input -> array; ``text`` says for a report what they are.
+
+    ``are_random``: whether they say nothing about what the model will see.
+    """
+
+    each: Callable[[], Iterator[dict[str, Any]]]
+    text: str
+    are_random: bool = False
+
+
+def feeds_for(
+    model: Model, graph: Path, data: DataSource | None, ctx: Context, *, samples: int, length: int | None = None
+) -> Feeds:
+    """At most ``samples`` feeds for a graph of a model.
+
+    Without ``data``: windows of ``length`` tokens of the shipped text where the graph takes text and a tokenizer lies beside it, random
+    numbers in the shapes of the inputs otherwise.
+    """
+    from coldpress.graphs.foreign.folder import load_graph
+    from coldpress.graphs.foreign.inputs import Inputs
+
+    if data is not None:
+        source = data
+        return Feeds(
+            lambda: ({**batch.inputs} for batch in islice(source.batches(model, ctx), samples)),
+            f"data of kind {data.type}",
+        )
+    folder = model.path if model.path.is_dir() else model.path.parent
+    inputs = Inputs.of(load_graph(graph).graph, folder)
+    if inputs.takes_text and (folder / "tokenizer.json").is_file():
+        return _text(inputs, folder, samples, length or 128, ctx.seed)
+    size = length or _RANDOM_LENGTH
+    return Feeds(lambda: inputs.of_random(samples, size, ctx.seed), "random numbers", are_random=True)
+
+
+def _text(inputs: Inputs, folder: Path, samples: int, length: int, seed: int) -> Feeds:
+    from coldpress.texts.calibration import CalibrationText, windows
+
+    fixed = inputs.wanted["input_ids"][1][-1]
+    text = windows(folder, CalibrationText(max_seq_len=fixed or length, num_samples=samples), seed)
+    return Feeds(lambda: inputs.of_windows(text.ids), text.sources)

@@ -1,0 +1,67 @@
+"""Weights in int8, activations rounded while the model runs: no data needed.
+
+ONNX Runtime's dynamic quantization. It pays for matrix products, so for transformers and recurrent networks: on CPUs with
+AMX or VNNI they become several times faster, with signed weights only (unsigned ones miss the fast products).
+Convolutions gain nothing from it and stay float unless they are named; quantize those statically.
+
+A graph that has something quantized already is refused. The weights are in memory as a whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from coldpress.graphs.foreign.folder import find_graphs, rewrite_graphs
+from coldpress.graphs.foreign.int8 import Choice, quantize_dynamic, said, working_copy
+from coldpress.model import Model
+from coldpress.parts import Context, Pass, option
+from coldpress.target import Target
+
+_OPERATORS = ("MatMul", "Gemm", "Gather", "Attention", "EmbedLayerNormalization", "LSTM")
+
+
+@dataclass(frozen=True)
+class OnnxDynamicQuantization(Pass):
+    """Weights in int8, activations rounded while the model runs: no data needed."""
+
+    accepts: ClassVar[tuple[str, ...]] = ("onnx",)
+    needs: ClassVar[tuple[str, ...]] = ("onnxruntime",)
+
+    weight_type: str = option("signed weights are the fast ones", "int8", ("int8", "uint8"))
+    per_channel: bool = option("a scale for each output of a layer instead of one for all", True)
+    reduce_range: bool = option("7 bits instead of 8, for old CPUs without VNNI whose sums of products overflow", False)
+    op_types_to_quantize: tuple[str, ...] = option("operators whose weights are quantized", _OPERATORS)
+    nodes_to_quantize: tuple[str, ...] = option("globs over names of nodes; default: all of these operators", ())
+    nodes_to_exclude: tuple[str, ...] = option("globs over names of nodes that stay float", ())
+
+    def check(self, model: Model, target: Target) -> None:
+        if model.path.exists():
+            for file in find_graphs(model.path).values():
+                self._choice.check(file)
+
+    def run(self, model: Model, ctx: Context) -> Model:
+        remarks: list[str] = []
+
+        def change(file: Path, target: Path) -> None:
+            ctx.progress(f"quantizing {file.name}", 0, 1)
+            with working_copy(file, ctx.scratch) as copy:
+                remarks.append(said(quantize_dynamic(copy, target, self._choice), copy))
+
+        rewrite_graphs(model.path, ctx.scratch, change)
+        if self.weight_type == "uint8":
+            remarks.append("unsigned weights miss the fast int8 products of CPUs")
+        warnings = [*model.notes.get("warnings", []), *remarks]
+        return Model(ctx.scratch, "onnx", "", {**model.notes, "precision": "int8", "layers": [], "warnings": warnings})
+
+    @property
+    def _choice(self) -> Choice:
+        return Choice(
+            self.op_types_to_quantize,
+            self.nodes_to_quantize,
+            self.nodes_to_exclude,
+            weight_type=self.weight_type,
+            per_channel=self.per_channel,
+            reduce_range=self.reduce_range,
+        )

@@ -1,0 +1,153 @@
+"""Weights and activations in int8, in ranges that a few batches show.
+
+ONNX Runtime's static quantization. It pays for convolutional networks, whose layers then hand int8 to each other, and for
+transformers where even the search for the range of each activation costs too much. Batches come from ``data``; without it from
+the text that coldpress ships, for models of text with their tokenizer, and else from random numbers, which the report says. One
+batch's activations are in memory at a time, and the weights as a whole.
+
+``qdq`` puts QuantizeLinear and DequantizeLinear around operators, which every execution provider reads; ``qoperator`` writes the
+integer operators of the CPU. A graph that has something quantized already is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from coldpress.errors import ColdpressError
+from coldpress.feeds import feeds_for
+from coldpress.graphs.foreign.folder import find_graphs, rewrite_graphs
+from coldpress.graphs.foreign.int8 import (
+    Calibration,
+    Choice,
+    has_operator,
+    quantize_static,
+    said,
+    working_copy,
+)
+from coldpress.model import Model
+from coldpress.parts import Context, DataSource, Pass, option
+from coldpress.target import Target
+
+_PRODUCTS = ("MatMul", "Gemm", "Gather")
+#: around convolutions all that can stay in int8 between them
+_CONVOLUTIONAL = (
+    *("Conv", "ConvTranspose", "MatMul", "Gemm", "Add", "Mul", "Relu", "Clip", "LeakyRelu", "Sigmoid", "MaxPool"),
+    *("AveragePool", "GlobalAveragePool", "Concat", "Split", "Pad", "Reshape", "Flatten", "Transpose", "Squeeze"),
+    *("Unsqueeze", "Resize"),
+)
+_METHODS = ("minmax", "entropy", "percentile")
+
+
+@dataclass(frozen=True)
+class OnnxStaticQuantization(Pass):
+    """Weights and activations in int8, in ranges that a few batches show."""
+
+    accepts: ClassVar[tuple[str, ...]] = ("onnx",)
+    needs: ClassVar[tuple[str, ...]] = ("onnxruntime",)
+
+    data: DataSource | None = option("where the calibration batches come from", None)
+    num_samples: int = option("calibration batches at most", 64)
+    max_seq_len: int | None = option("tokens of a batch of the shipped text; default: 128", None)
+    calibrate_method: str = option(
+        "range of an activation: its extremes, the least loss of information, or all but a few outliers",
+        "minmax",
+        _METHODS,
+    )
+    percentile: float = option("share of values inside the range, in percent, with the method percentile", 99.999)
+    moving_average: float | None = option("weight of a new batch in the range, with the method minmax", None)
+    quant_format: str = option("how it is written", "qdq", ("qdq", "qoperator"))
+    activation_type: str = option("type of activations", "uint8", ("uint8", "int8"))
+    weight_type: str = option("type of weights; signed ones are fast", "int8", ("int8", "uint8"))
+    activation_symmetric: bool = option("ranges of activations around zero", False)
+    weight_symmetric: bool = option("ranges of weights around zero", True)
+    per_channel: bool = option("a scale for each output of a layer instead of one for all", True)
+    reduce_range: bool = option("7 bits instead of 8, for old CPUs without VNNI whose sums of products overflow", False)
+    op_types_to_quantize: tuple[str, ...] = option(
+        "operators; default: around convolutions all that can stay int8, else products with weights", ()
+    )
+    nodes_to_quantize: tuple[str, ...] = option("globs over names of nodes; default: all of these operators", ())
+    nodes_to_exclude: tuple[str, ...] = option("globs over names of nodes that stay float", ())
+
+    def check(self, model: Model, target: Target) -> None:
+        if self.calibrate_method != "percentile" and self.percentile != OnnxStaticQuantization.percentile:
+            raise ColdpressError("percentile has no effect without calibrate_method percentile", hint="leave it out")
+        if self.calibrate_method != "minmax" and self.moving_average is not None:
+            raise ColdpressError("moving_average has no effect without calibrate_method minmax", hint="leave it out")
+        if not 50 < self.percentile <= 100:
+            raise ColdpressError(f"percentile: {self.percentile:g} is not between 50 and 100", hint="such as 99.99")
+        if self.moving_average is not None and not 0 < self.moving_average <= 1:
+            raise ColdpressError(f"moving_average: {self.moving_average:g} is not between 0 and 1", hint="such as 0.01")
+        if self.num_samples < 1:
+            raise ColdpressError(f"num_samples: {self.num_samples} batches show nothing", hint="at least 1")
+        if self.quant_format == "qoperator" and self.activation_type == "int8" and self.weight_type == "uint8":
+            raise ColdpressError("no integer operator takes signed activations and unsigned weights", hint="use qdq")
+        if model.path.exists():
+            for file in find_graphs(model.path).values():
+                self._choice(file).check(file)
+
+    def run(self, model: Model, ctx: Context) -> Model:
+        remarks: list[str] = []
+        texts: list[str] = []
+
+        def change(file: Path, target: Path) -> None:
+            feeds = feeds_for(model, file, self.data, ctx, samples=self.num_samples, length=self.max_seq_len)
+            done = iter(range(1, self.num_samples + 1))
+            calibration = Calibration(
+                self.calibrate_method,
+                feeds.each(),
+                self.percentile,
+                self.moving_average,
+                ctx.target.provider if ctx.target.is_here else "CPUExecutionProvider",
+                ctx.target.thread_count,
+                lambda: ctx.progress("calibrating", next(done), self.num_samples),
+            )
+            choice = self._choice(file)
+            with working_copy(file, ctx.scratch) as copy:
+                options = self._options
+                as_operators = self.quant_format == "qoperator"
+                remarks.append(said(quantize_static(copy, target, choice, calibration, as_operators, options), copy))
+            texts.append(feeds.text)
+            remarks.extend(self._slow)
+            if feeds.are_random:
+                remarks.append("calibrated on random numbers, as no data was given: the ranges may be wrong")
+
+        rewrite_graphs(model.path, ctx.scratch, change)
+        notes = {
+            **model.notes,
+            "precision": "int8",
+            "layers": [],
+            "calibration": {"text": "; ".join(dict.fromkeys(texts))},
+            "warnings": [*model.notes.get("warnings", []), *remarks],
+        }
+        return Model(ctx.scratch, "onnx", "", notes)
+
+    @property
+    def _slow(self) -> list[str]:
+        """What is known to be slow of the types that were asked for."""
+        slow = {"activations": self.activation_type == "int8", "weights": self.weight_type == "uint8"}
+        signs = {"activations": "signed", "weights": "unsigned"}
+        return [
+            f"{signs[name]} {name} miss the fast int8 products of CPUs" for name, is_slow in slow.items() if is_slow
+        ]
+
+    def _choice(self, file: Path) -> Choice:
+        usual = _CONVOLUTIONAL if has_operator(file, "Conv") else _PRODUCTS
+        return Choice(
+            self.op_types_to_quantize or usual,
+            self.nodes_to_quantize,
+            self.nodes_to_exclude,
+            weight_type=self.weight_type,
+            activation_type=self.activation_type,
+            per_channel=self.per_channel,
+            reduce_range=self.reduce_range,
+        )
+
+    @property
+    def _options(self) -> dict[str, bool]:
+        return {
+            "ActivationSymmetric": self.activation_symmetric or self.activation_type == "int8",
+            "WeightSymmetric": self.weight_symmetric,
+            "MatMulConstBOnly": True,
+        }

@@ -1,0 +1,151 @@
+"""The search in a report: what was chosen and why, the Pareto front, and a table of all points."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from coldpress.report import NOT_MEASURED, Report, entries, number, plain, quantity, seconds, section, size
+from coldpress.report.pareto import drawings, kind_of, settings
+
+_STATES = {
+    "best": "on the front",
+    "meets": "meets all goals",
+    "misses": "misses a goal",
+    "dropped": "dropped after a first look",
+    "failed": "failed",
+}
+Search = Mapping[str, Any]
+
+
+def search(report: Report) -> str:
+    """The section's HTML; empty for a run without a search."""
+    found = section(report, "search")
+    if not entries(found, "points"):
+        return ""
+    return f'<p class="lead">{_text(found.get("why", ""))}</p>\n{_pictures(found)}\n{_goals(found)}\n{_table(found)}\n{_end(found)}'
+
+
+def script() -> str:
+    """What makes the pictures and the table answer to the pointer."""
+    return Path(__file__).with_name("search.js").read_text(encoding="utf-8")
+
+
+def policy(code: str) -> str:
+    """The part of a content security policy that lets just this script run."""
+    return f"script-src 'sha256-{base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()}'"
+
+
+def _text(value: Any) -> str:
+    return escape(plain(value))
+
+
+def _pictures(found: Search) -> str:
+    drawn = drawings(found)
+    if not drawn:
+        return ""
+    options = "".join(f'<option value="{i}">{_text(title)}</option>' for i, title in enumerate(drawn))
+    legend = "".join(f'<span><svg viewBox="0 0 14 14" aria-hidden="true"><circle class="{kind}" cx="7" cy="7" r="5"/></svg> '
+                     f"{words}</span>" for kind, words in _STATES.items() if kind != "failed")  # fmt: skip
+    return (
+        f'<div class="pareto"><p class="controls"><label>Axes <select id="axes">{options}</select></label></p>'
+        f'<p class="key soft">{legend}<span>The ring is the chosen point, a red line the limit of a goal.</span></p>'
+        f'{"".join(drawn.values())}<p class="soft" id="hovered" aria-live="polite">'
+        "A point shows its numbers under the pointer; a click finds it in the table.</p></div>"
+    )
+
+
+def _goals(found: Search) -> str:
+    rows = "".join(_goal(one, section(found, "source")) for one in entries(found, "objectives"))
+    head = "".join(f'<th scope="col"{_end_of(i)}>{name}</th>' for i, name in enumerate(_GOAL_HEADS))
+    return f"<table><caption>Goals</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+_GOAL_HEADS = ("Number", "Better", "Priority", "Source", "Limit", "Goal")
+
+
+def _goal(one: Mapping[str, Any], source: Mapping[str, Any]) -> str:
+    name, limit, before = one.get("number", ""), number(one, "limit"), number(source, plain(one.get("number", "")))
+    asked = ", ".join(f"{key} {plain(value)}" for key, value in section(one, "goal").items() if key != "priority")
+    cells = [
+        plain(one.get("better", "")),
+        plain(one.get("priority") or "watched"),
+        "" if before is None else amount(before, one),
+        "" if limit is None else amount(limit, one),
+        asked,
+    ]
+    drawn = "".join(f"<td{_end_of(i)}>{_text(cell)}</td>" for i, cell in enumerate(cells, start=1))
+    unit = f" <small>{_text(one['unit'])}</small>" if one.get("unit") else ""
+    return f'<tr><th scope="row">{_text(name)}{unit}</th>{drawn}</tr>'
+
+
+def _end_of(column: int) -> str:
+    return ' class="n"' if column in (3, 4) else ""
+
+
+def _table(found: Search) -> str:
+    """All points; the columns sort at a click."""
+    objectives = entries(found, "objectives")
+    labels = [plain(one.get("number", "")) for one in objectives]
+    names = [("Point", True), ("What was chosen", False), *((label, True) for label in labels), ("Outcome", False),
+             ("Time", True)]  # fmt: skip
+    head = "".join(
+        f'<th scope="col"{" class=n" if is_number and i else ""}><button type="button" data-column="{i}">{_text(name)}'
+        "</button></th>"
+        for i, (name, is_number) in enumerate(names)
+    )
+    rows = "".join(_row(found, point, objectives) for point in entries(found, "points"))
+    return (
+        f'<div class="scroll tall" tabindex="0" role="region" aria-label="All points"><table id="points">'
+        f"<caption>All {len(entries(found, 'points'))} points</caption><thead><tr>{head}</tr></thead>"
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _row(found: Search, point: Mapping[str, Any], objectives: Sequence[Mapping[str, Any]]) -> str:
+    index, numbers = point.get("number"), section(point, "numbers")
+    chosen = " ".join(f"<code>{_text(setting)}</code>" for setting in settings(section(point, "parameters")))
+    cells = "".join(_number(number(numbers, plain(one.get("number", ""))), one) for one in objectives)
+    duration = number(point, "seconds")
+    kept = section(found, "kept").get(plain(index))
+    folder = f"<small>kept in {_text(kept)}</small>" if kept else ""
+    return (
+        f'<tr data-point="{_text(index)}"{" class=chosen" if index == found.get("chosen") else ""}>'
+        f'<th scope="row" data-value="{_text(index)}">{_text(index)}</th><td>{chosen}</td>{cells}'
+        f"<td>{_outcome(found, point)}{folder}</td>"
+        f'<td class="n" data-value="{duration or 0}">{seconds(duration)}</td></tr>'
+    )
+
+
+def _number(value: float | None, objective: Mapping[str, Any]) -> str:
+    if value is None:
+        return f'<td class="n none">{NOT_MEASURED}</td>'
+    return f'<td class="n" data-value="{value!r}">{amount(value, objective)}</td>'
+
+
+def amount(value: float, objective: Mapping[str, Any]) -> str:
+    """A number of an objective, without its unit unless that is bytes."""
+    return size(value) if objective.get("unit") == "bytes" else quantity(value)
+
+
+def _outcome(found: Search, point: Mapping[str, Any]) -> str:
+    words = "chosen" if point.get("number") == found.get("chosen") else _STATES[kind_of(found, point)]
+    reason = f"<small>{_text(point['reason'])}</small>" if point.get("reason") else ""
+    trace = point.get("traceback")
+    details = f"<details><summary>traceback</summary><pre>{_text(trace)}</pre></details>" if trace else ""
+    return f"{words}{reason}{details}"
+
+
+def _end(found: Search) -> str:
+    size = number(found, "size")
+    of = "" if size is None else f" of {size:,.0f}"
+    words = (
+        f"{len(entries(found, 'points')):,}{of} points with the sampler {plain(found.get('sampler', ''))} in "
+        f"{seconds(number(found, 'seconds'))}; it ended because {plain(found.get('stopped', ''))}. "
+        "optuna.journal holds them for optuna-dashboard, best.yaml makes the chosen one again."
+    )
+    return f'<p class="soft after">{_text(words)}</p>'

@@ -1,0 +1,208 @@
+"""The loop of a search: propose, try, write down, until a budget is spent, the goals are met or nothing is left to try."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from coldpress import parts, schema
+from coldpress.errors import WORK_FAILED, ColdpressError, did_you_mean
+from coldpress.search.evaluate import Outcome
+from coldpress.search.goals import Judge, ranking_of
+from coldpress.search.history import History
+from coldpress.search.proposer import Proposer
+from coldpress.search.space import Point, Space, held_value
+from coldpress.search.trials import FAILED, Trial
+from coldpress.workflow import Search, Step
+
+PASS_BY_PASS = "pass_by_pass"
+ORDERS = ("joint", PASS_BY_PASS)
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is searched and how. ``evaluate`` tries the passes of one point; ``say`` gets a line for each."""
+
+    space: Space
+    search: Search
+    judge: Judge
+    evaluate: Callable[[tuple[Step, ...]], Outcome]
+    seed: int = 0
+    say: Say = lambda line: None
+
+
+@dataclass
+class Found:
+    """What came of a search: its ``trials`` in order, and why it ended."""
+
+    request: Request
+    trials: list[Trial] = field(default_factory=list)
+    stopped: str = ""
+
+    @property
+    def seconds(self) -> float:
+        return sum(trial.seconds for trial in self.trials)
+
+    @property
+    def numbers(self) -> dict[int, Mapping[str, float]]:
+        """The numbers of the trials that did not fail, by trial number."""
+        return {trial.number: trial.numbers for trial in self.trials if trial.state != FAILED}
+
+    def ranked(self, count: int) -> list[int]:
+        """The numbers of the best trials, best first."""
+        return self.request.judge.ranked(self.numbers, count)
+
+    def steps(self, number: int) -> tuple[Step, ...]:
+        return self.request.space.steps_at(self.trials[number].point)
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A part of the space that is searched by itself: one slot, or None for all; and what it may cost."""
+
+    slot: int | None
+    trials: float
+    seconds: float
+
+
+def sampler_of(search: Search) -> parts.Sampler:
+    """The sampler itself; ColdpressError for an unknown one, and for wrong parameters of it."""
+    part = parts.find("samplers", search.sampler)
+    parts.check_needs(part)
+    made: parts.Sampler = schema.build(part, search.sampler_parameters, f"search.sampler_parameters ({search.sampler})")
+    return made
+
+
+def check_search(space: Space, search: Search) -> None:
+    """Raise ColdpressError for a search that has nothing to do, or no end."""
+    sampler = sampler_of(search)
+    if not space.dimensions:
+        raise ColdpressError(
+            "there is nothing to search: no pass is left open",
+            hint="give a parameter {choice: [...]} or {range: [lowest, highest]}, or a step any_of",
+        )
+    if search.order not in ORDERS:
+        hint = did_you_mean(search.order, ORDERS)
+        raise ColdpressError(f"search.order: there is no order '{search.order}'", hint=hint)
+    for name in ("trials", "minutes"):
+        amount = getattr(search, name)
+        if amount is not None and amount <= 0:
+            raise ColdpressError(f"search.{name}: {amount} leaves nothing to do", hint="give a number above 0")
+    if search.keep < 1:
+        raise ColdpressError(f"search.keep: {search.keep} results are none", hint="keep 1 or more")
+    if sampler.make(0) is None:
+        for dimension in space.dimensions:
+            dimension.values()
+    elif not space.is_finite and search.trials is None and search.minutes is None:
+        raise ColdpressError(
+            "a space with a range of floats has no end",
+            hint="set search.trials, search.minutes, or a step in the range",
+        )
+
+
+def run(request: Request, history: History) -> Found:
+    """Search. Raises ColdpressError when no point at all could be tried."""
+    loop = _Loop(request, history)
+    loop.run()
+    found = loop.found
+    if not found.numbers:
+        first = found.trials[0]
+        raise ColdpressError(
+            f"none of the {len(found.trials)} points of the search could be tried; the first: {first.reason}",
+            hint=f"the others failed, too; their reasons and tracebacks are in {history.file}",
+            exit_code=WORK_FAILED,
+        )
+    return found
+
+
+class _Loop:
+    def __init__(self, request: Request, history: History):
+        self.found = Found(request)
+        self._request, self._history = request, history
+        self._recorded = history.read()
+        self._sampler = sampler_of(request.search)
+        self._directions = {one.label: one.sign > 0 for one in ranking_of(request.judge.objectives)}
+
+    def run(self) -> None:
+        for slots_left, slot in self._slots():
+            self._search(self._stage(slot, slots_left))
+            if self.found.stopped == _GOALS_MET:
+                return
+
+    def _slots(self) -> Iterable[tuple[int, int | None]]:
+        """What is searched one after the other, each with how many are left, itself included."""
+        if self._request.search.order != PASS_BY_PASS:
+            return [(1, None)]
+        slots = list(dict.fromkeys(dimension.slot for dimension in self._request.space.dimensions))
+        return [(len(slots) - index, slot) for index, slot in enumerate(slots)]
+
+    def _stage(self, slot: int | None, slots_left: int) -> _Stage:
+        """Each stage gets an equal share of what the stages before it left."""
+        search, spent = self._request.search, len(self.found.trials)
+        trials = math.inf if search.trials is None else spent + math.ceil((search.trials - spent) / slots_left)
+        left = math.inf if search.minutes is None else search.minutes * 60 - self.found.seconds
+        return _Stage(slot, trials, self.found.seconds + left / slots_left)
+
+    def _search(self, stage: _Stage) -> None:
+        proposer = self._proposer(stage.slot)
+        while not (stopped := self._over(stage)):
+            number = len(self.found.trials)
+            known = self._recorded.get(number)
+            if known is not None and known.state != FAILED:
+                proposer.note(known)
+                self.found.trials.append(known)
+                continue
+            point = proposer.ask(number) if known is None else proposer.again(known.point)
+            if point is None:
+                stopped = "every point was tried"
+                break
+            trial = self._tried(number, point, stage.slot)
+            shortfalls = self._request.judge.shortfalls(trial.numbers) if trial.state != FAILED else {}
+            trial = proposer.tell(trial, shortfalls)
+            self._history.add(trial)
+            self.found.trials.append(trial)
+        self.found.stopped = stopped
+
+    def _over(self, stage: _Stage) -> str:
+        """Why the stage is at its end; empty while it is not."""
+        found, search = self.found, self._request.search
+        if search.stop_when_goals_met and found.trials and self._request.judge.meets(found.trials[-1].numbers):
+            return _GOALS_MET
+        if len(found.trials) >= stage.trials:
+            return f"{search.trials} points were tried"
+        return f"{search.minutes:g} minutes were spent" if found.seconds >= stage.seconds else ""
+
+    def _proposer(self, slot: int | None) -> Proposer:
+        """A proposer for one slot, the others held at the best so far; or for all."""
+        request, held = self._request, {}
+        if slot is not None:
+            best = self.found.ranked(1)
+            base = self.found.trials[best[0]].point if best else {}
+            held = {one.name: held_value(one, base) for one in request.space.dimensions if one.slot != slot}
+        name = "" if slot is None else str(slot)
+        proposer = Proposer(request.space, self._sampler, self._directions, seed=request.seed, held=held, name=name)
+        for trial in self.found.trials:
+            proposer.note(trial, learn=False)
+        return proposer
+
+    def _tried(self, number: int, point: Point, slot: int | None) -> Trial:
+        started = time.perf_counter()
+        outcome = self._request.evaluate(self._request.space.steps_at(point))
+        seconds = time.perf_counter() - started
+        trial = Trial(number, point, outcome.state, outcome.numbers, slot, outcome.reason, outcome.traceback, seconds)
+        self._request.say(f"point {number}, {described(point)}: {outcome.reason or self._said(trial)}")
+        return trial
+
+    def _said(self, trial: Trial) -> str:
+        ranking = ranking_of(self._request.judge.objectives)
+        return ", ".join(one.said(trial.numbers[one.label]) for one in ranking)
+
+
+_GOALS_MET = "a point meets all goals"
+
+
+def described(point: Point) -> str:
+    return ", ".join(f"{name}={value}" for name, value in point.items())
