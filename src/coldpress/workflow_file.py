@@ -73,10 +73,8 @@ def load_metrics(file: str | Path) -> tuple[Measure, ...]:
 def resolve_data(workflow: Workflow) -> Workflow:
     """The workflow with the data itself wherever a pass or a metric names an entry of ``data``.
 
-    Raises ColdpressError for a name that is no entry, and for an entry that is of no known kind.
+    Raises ColdpressError for a name that is no entry.
     """
-    for name, source in workflow.data.items():
-        source.make(f"data.{name}")
     resolved = partial(_with_data, data=workflow.data)
     return replace(
         workflow,
@@ -92,10 +90,17 @@ def _with_data(part: Any, data: Mapping[str, parts.DataSource]) -> Any:
         return replace(part, any_of=tuple(_with_data(one, data) for one in part.any_of))
     named = {
         name: _named_data(value, data, f"{kind}.{part.type}.{name}")
-        for name in parts.data_fields(parts.find(kind, part.type))
+        for name in _data_fields(kind, part.type)
         if (value := part.parameters.get(name)) is not None
     }
     return replace(part, parameters={**part.parameters, **named})
+
+
+def _data_fields(kind: str, name: str) -> tuple[str, ...]:
+    try:
+        return parts.data_fields(parts.find(kind, name))
+    except ColdpressError:
+        return ()  # `check` says which part there is not, and where
 
 
 def _named_data(value: Any, data: Mapping[str, parts.DataSource], where: str) -> Any:
