@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,10 @@ class Pass:
     instead: str = ""
     redundant_after: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, Parameter] = field(default_factory=dict)
+
+    def without(self, name: str) -> Pass:
+        """The same without one of its parameters."""
+        return replace(self, parameters={key: value for key, value in self.parameters.items() if key != name})
 
 
 @cache
