@@ -11,6 +11,23 @@ from typing import Any
 from coldpress import schema
 
 _FOLDER = Path(__file__).parent
+#: mappings of a configuration that have a table of keys
+KEYS = (
+    "root",
+    "cache_config",
+    "sampler_config",
+    "auto_optimizer_config",
+    "model",
+    "hf_config",
+    "load_kwargs",
+    "system",
+    "accelerator",
+    "pass",
+    "data",
+    "evaluator",
+    "metric",
+    "packaging",
+)
 
 
 @dataclass(frozen=True)
