@@ -102,6 +102,12 @@ def olive_page() -> str:
     lines = ["# What becomes of Olive's passes", "", "Made by `python docs/generate.py`; do not edit.", ""]
     lines += ["| Olive | coldpress |", "|---|---|"]
     lines += [f"| {name} | {_becomes(entry)} |" for name, entry in sorted(tables.passes().items())]
+    lines += ["", "## Parameters of passes without effect", "", "| pass | parameter | why |", "|---|---|---|"]
+    for name, entry in sorted(tables.passes().items()):
+        lines += [f"| {name} | `{key}` | {one.no_effect} |" for key, one in entry.parameters.items() if one.no_effect]
+    lines += ["", "## Other keys without effect", "", "| where | key | why |", "|---|---|---|"]
+    for where in tables.KEYS:
+        lines += [f"| {where} | `{key}` | {one.no_effect} |" for key, one in tables.keys_of(where).items() if one.no_effect]
     return "\n".join(lines) + "\n"
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
+import jsonschema
 import pytest
+import yaml
 
 from coldpress import parts
 from coldpress.json_schema import workflow_schema
 from coldpress.workflow_file import load_workflow
-
-jsonschema = pytest.importorskip("jsonschema")
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,20 @@ def test_a_resolved_workflow_is_valid(validator):
 
     workflow = load_workflow({"model": "x", "passes": ["press", "quantize_onnx"], "metrics": ["size"]})
     assert validator.is_valid(json.loads(json.dumps(plain(workflow.resolved()))))
+
+
+def test_the_examples_of_the_documentation_are_valid(validator):
+    page = (Path(__file__).parents[1] / "docs/workflows.md").read_text(encoding="utf-8")
+    for block in re.findall(r"```yaml\n(.*?)```", page, re.S):
+        assert not [error.message for error in validator.iter_errors(yaml.safe_load(block))]
+
+
+def test_a_translated_configuration_is_valid(validator):
+    from coldpress.olive_config import translate
+
+    file = Path(__file__).with_name("olive_config") / "documents/suite.json"
+    workflow = translate(json.loads(file.read_text(encoding="utf-8"))).workflow
+    assert not [error.message for error in validator.iter_errors(json.loads(json.dumps(workflow)))]
 
 
 def test_every_part_is_in_it():

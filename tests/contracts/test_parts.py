@@ -12,6 +12,7 @@ from coldpress.errors import ColdpressError
 from coldpress.model import FORMATS
 
 PASSES = [parts.find("passes", name) for name in parts.names("passes")]
+SYSTEMS = [parts.find("systems", name) for name in parts.names("systems")]
 METRICS = [parts.find("metrics", name) for name in parts.names("metrics")]
 DATA = [parts.find("data", name) for name in parts.names("data")]
 
@@ -98,6 +99,25 @@ class TestData:
     def test_survives_a_trip_through_plain_data(self, part):
         made = part()
         assert schema.build(part, schema.plain(made), "again") == made
+
+
+@pytest.mark.parametrize("part", SYSTEMS, ids=lambda part: part.__name__)
+class TestSystem:
+    def test_is_a_frozen_dataclass_with_defaults(self, part):
+        assert issubclass(part, parts.System) and part.title
+        assert part() == schema.build(part, {}, part.__name__)
+
+    def test_every_parameter_says_what_it_does(self, part):
+        for field in dataclasses.fields(part):
+            assert len(field.metadata.get("help", "")) > 5, field.name
+
+    def test_is_ready_or_says_what_to_do(self, part):
+        if part.is_ready:
+            part().check()
+            return
+        with pytest.raises(ColdpressError, match="later capability") as caught:
+            part().check()
+        assert "--system local" in caught.value.hint
 
 
 @pytest.mark.parametrize("kind", parts.KINDS)

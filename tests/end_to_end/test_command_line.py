@@ -206,6 +206,43 @@ def test_a_system_that_is_not_ready_is_read_and_refused_before_any_work(run, tin
     assert run("run", "--config", "w.yaml", "--dry_run", "--system", "local").returncode == 0
 
 
+OLIVES = {
+    "input_model": {"type": "HfModel", "model_path": "MODEL", "task": "text-generation"},
+    "passes": {"build": {"type": "ModelBuilder", "config": {"precision": "int8", "int4_accuracy_level": 4}}},
+    "engine": {"output_dir": "out", "workflow_id": "mine", "log_severity_level": 1, "cache_dir": "cache"},
+}
+
+
+def test_a_configuration_of_olive_runs_and_migrates(run, tiny_model, tmp_path):
+    text = json.dumps(OLIVES, indent=2).replace("MODEL", str(tiny_model))
+    (tmp_path / "olive.json").write_text(text)
+    done = run("run", "--config", "olive.json", "--no_verify")
+    assert done.returncode == 0, done.stderr
+    assert "note: engine.workflow_id: no effect here" in done.stderr and "press: " in done.stderr
+    assert json.loads((tmp_path / "out/report.json").read_text())["layers"][0]["bits"] == 8
+    assert (tmp_path / "cache/results").exists()
+
+    moved = run("migrate", "olive.json", "-o", "new.yaml")
+    assert moved.returncode == 0, moved.stderr
+    assert "# - engine.workflow_id: no effect here" in (tmp_path / "new.yaml").read_text()
+    again = run("run", "--config", "new.yaml", "--no_verify")
+    assert again.returncode == 0 and "up to date" in again.stderr, again.stderr
+    refused(run("migrate", "olive.json", "-o", "new.yaml"), 2, "new.yaml exists", "--overwrite")
+    assert json.loads(run("migrate", "olive.json", "-o", "new.json").stdout or "{}") == {}
+    assert json.loads((tmp_path / "new.json").read_text())["passes"][0]["type"] == "press"
+
+
+def test_a_configuration_that_cannot_be_expressed_is_told_whole_and_not_written(run, tmp_path):
+    passes = {"a": {"type": "SparseGPT"}, "b": {"type": "ModelBuildr"}}
+    (tmp_path / "olive.json").write_text(json.dumps({**OLIVES, "passes": passes}, indent=2))
+    done = run("migrate", "olive.json", "-o", "new.yaml")
+    assert done.returncode == 2 and not (tmp_path / "new.yaml").exists()
+    assert done.stderr.count("error: olive.json, line ") == 2 and "did you mean 'ModelBuilder'" in done.stderr
+    refused(run("run", "--config", "olive.json"), 2, "passes.a: there is nothing like SparseGPT", "and 1 more")
+    (tmp_path / "native.yaml").write_text("model: x\n")
+    refused(run("migrate", "native.yaml"), 2, "no configuration of Olive")
+
+
 class TestDamagedModels:
     """Each is refused before anything is written, naming the file and the tensor."""
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
-from coldpress.olive_config import translate
+from coldpress import parts
+from coldpress.olive_config import tables, translate
 from tests.olive_config.conftest import MODEL, builder
 
 LOAD = {"data_name": "json", "data_files": "rows.jsonl", "split": "train"}
@@ -53,6 +56,14 @@ SHAPES = {
         }
     },
 }  # fmt: skip
+
+
+@pytest.mark.skipif("data" not in parts.KINDS, reason="data is no kind of part yet")
+@pytest.mark.parametrize("kind", tables.data_parameters())
+def test_parameters_become_fields_of_ours(kind):
+    fields = {field.name for field in dataclasses.fields(parts.find("data", kind))}
+    for theirs, known in tables.data_parameters()[kind].items():
+        assert not known.to or known.to in fields, theirs
 
 
 def translated(configs, **keys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from coldpress import parts
@@ -31,6 +33,19 @@ def test_numbers_of_olive_are_numbers_of_ours(kind):
             assert number in parts.find("metrics", entry["metric"]).values
         elif "number" in number:
             assert number["number"] in parts.find("metrics", number["metric"]).values
+
+
+@pytest.mark.parametrize(("table", "name", "which"), [
+    ("types", "latency", "config"), ("types", "latency", "user_config"), ("types", "accuracy", "config"),
+    ("types", "accuracy", "user_config"), ("evaluators", "LMEvaluator", "parameters"),
+])  # fmt: skip
+def test_parameters_become_fields_of_ours(table, name, which):
+    metric = tables.metric_table(table)[name]["metric"]
+    if metric not in METRICS:
+        pytest.skip(f"the metric {metric} is not there yet")
+    fields = {field.name for field in dataclasses.fields(parts.find("metrics", metric))}
+    for theirs, known in tables.metric_parameters(table, name, which).items():
+        assert not known.to or known.to in fields, theirs
 
 
 SIZE = {"name": "bytes"}
@@ -121,6 +136,15 @@ def test_what_cannot_be_expressed_is_refused(one, place, hint):
     [problem] = translated(one).problems
     assert problem.place == f"evaluators.e.metrics[0].{place}"
     assert hint in problem.hint
+
+
+@pytest.mark.skipif("lm_eval" not in METRICS, reason="the metric lm_eval is not there yet")
+def test_the_harness_is_a_metric():
+    evaluator = {"type": "LMEvaluator", "type_args": {"tasks": ["a"], "limit": 5, "batch_size": 8, "device": "cpu"}}
+    config = {"input_model": MODEL, "passes": {"press": builder()}, "evaluators": {"e": evaluator}, "evaluator": "e"}
+    found = translate(config)
+    assert not found.problems, [str(problem) for problem in found.problems]
+    assert found.workflow["metrics"] == [{"type": "lm_eval", "parameters": {"tasks": ["a"], "limit": 5}}]
 
 
 @pytest.mark.parametrize(

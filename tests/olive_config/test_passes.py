@@ -336,6 +336,11 @@ class TestQuantizedGraphs:
         expected = {"data": "d", "quant_format": "qdq", "activation_type": "uint8", "weight_type": "int8"}
         assert parameters == expected
 
+    def test_what_only_the_other_mode_takes_has_no_effect(self, translated):
+        translation = self.quantized(translated, quant_mode="dynamic", per_channel=True)
+        assert steps(translation) == [("onnx_dynamic_quantization", {"per_channel": True})]
+        assert "passes.q.data_config: no effect here with quant_mode dynamic" in translation.notes
+
     def test_a_search_tries_both(self, translated):
         passes = {"q": {"type": "OnnxQuantization", "quant_mode": ["static", "dynamic"], "disable_search": True}}
         [step] = translated(input_model=self.MODEL, passes=passes, **SEARCH).workflow["passes"]

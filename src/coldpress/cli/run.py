@@ -41,8 +41,8 @@ def command(config: str, overwrite: bool, dry_run: bool, as_json: bool, debug: b
     workflow = _overridden(load_workflow(config, notes.append), given(flags))
     level = 2 if workflow.run.log_level is None else workflow.run.log_level
     with Session(level, workflow.run.open_store()) as session:
-        for note in notes:
-            session.say(note)
+        for note in notes if level <= 2 else ():
+            click.echo(f"{click.style('note:', fg='yellow')} {note}", err=True)
         if dry_run:
             return show_resolved(session, workflow, as_json)
         return run_and_show(session, workflow, overwrite, as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,6 +23,14 @@ def globs_of_nodes(names: list[str]) -> list[str]:
     """Names of nodes of the model builder, such as ``/model/layers.0/attn/q_proj/MatMul``, as globs over modules."""
     modules = (name.strip("/").removesuffix("/MatMul").replace("/", ".") for name in names)
     return [module.replace(".attn.", ".self_attn.") for module in modules]
+
+
+def glob_of_pattern(pattern: str) -> str:
+    """A simple regular expression as a glob: ``.*logits`` is ``*logits``."""
+    glob = pattern.strip("^$").replace(".*", "*")
+    if not re.fullmatch(r"[\w*/]+", glob):
+        raise ColdpressError(f"'{pattern}' is a regular expression", hint="write a glob, such as present*")
+    return glob
 
 
 def overrides(modules: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -77,6 +86,7 @@ def milliseconds(seconds: float) -> float:
 CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
     "globs_of_substrings": globs_of_substrings,
     "globs_of_nodes": globs_of_nodes,
+    "glob_of_pattern": glob_of_pattern,
     "overrides": overrides,
     "listed": listed,
     "files": files,

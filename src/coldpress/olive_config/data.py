@@ -165,10 +165,11 @@ def _kind(section: Section, bag: Mapping[str, Any], components: Mapping[str, str
 
 
 def _unknown(section: Section, name: str, known: Mapping[str, Any]) -> None:
-    if "user_script" in section:
+    """Refuse a component that nobody knows, or that a script of the user's was to register."""
+    scripts = [key for key in ("user_script", "script_dir") if section.take(key) is not None]
+    if scripts:
         hint = "write a function that gives batches, and name it in a workflow file as data of the kind script"
         section.log.refuse(section.place, f"'{name}' is registered with Olive by a user script, which is not run", hint)
-        section.take("user_script"), section.take("script_dir")
     else:
         section.log.refuse(section.place, f"there is no '{name}'", did_you_mean(name, known))
 

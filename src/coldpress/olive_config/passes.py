@@ -126,7 +126,12 @@ class Passes:
                 self.log.refuse(
                     section.place_of(entry.which), f"{name!r} is not a choice", did_you_mean(str(name), names)
                 )
-        return [tables.passes()[entry.passes[name]] for name in wanted if name in names]
+        kinds = {name: tables.passes()[target] for name, target in entry.passes.items()}
+        for key in {key for kind in kinds.values() for key in kind.parameters if key in section}:
+            section.take(key)
+            if not any(key in kinds[name].parameters for name in wanted if name in names):
+                self.log.note(section.place_of(key), f"no effect here with {entry.which} {' and '.join(wanted)}")
+        return [kinds[name].without(entry.which) for name in wanted if name in names]
 
     def _elsewhere(self, section: Section) -> None:
         """A pass has the engine's host and evaluator."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,23 @@ from typing import Any
 from coldpress import schema
 
 _FOLDER = Path(__file__).parent
+#: mappings of a configuration that have a table of keys
+KEYS = (
+    "root",
+    "cache_config",
+    "sampler_config",
+    "auto_optimizer_config",
+    "model",
+    "hf_config",
+    "load_kwargs",
+    "system",
+    "accelerator",
+    "pass",
+    "data",
+    "evaluator",
+    "metric",
+    "packaging",
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +69,10 @@ class Pass:
     instead: str = ""
     redundant_after: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, Parameter] = field(default_factory=dict)
+
+    def without(self, name: str) -> Pass:
+        """The same without one of its parameters."""
+        return replace(self, parameters={key: value for key, value in self.parameters.items() if key != name})
 
 
 @cache
