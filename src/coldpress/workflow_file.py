@@ -54,12 +54,12 @@ def _workflow(data: dict[str, Any], say: Say) -> Workflow:
     from coldpress.olive_config import is_olive, translate
 
     if not is_olive(data):
-        return check(resolve_data(schema.build(Workflow, spelled_out(data))))
+        return check(schema.build(Workflow, spelled_out(data)))
     translation = translate(data)
     translation.raise_problems()
     for note in translation.notes:
         say(note)
-    return check(resolve_data(schema.build(Workflow, translation.workflow)))
+    return check(schema.build(Workflow, translation.workflow))
 
 
 def load_metrics(file: str | Path) -> tuple[Measure, ...]:
@@ -139,7 +139,11 @@ def _typed(item: Any) -> Any:
 
 
 def check(workflow: Workflow) -> Workflow:
-    """The workflow, if every part in it exists and takes its parameters; raises Misfit with the path otherwise."""
+    """The workflow with its data where it is named, if every part in it exists and takes its parameters.
+
+    Raises Misfit with the path otherwise.
+    """
+    workflow = resolve_data(workflow)
     for name, source in workflow.data.items():
         with _placed(f"data.{name}.type"):
             schema.build(parts.find("data", source.type), source.parameters, f"data.{name}.parameters")
