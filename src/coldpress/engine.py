@@ -6,8 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +17,15 @@ from coldpress.model import Model, content_key
 from coldpress.output import Beside, Candidate, check_output, is_current, publish
 from coldpress.packaging import check_package
 from coldpress.run_log import logged
+from coldpress.run_report import Finished, read_report
 from coldpress.search import JOURNAL, Bench, Found, Prepared, check_goals, prepare, reached_goals, search, section
 from coldpress.search.goals import labels_of
 from coldpress.sources import find_model, hub_config
 from coldpress.store import Store
 from coldpress.systems.local import Local
-from coldpress.target import Target, machine
+from coldpress.target import Target
 from coldpress.verify import WORSE, Verdict, check_request, verify
 from coldpress.workflow import Measure, Running, Step, Workflow
-
-_REPORTED_VERSIONS = (
-    "coldpress",
-    "onnxruntime",
-    "onnxruntime-genai",
-    "mobius-onnx",
-    "onnx-ir",
-    "numpy",
-    "torch",
-    "transformers",
-)
 
 
 @dataclass(frozen=True)
@@ -165,7 +153,7 @@ def _finished(request: _Run, source: Model, steps: Sequence[Step]) -> _Made:
     verdict = verify(pressed, original, workflow, request.store, request.console.progress)
     request.console.say(_verdict_line(verdict))
     measured = _measure(request, pressed)
-    report = _report(request, source, pressed, verdict, measured)
+    report = Finished(workflow, source, pressed, verdict, measured, request.results, request.command).report()
     goals = reached_goals(workflow, measured, lambda measure: _numbers(request, source, measure))
     return _Made(pressed, {**report, "goals": goals} if goals else report)
 
@@ -268,114 +256,6 @@ def _metric_job(request: _Run, model: Model, measure: Measure) -> Job:
 
 def _verdict_line(verdict: Verdict) -> str:
     return "; ".join([verdict.verdict, *verdict.reasons])
-
-
-def _report(
-    request: _Run, source: Model, model: Model, verdict: Verdict, measured: dict[str, dict[str, Any]]
-) -> dict[str, Any]:
-    notes, numbers = model.notes, dict(verdict.numbers)
-    seconds = sum(result.seconds for _, result in request.results if not result.cached)
-    return {
-        "coldpress": _version("coldpress"),
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "format": model.format,
-        "verdict": verdict.verdict,
-        "reasons": verdict.reasons,
-        "source": _source(source, notes),
-        "target": schema.plain(request.workflow.target),
-        "passes": _history(source, request.results),
-        "quality": {name: value for name, value in numbers.items() if name != "answers"},
-        "tolerance": schema.plain(verdict.tolerance) if verdict.tolerance else None,
-        "answers": [{"prompt": answer["question"], **answer} for answer in numbers.get("answers", [])],
-        **{_SECTIONS.get(name, name): values for name, values in measured.items()},
-        "directions": {one.type: _directions(one) for one in recipes.metrics_for(request.workflow, model)},
-        "layers": notes.get("layers", []),
-        "calibration": notes.get("calibration"),
-        "timings": [*notes.get("timings", []), {"step": "verify", "seconds": verdict.seconds}],
-        "seconds": seconds,
-        "machine": machine(),
-        "versions": {name: found for name in _REPORTED_VERSIONS if (found := _version(name))},
-        "command": request.command,
-    }
-
-
-_SECTIONS = {"generation": "speed"}
-
-
-def _history(source: Model, results: Sequence[tuple[Step, Result]]) -> list[dict[str, Any]]:
-    """Each pass with the key of the model it got and of the one it made."""
-    history, parent = [], source
-    for step, result in results:
-        assert result.model is not None
-        ended = None if result.ended is None else datetime.fromtimestamp(result.ended, timezone.utc)
-        history.append(
-            {
-                "name": step.type,
-                "parameters": step.parameters,
-                "seconds": result.seconds,
-                "cached": result.cached,
-                "ended": ended and ended.isoformat(timespec="seconds"),
-                "parent": parent.key,
-                "model": result.model.key,
-                "format": result.model.format,
-            }
-        )
-        parent = result.model
-    return history
-
-
-def _directions(measure: Measure) -> dict[str, dict[str, str]]:
-    """How to read the numbers of a metric: which direction is better, and their unit."""
-    values = measure.make().values
-    return {name: {"better": value.better, "unit": value.unit} for name, value in values.items()}
-
-
-def _source(source: Model, notes: Any) -> dict[str, Any]:
-    return {
-        "name": source.notes.get("source", str(source.path)),
-        "key": source.key,
-        "format": source.format,
-        "origin": source.notes.get("origin"),
-        "architecture": notes.get("architecture"),
-        "parameters": notes.get("source_weights"),
-        "bytes": sum(file.stat().st_size for file in _weight_files(source.path)),
-        "notes": _remarks(notes),
-    }
-
-
-def _remarks(notes: Any) -> list[str]:
-    """What one must know of the source to read the report rightly."""
-    remarks = list(notes.get("warnings", []))
-    if " bits" in notes.get("lattice", ""):
-        exact = sum(layer["exact"] for layer in notes.get("layers", []))
-        remarks.insert(
-            0,
-            f"The source was quantized before (GGUF: {notes['lattice']}), so its losses say little about the quantizer; "
-            f"{exact} of {len(notes.get('layers', []))} layers hold its values exactly.",
-        )
-    return remarks
-
-
-def _weight_files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    return [file for file in path.iterdir() if file.suffix in (".safetensors", ".onnx", ".data", ".gguf")]
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def read_report(folder: Path) -> dict[str, Any]:
-    """The report in an output folder."""
-    file = folder / "report.json"
-    if not file.exists():
-        raise ColdpressError(f"{folder} has no report.json", hint="it is written by auto-opt, optimize and run")
-    data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return data
 
 
 def verify_pressed(model: str, workflow: Workflow, store: Store, console: Console = Console()) -> Verdict:

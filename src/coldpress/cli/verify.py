@@ -21,8 +21,9 @@ from coldpress.cli.options import common_options, target_options
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 @common_options
 def command(session: Any, model: str, source: str | None, as_json: bool, **arguments: Any) -> int:
-    from coldpress.engine import read_report, verify_pressed
+    from coldpress.engine import verify_pressed
     from coldpress.errors import WORSE_THAN_TOLERANCE
+    from coldpress.run_report import read_report
     from coldpress.target import resolve_target
     from coldpress.verify import VERIFIED
     from coldpress.workflow import Verify, Workflow
