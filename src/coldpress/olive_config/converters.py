@@ -113,3 +113,13 @@ CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
     "text_columns": text_columns,
     "milliseconds": milliseconds,
 }
+
+
+def converted(name: str, value: Any) -> Any:
+    """What a converter makes of a value; raises ColdpressError for one of another type than it takes."""
+    try:
+        return CONVERTERS[name](value)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ColdpressError(
+            f"{value!r} is not what belongs here", hint=f"it takes: {CONVERTERS[name].__doc__}"
+        ) from None
