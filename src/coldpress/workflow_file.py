@@ -123,7 +123,8 @@ def spelled_out(data: dict[str, Any]) -> dict[str, Any]:
             found[key] = [_typed(item) for item in found[key]]
     found |= {"system": _typed(found["system"])} if "system" in found else {}
     target = found.get("target")
-    if isinstance(target, Mapping) and set(target) <= {field.name for field in fields(Target)}:
+    kinds = {field.name: int if field.name == "threads" else str for field in fields(Target)}
+    if isinstance(target, Mapping) and all(isinstance(value, kinds.get(key, ())) for key, value in target.items()):
         try:
             found["target"] = schema.plain(resolve_target(**target))
         except ColdpressError as error:

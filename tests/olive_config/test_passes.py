@@ -333,7 +333,7 @@ class TestQuantizedGraphs:
         config = {"quant_format": "QDQ", "activation_type": "QUInt8", "weight_type": "QInt8"}
         [(name, parameters)] = steps(self.quantized(translated, **config))
         assert name == "onnx_static_quantization"
-        expected = {"data": "d", "quant_format": "qdq", "activation_type": "uint8", "weight_type": "int8"}
+        expected = {"data": "d", "quant_format": "qdq", "activation_type": "uint8", "precision": "int8"}
         assert parameters == expected
 
     def test_what_only_the_other_mode_takes_has_no_effect(self, translated):

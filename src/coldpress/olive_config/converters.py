@@ -49,8 +49,25 @@ def overrides(modules: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def listed(value: Any) -> list[Any]:
-    """One or several, as a list."""
-    return list(value) if isinstance(value, list | tuple) else [value]
+    """One or several, as a list without nulls."""
+    return [one for one in value if one is not None] if isinstance(value, list | tuple) else [value]
+
+
+def execution_modes(value: Any) -> list[str]:
+    """ONNX Runtime's numbers of execution modes, by name."""
+    return _named(value, {0: "sequential", 1: "parallel"})
+
+
+def optimization_levels(value: Any) -> list[str]:
+    """ONNX Runtime's numbers of levels of graph optimization, by name."""
+    return _named(value, {0: "disable_all", 1: "basic", 2: "extended", 3: "layout", 99: "all"})
+
+
+def _named(value: Any, names: Mapping[int, str]) -> list[str]:
+    for one in listed(value):
+        if one not in names:
+            raise ColdpressError(f"{one!r} is none of {', '.join(map(str, names))}")
+    return [names[one] for one in listed(value)]
 
 
 def files(value: Any) -> list[str]:
@@ -89,8 +106,20 @@ CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
     "glob_of_pattern": glob_of_pattern,
     "overrides": overrides,
     "listed": listed,
+    "execution_modes": execution_modes,
+    "optimization_levels": optimization_levels,
     "files": files,
     "only_one": only_one,
     "text_columns": text_columns,
     "milliseconds": milliseconds,
 }
+
+
+def converted(name: str, value: Any) -> Any:
+    """What a converter makes of a value; raises ColdpressError for one of another type than it takes."""
+    try:
+        return CONVERTERS[name](value)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ColdpressError(
+            f"{value!r} is not what belongs here", hint=f"it takes: {CONVERTERS[name].__doc__}"
+        ) from None

@@ -61,11 +61,16 @@ def read_data(root: Section, source: Source, client: Mapping[str, Any]) -> DataC
 
 def _named(root: Section) -> list[tuple[str, Any, str]]:
     """Every data config with its name and place, from a list or a mapping."""
-    configs = root.take("data_configs", [])
-    if isinstance(configs, Mapping):
+    if isinstance(root.take("data_configs"), Mapping):
         inner = root.inner("data_configs")
-        return [(str(config.get("name", key)), config, inner.place_of(key)) for key, config in inner.rest()]
-    return [(str(item.get("name", "")), item, place) for place, item in root.items("data_configs")]
+        found = [(key, config, inner.place_of(key)) for key, config in inner.rest()]
+    else:
+        found = [("", item, place) for place, item in root.items("data_configs")]
+    return [(_name(config) or key, config, place) for key, config, place in found]
+
+
+def _name(config: Any) -> str:
+    return str(config.get("name") or "") if isinstance(config, Mapping) else ""
 
 
 def _add(found: DataConfigs, name: str, section: Section, source: Source, client: Mapping[str, Any]) -> None:
@@ -91,11 +96,14 @@ def _add(found: DataConfigs, name: str, section: Section, source: Source, client
 def _shapes(bag: dict[str, tuple[Any, str]], section: Section) -> None:
     """Shapes in a list, in the order of the names in another, as a mapping."""
     shapes, place = bag.pop("input_shapes")
-    names = bag.get("input_names", ((), place))[0]
+    names = bag.get("input_names", ([], place))[0]
+    if not isinstance(shapes, list) or not isinstance(names, list):
+        section.log.refuse(place, "names and shapes of inputs are two lists")
+        return
     if len(names) != len(shapes):
         problem = f"{len(shapes)} shapes for {len(names)} names"
         section.log.refuse(place, problem, "name each input in input_names")
-    bag["shapes"] = dict(zip(names, shapes, strict=False)), place
+    bag["shapes"] = dict(zip(map(str, names), shapes, strict=False)), place
 
 
 def _fetched(value: Any, place: str, section: Section, client: Mapping[str, Any]) -> Any:
@@ -118,8 +126,8 @@ def _bag(section: Section) -> tuple[dict[str, tuple[Any, str]], dict[str, str]]:
     for today, before in _COMPONENTS.items():
         for component in (section.inner(today, ("params",)), old.inner(before, ("params",))):
             component.take("name")
-            if kind := component.take("type"):
-                kinds[today] = str(kind)
+            if kind := component.take("type", of=str):
+                kinds[today] = kind
             bag |= _placed(component)
     old.close("resource")
     shared = section.inner("params_config")
@@ -138,7 +146,7 @@ def _placed(section: Section) -> dict[str, tuple[Any, str]]:
 
 def _kind(section: Section, bag: Mapping[str, Any], components: Mapping[str, str], source: Source) -> str | None:
     """The kind of data, told by the components, the task or the container; None, and a problem, when there is none."""
-    container = str(section.take("type", "DataContainer"))
+    container = section.take("type", "DataContainer", of=str)
     task = str(bag["task"][0] if "task" in bag else source.task)
     tables = data_table("kinds")
     told = [

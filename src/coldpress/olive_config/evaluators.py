@@ -36,6 +36,9 @@ def read_metrics(root: Section, data: DataConfigs, searches: bool) -> list[dict[
                 "evaluator", "a search without an evaluator has nothing to compare", "name one in engine.evaluator"
             )
         return None
+    if not isinstance(used, str | dict):
+        root.log.refuse(root.place_of("evaluator"), f"{used!r} is neither the name of an evaluator nor one")
+        return None
     if isinstance(used, str) and used not in evaluators:
         root.log.refuse(root.place_of("evaluator"), f"there is no evaluator '{used}'", did_you_mean(used, evaluators))
         return None
@@ -54,8 +57,8 @@ def _evaluator(section: Section, data: DataConfigs) -> list[dict[str, Any]]:
         for place, item in section.items("metrics")
         for one in _metric(Section(item, place, section.log, ("user_config",)), data)
     ]
-    if kind := section.take("type"):
-        found += _harness(str(kind), section)
+    if kind := section.take("type", of=str):
+        found += _harness(kind, section)
     section.close("evaluator")
     return found
 
@@ -77,7 +80,7 @@ def _harness(kind: str, section: Section) -> list[dict[str, Any]]:
 def _metric(section: Section, data: DataConfigs) -> list[dict[str, Any]]:
     """One metric of Olive's with its sub types, as those of ours that give these numbers."""
     section.take("name")
-    kind = str(section.take("type", ""))
+    kind = section.take("type", "", of=str)
     entry = metric_table("types").get(kind)
     if entry is None or "instead" in entry:
         hint = entry["instead"] if entry else did_you_mean(kind, metric_table("types"))
@@ -108,7 +111,7 @@ def _metric(section: Section, data: DataConfigs) -> list[dict[str, Any]]:
 
 def _number(kind: str, entry: Mapping[str, Any], sub: Section) -> tuple[str, str] | None:
     """The metric of ours and its number that a sub type is."""
-    name = str(sub.take("name", ""))
+    name = sub.take("name", "", of=str)
     found = entry["numbers"].get(name)
     if isinstance(found, str):
         return entry["metric"], found
@@ -130,15 +133,15 @@ def _chosen(
 
 
 def _goal(sub: Section) -> dict[str, Any]:
-    priority = sub.take("priority", _NO_PRIORITY)
+    priority = sub.take("priority", _NO_PRIORITY, of=int)
     found: dict[str, Any] = {} if priority == _NO_PRIORITY else {"priority": priority}
     goal = sub.inner("goal")
-    kind, value = goal.take("type"), goal.take("value")
+    kind, value = goal.take("type", of=str), goal.take("value", 0, of=float)
     goal.close("goal")
     if kind is None:
         return found
     if kind not in _GOALS:
-        sub.log.refuse(goal.place_of("type"), f"there is no goal of the type '{kind}'", did_you_mean(str(kind), _GOALS))
+        sub.log.refuse(goal.place_of("type"), f"there is no goal of the type '{kind}'", did_you_mean(kind, _GOALS))
         return found
     name, is_share = _GOALS[kind]
     return {**found, name: f"{value:g}%" if is_share else value}

@@ -36,14 +36,14 @@ def read_model(root: Section, client: Mapping[str, Any]) -> Source:
         return Source()
     hf = model.inner("hf_config")
     path = model.take("model_path")
-    name = path if path is not None else hf.take("model_name", hf.take("model_path"))
-    hf.take("model_name")
+    named = hf.take("model_name", hf.take("model_path", of=str), of=str)
+    name = path if path is not None else named
     source = Source(
-        name=_joined(resource(name, model.place_of("model_path"), log, client), model.take("onnx_file_name")),
+        name=_joined(resource(name, model.place_of("model_path"), log, client), model.take("onnx_file_name", of=str)),
         trust_remote_code=any([_loading(model), _loading(hf)]),
         kind=kind,
-        task=str(model.take("task") or hf.take("task") or ""),
-        dataset=hf.take("dataset", {}),
+        task=model.take("task", "", of=str) or hf.take("task", "", of=str),
+        dataset=hf.take("dataset", {}, of=dict),
     )
     if not source.name:
         hint = "pass it in model_path" if kind == "hf" else "name its file in model_path"
@@ -55,7 +55,7 @@ def read_model(root: Section, client: Mapping[str, Any]) -> Source:
 
 def _kind(model: Section) -> str | None:
     """``hf`` or ``onnx``; None, and a problem, for a kind that is not read."""
-    wanted = str(model.take("type", "HfModel"))
+    wanted = model.take("type", "HfModel", of=str)
     known = {name.lower(): entry for name, entry in names("models").items()}
     entry = known.get(wanted.lower())
     if isinstance(entry, str):
@@ -70,10 +70,10 @@ def _kind(model: Section) -> str | None:
 
 def _loading(section: Section) -> bool:
     """Reads how the model is loaded; whether its code may run."""
-    trusted = bool(section.take("trust_remote_code"))
+    trusted = section.take("trust_remote_code", False, of=bool)
     for name in ("load_kwargs", "from_pretrained_args", "model_loading_args", "loading_args"):
         arguments = section.inner(name, ("extra_args",))
-        trusted |= bool(arguments.take("trust_remote_code"))
+        trusted |= arguments.take("trust_remote_code", False, of=bool)
         arguments.close("load_kwargs")
     return trusted
 
@@ -87,16 +87,16 @@ def resource(value: Any, place: str, log: Log, client: Mapping[str, Any]) -> str
     if value is None or isinstance(value, str):
         return value or ""
     section = Section(value, place, log, ("config",))
-    wanted = str(section.take("type", ""))
+    wanted = section.take("type", "", of=str)
     kind = names("resources").get(wanted)
     if kind is None:
         hint = did_you_mean(wanted, names("resources"))
         log.refuse(section.place_of("type"), f"there is no type of resource '{wanted}'", hint)
         return ""
     if kind != "azure":
-        found = section.take(kind)
+        found: str = section.take(kind, "", of=str)
         section.close("resource")
-        return str(found or "")
+        return found
     made = log.attempt(place, lambda: _azure(wanted, section, client))
     section.close("resource")
     return made or ""

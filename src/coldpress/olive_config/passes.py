@@ -41,9 +41,7 @@ class Passes:
         """The steps, in the order of the passes or of the flow that names them."""
         defined = root.inner("passes")
         configs = dict(defined.rest())
-        flows = [item if isinstance(item, list) else [item] for _, item in root.items("pass_flows")]
-        if len(flows) > 1 and isinstance(root.take("pass_flows")[0], str):
-            flows = [[name for flow in flows for name in flow]]
+        flows = _flows(root)
         for name in dict.fromkeys(name for flow in flows for name in flow if name not in configs):
             self.log.refuse(root.place_of("pass_flows"), f"there is no pass '{name}'", did_you_mean(str(name), configs))
             return []
@@ -92,14 +90,14 @@ class Passes:
     def _pass(self, config: Any, place: str) -> list[Step]:
         """A pass as steps: one, none where nothing has to be done, two where a search picks the kind."""
         section = Section(config, place, self.log, ("config",))
-        wanted = str(section.take("type", ""))
+        wanted = section.take("type", "", of=str)
         entry = _entry(wanted)
         if entry is None:
             hint = did_you_mean(wanted, tables.passes())
             self.log.refuse(section.place_of("type"), f"there is no pass '{wanted}'", hint)
             return []
         self._elsewhere(section)
-        disabled = section.take("disable_search", False)
+        disabled = section.take("disable_search", False, of=bool)
         opens = self.searches and self.opens and not disabled
         for done, why in entry.redundant_after.items():
             if done in self._done:
@@ -172,27 +170,28 @@ class Passes:
         return self._closed(known, value, place)
 
     def _closed(self, known: tables.Parameter, value: Any, place: str) -> dict[str, Any]:
+        if known.to in (CALIBRATION, *NAMES_OF_DATA) and not self._knows_data(value, place):
+            return {}
         if known.to == CALIBRATION:
-            self._known_data(value, place)
-            data = self.data.calibration.get(value)
-            for missing in data.missing if data else ():
+            data = self.data.calibration[value]
+            for missing in data.missing:
                 self.log.refuse(
                     place, f"a pass that calibrates does not take {missing} of '{value}'", "use a text of your own"
                 )
-            return dict(data.parameters) if data else {}
-        if known.to in NAMES_OF_DATA:
-            self._known_data(value, place)
+            return dict(data.parameters)
         made = value_of(known, value, place, self.log)
         if known.to.startswith(_WORKFLOW):
             self.workflow |= {key.removeprefix(_WORKFLOW): one for key, one in made.items()}
             return {}
         return made
 
-    def _known_data(self, name: Any, place: str) -> None:
+    def _knows_data(self, name: Any, place: str) -> bool:
         known = self.data.sources
-        if name not in known:
-            hint = did_you_mean(str(name), known) if known else "name one in data_configs"
-            self.log.refuse(place, f"there is no data config '{name}'", hint)
+        if isinstance(name, str) and name in known:
+            return True
+        hint = did_you_mean(str(name), known) if known else "name one in data_configs"
+        self.log.refuse(place, f"there is no data config {name!r}", hint)
+        return False
 
     def _opened(self, known: tables.Parameter, values: list[Any], place: str) -> dict[str, Any]:
         """A parameter that a search fills."""
@@ -206,6 +205,17 @@ class Passes:
             self.log.refuse(place, "these values cannot be searched among", "name one of them")
             return {}
         return {known.to: choices[0] if len(choices) == 1 else {"choice": choices}}
+
+
+def _flows(root: Section) -> list[list[str]]:
+    """Lists of names of passes, from such lists or from one."""
+    found = [item for _, item in root.items("pass_flows")]
+    flows = found if any(isinstance(item, list) for item in found) else [found] if found else []
+    for flow in flows:
+        if not isinstance(flow, list) or not flow or not all(isinstance(name, str) for name in flow):
+            root.log.refuse(root.place_of("pass_flows"), f"{flow!r} is no list of names of passes")
+            return []
+    return flows
 
 
 def _entry(name: str) -> tables.Pass | None:

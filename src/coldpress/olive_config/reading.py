@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coldpress.errors import ColdpressError, did_you_mean
-from coldpress.olive_config.converters import CONVERTERS
+from coldpress.olive_config.converters import converted
 from coldpress.olive_config.tables import Key, Parameter, keys_of
 from coldpress.schema import Misfit
 
@@ -72,11 +72,16 @@ class Section:
             else:
                 self._data[str(key)], self._places[str(key)] = value, where
 
-    def take(self, name: str, default: Any = None) -> Any:
-        """The value of a key; the default when it is missing or null, which are the same."""
+    def take(self, name: str, default: Any = None, of: type[Any] | None = None) -> Any:
+        """The value of a key; the default when it is missing or null, which are the same, or not of the type ``of``."""
         self._taken.append(name)
         value = self._data.get(name)
-        return default if value is None else value
+        if value is None:
+            return default
+        if of is not None and not _is(value, of):
+            self.log.refuse(self.place_of(name), f"{value!r} is not {_NAMES[of]}")
+            return default
+        return value
 
     def inner(self, name: str, nested: tuple[str, ...] = ()) -> Section:
         """The mapping under a key; an empty one when it is missing."""
@@ -115,6 +120,24 @@ class Section:
                 self.log.refuse(place, f"there is no '{key}' here", did_you_mean(key, meant))
 
 
+#: types that values may have, and what they are called
+_NAMES = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "a mapping",
+}
+
+
+def _is(value: Any, wanted: type[Any]) -> bool:
+    """Whether a value has a type; true and false are no numbers, whole numbers are numbers."""
+    if isinstance(value, bool):
+        return wanted is bool
+    return isinstance(value, (int, float) if wanted is float else wanted)
+
+
 def value_of(known: Parameter, value: Any, place: str, log: Log) -> dict[str, Any]:
     """A value of Olive's as parameters of ours; none, and a problem, for a value that cannot be expressed."""
     key = str(value) if isinstance(value, list | dict) else value
@@ -122,7 +145,7 @@ def value_of(known: Parameter, value: Any, place: str, log: Log) -> dict[str, An
         log.refuse(place, f"{value!r} cannot be expressed", known.refuse[key])
         return {}
     if known.converter:
-        made = log.attempt(place, lambda: CONVERTERS[known.converter](value))
+        made = log.attempt(place, lambda: converted(known.converter, value))
         if made is None:
             return {}
     else:

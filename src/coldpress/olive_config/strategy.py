@@ -11,7 +11,11 @@ from coldpress.workflow import Step
 
 _SAMPLERS = {"sequential": "grid", "exhaustive": "grid", "random": "random", "tpe": "tpe"}
 _ORDERS = {"joint": "joint", "pass-by-pass": "pass_by_pass"}
-_KEPT = {"max_iter": "trials", "stop_when_goals_met": "stop_when_goals_met", "output_model_num": "keep"}
+_KEPT = {
+    "max_iter": ("trials", int),
+    "stop_when_goals_met": ("stop_when_goals_met", bool),
+    "output_model_num": ("keep", int),
+}
 
 
 def read_strategy(root: Section, workflow: dict[str, Any]) -> tuple[bool, bool]:
@@ -27,19 +31,20 @@ def read_strategy(root: Section, workflow: dict[str, Any]) -> tuple[bool, bool]:
         return True, True
     strategy = root.inner("search_strategy")
     search: dict[str, Any] = {}
-    order = str(strategy.take("execution_order", "joint"))
+    order = strategy.take("execution_order", "joint", of=str)
     search["order"] = _picked(strategy, "execution_order", order, _ORDERS)
     key = "search_algorithm" if "search_algorithm" in strategy else "sampler"
-    search["sampler"] = _picked(strategy, key, str(strategy.take(key, "sequential")), _SAMPLERS)
-    search |= {ours: strategy.take(theirs) for theirs, ours in _KEPT.items() if theirs in strategy}
-    if "max_time" in strategy:
-        search["minutes"] = strategy.take("max_time") / 60
-    opens = bool(strategy.take("include_pass_params", True))
+    search["sampler"] = _picked(strategy, key, strategy.take(key, "sequential", of=str), _SAMPLERS)
+    search |= {ours: strategy.take(theirs, of=kind) for theirs, (ours, kind) in _KEPT.items() if theirs in strategy}
+    if seconds := strategy.take("max_time", of=float):
+        search["minutes"] = seconds / 60
+    opens = strategy.take("include_pass_params", True, of=bool)
     for name in ("search_algorithm_config", "sampler_config"):
         config = strategy.inner(name)
-        count = config.take("num_samples") or config.take("max_samples")
+        count = config.take("num_samples", of=int) or config.take("max_samples", of=int)
         search |= {"trials": min(count, search.get("trials", count))} if count else {}
-        workflow |= {"seed": config.take("seed")} if "seed" in config else {}
+        seed = config.take("seed", of=int)
+        workflow |= {} if seed is None else {"seed": seed}
         config.close("sampler_config")
     strategy.close("search_strategy")
     workflow["search"] = {name: value for name, value in search.items() if value is not None}
@@ -56,7 +61,7 @@ def read_auto_optimizer(root: Section, kind: str, searches: bool) -> list[Step]:
     """The passes that take the place of Olive's optimizer when a configuration names none."""
     config = root.inner("auto_optimizer_config")
     precisions = [str(value) for _, value in config.items("precisions") if value]
-    disabled = config.take("disable_auto_optimizer", False)
+    disabled = config.take("disable_auto_optimizer", False, of=bool)
     config.close("auto_optimizer_config")
     if disabled:
         return []

@@ -84,7 +84,7 @@ def _target(root: Section, target: System, host: System) -> dict[str, Any] | Non
 
 def _read(section: Section, client: Mapping[str, Any]) -> System:
     """One system, with its parameters checked against the part that it becomes."""
-    wanted = str(section.take("type", "LocalSystem"))
+    wanted = section.take("type", "LocalSystem", of=str)
     known = {name.lower(): entry for name, entry in names("systems").items()}
     entry = known.get(wanted.lower())
     if entry is None:
@@ -150,9 +150,9 @@ def _accelerator(section: Section, device: str | None) -> tuple[str | None, str 
         if len(providers) > 1:
             hint = "name one; it falls back to the CPU by itself"
             section.log.refuse(inner.place_of("execution_providers"), "a target has one execution provider", hint)
-        wanted = inner.take("device")
+        wanted = inner.take("device", of=str)
         inner.close("accelerator")
-        named = None if wanted is None else _device(section, inner.place_of("device"), str(wanted))
+        named = None if wanted is None else _device(section, inner.place_of("device"), wanted)
         return named, _provider(section, providers)
     return device, None
 

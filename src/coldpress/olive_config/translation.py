@@ -69,18 +69,18 @@ def _in_order(workflow: Mapping[str, Any]) -> dict[str, Any]:
 
 def _output(root: Section) -> dict[str, Any]:
     """Output, packages, cache and log."""
-    output = root.take("output_dir")
+    output = root.take("output_dir", of=str)
     if output is None:
         output = _OUTPUT
         root.log.note("output_dir", f"not given: the result goes to {output}")
-    if name := root.take("output_name"):
-        output = f"{str(output).rstrip('/')}/{name}"
-    found: dict[str, Any] = {"output": str(output)}
+    if name := root.take("output_name", of=str):
+        output = f"{output.rstrip('/')}/{name}"
+    found: dict[str, Any] = {"output": output}
     if packages := [
         package for place, item in root.items("packaging_config") if (package := _package(root, place, item))
     ]:
         found["packaging"] = packages
-    if root.take("no_artifacts", False):
+    if root.take("no_artifacts", False, of=bool):
         found["artifacts"] = False
     running = _running(root)
     return {**found, "run": running} if running else found
@@ -95,9 +95,9 @@ def _running(root: Section) -> dict[str, Any]:
         folder = next(iter(folder), None)
     found = {
         "cache_dir": folder,
-        "clean_cache": bool(root.take("clean_cache", cache.take("clean_cache", False))),
-        "log_level": root.take("log_severity_level"),
-        "log_to_file": bool(root.take("log_to_file", False)),
+        "clean_cache": root.take("clean_cache", cache.take("clean_cache", False, of=bool), of=bool),
+        "log_level": root.take("log_severity_level", of=int),
+        "log_to_file": root.take("log_to_file", False, of=bool),
     }
     cache.close("cache_config")
     return {
@@ -107,7 +107,7 @@ def _running(root: Section) -> dict[str, Any]:
 
 def _package(root: Section, place: str, item: Any) -> dict[str, Any] | None:
     section = Section(item, place, root.log, ("config",))
-    wanted = str(section.take("type", "Zipfile"))
+    wanted = section.take("type", "Zipfile", of=str)
     known = {name.lower(): entry for name, entry in names("packagings").items()}
     entry = known.get(wanted.lower())
     if not isinstance(entry, str):
@@ -116,6 +116,6 @@ def _package(root: Section, place: str, item: Any) -> dict[str, Any] | None:
         root.log.refuse(section.place_of("type"), problem, hint)
         return None
     keys = ("name", "base_image", "requirements_file")
-    found = {"type": entry, **{key: section.take(key) for key in keys if key in section}}
+    found = {"type": entry, **{key: value for key in keys if (value := section.take(key, of=str)) is not None}}
     section.close("packaging")
     return found
