@@ -29,6 +29,9 @@ def page() -> str:
     lines += ["## Metrics", ""]
     for name in parts.names("metrics"):
         lines += _metric(name)
+    lines += ["## Samplers", ""]
+    for name in parts.names("samplers"):
+        lines += _sampler(name)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -55,13 +58,25 @@ def _pass(name: str) -> list[str]:
         f"Reads {', '.join(part.accepts)}; writes {part.produces}.",
         "",
     ]
+    return [*lines, *_parameters(part)]
+
+
+def _sampler(name: str) -> list[str]:
+    part = parts.find("samplers", name)
+    return [f"### {name}", "", _documentation(part), "", *_parameters(part)]
+
+
+def _parameters(part: Any) -> list[str]:
+    lines = []
     fields = dataclasses.fields(part)
     if fields:
         lines += ["| parameter | default | |", "|---|---|---|"]
     for field in fields:
         choices = field.metadata.get("choices", ())
         among = f" One of {', '.join(map(str, choices))}." if choices else ""
-        lines.append(f"| `{field.name}` | `{field.default!r}` | {field.metadata['help']}.{among} |")
+        factory = field.default_factory
+        default = field.default if factory is dataclasses.MISSING else factory()
+        lines.append(f"| `{field.name}` | `{default!r}` | {field.metadata['help']}.{among} |")
     return [*lines, ""]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from coldpress.errors import ColdpressError
-from coldpress.model import Model, files_of
+from coldpress.model import Model, files_of, link_or_copy
 
 _REPORT = "report.json"
 
@@ -77,7 +77,7 @@ def _write(folder: Path, one: Candidate) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     for file in files_of(one.model.path):
-        _link_or_copy(file, folder / file.relative_to(one.model.path))
+        link_or_copy(file, folder / file.relative_to(one.model.path))
     (folder / "workflow.yaml").write_text(one.workflow_yaml, encoding="utf-8")
     (folder / "README.md").write_text(card(one.report), encoding="utf-8")
     (folder / "report.html").write_text(page(one.report), encoding="utf-8")
@@ -116,18 +116,3 @@ def _facts(file: Path) -> list[int]:
 
 def _is_intact(file: Path, facts: list[int] | None) -> bool:
     return facts is not None and ".." not in file.parts and file.is_file() and _facts(file) == facts
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    """Share the bytes with the store where the file system can; the store notices if they are changed.
-
-    A data file is copied: the package onnx refuses to load one that has a second name.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.name.endswith(".onnx.data"):
-        shutil.copy2(source, target)
-        return
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)

@@ -52,7 +52,7 @@ class Inputs:
                 "token_type_ids": np.zeros(count),
             }
             yield {
-                name: self._past(name) if _is_past(name) else tokens[name][None].astype(_numpy(dtype))
+                name: self.empty(name) if _is_past(name) else tokens[name][None].astype(_numpy(dtype))
                 for name, (dtype, _) in self.wanted.items()
             }
 
@@ -77,7 +77,7 @@ class Inputs:
             )
         for sample in range(next(iter(counts.values()))):
             yield {
-                name: given[name][sample : sample + 1].astype(_numpy(dtype)) if name in given else self._past(name)
+                name: given[name][sample : sample + 1].astype(_numpy(dtype)) if name in given else self.empty(name)
                 for name, (dtype, _) in self.wanted.items()
             }
 
@@ -90,7 +90,7 @@ class Inputs:
         limit = self._vocabulary()
         for _ in range(samples):
             yield {
-                name: self._past(name) if _is_past(name) else _random(name, dtype, sizes, length, (random, limit))
+                name: self.empty(name) if _is_past(name) else _random(name, dtype, sizes, length, (random, limit))
                 for name, (dtype, sizes) in self.wanted.items()
             }
 
@@ -100,7 +100,7 @@ class Inputs:
         decoder = read_genai_config(self.folder).get("model", {})
         return int(config.get("vocab_size") or decoder.get("vocab_size") or 100)
 
-    def _past(self, name: str) -> Any:
+    def empty(self, name: str) -> Any:
         """A cache of keys or values without positions, ``[1, heads, 0, size]``."""
         from onnxruntime import OrtValue
 
