@@ -34,6 +34,9 @@ def page() -> str:
     lines += ["## Data", ""]
     for name in parts.names("data"):
         lines += _data(name)
+    lines += ["## Samplers", ""]
+    for name in parts.names("samplers"):
+        lines += _sampler(name)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -61,6 +64,11 @@ def _pass(name: str) -> list[str]:
         "",
     ]
     return [*lines, *_parameters(part)]
+
+
+def _sampler(name: str) -> list[str]:
+    part = parts.find("samplers", name)
+    return [f"### {name}", "", _documentation(part), "", *_parameters(part)]
 
 
 def _parameters(part: Any) -> list[str]:

@@ -47,10 +47,14 @@ class Job:
             "parameters": schema.plain(self.parameters),
             "model": self.model.key,
             "source": self.source.key if self.source else None,
-            "target": [self.target.device, self.target.provider, self.target.threads if self.kind == "metric" else 0],
+            "target": [self.target.device, self.target.provider, self.target.threads if self._counts_threads else 0],
             "seed": self.seed,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def _counts_threads(self) -> bool:
+        return self.kind == "metric" or bool(self.part_class.is_timed)
 
     def to_json(self) -> dict[str, Any]:
         return schema.plain(self)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +15,7 @@ from coldpress.errors import ColdpressError, did_you_mean
 
 FORMATS = ("hf", "onnx", "gguf", "adapter", "pt2", "openvino", "mlflow")
 _SAMPLE_BYTES = 1 << 16
+_SHARED = (".onnx", ".safetensors", ".gguf", ".json", ".txt", ".model", ".jinja")
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,21 @@ def files_of(path: Path) -> Iterator[Path]:
         is_hidden = any(part.startswith(".") for part in entry.relative_to(path).parts)
         if entry.is_file() and not is_hidden and others.isdisjoint(entry.parents):
             yield entry
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Share the bytes where the file system can; who reads a shared file notices by its size and time when it was changed.
+
+    Files with tensors of ONNX graphs, whatever their name, are copied: onnx refuses to load one that has a second name.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.suffix in _SHARED:
+        try:
+            os.link(source, target)
+            return
+        except OSError:  # another file system, or one that cannot
+            pass
+    shutil.copy2(source, target)
 
 
 def content_key(path: Path) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from coldpress.errors import ColdpressError
-from coldpress.model import Model, files_of
+from coldpress.model import Model, files_of, link_or_copy
 from coldpress.packaging import write_package
 from coldpress.workflow import Package
 
@@ -80,7 +80,7 @@ def _write(folder: Path, one: Candidate, artifacts: bool, packaging: Sequence[Pa
     """The files of a model and what describes it; its report knows all files that are then in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in files_of(one.model.path):
-        _link_or_copy(file, folder / file.relative_to(one.model.path))
+        link_or_copy(file, folder / file.relative_to(one.model.path))
     if artifacts:
         _describe(folder, one)
     for package in packaging:
@@ -130,18 +130,3 @@ def _facts(file: Path) -> list[int]:
 
 def _is_intact(file: Path, facts: list[int] | None) -> bool:
     return facts is not None and ".." not in file.parts and file.is_file() and _facts(file) == facts
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    """Share the bytes with the store where the file system can; the store notices if they are changed.
-
-    A data file is copied: the package onnx refuses to load one that has a second name.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.name.endswith(".onnx.data"):
-        shutil.copy2(source, target)
-        return
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)

@@ -68,13 +68,15 @@ class Pass:
 
     Each field carries its help text in ``field(metadata={"help": ...})`` and, where only some values are
     allowed, ``{"choices": (...)}``. The file's docstring is the pass's documentation. ``reads`` names the fields that
-    are paths of files: what is in these counts when a result is looked up.
+    are paths of files: what is in these counts when a result is looked up. ``is_timed``: whether the result depends on how
+    fast things run; then the target's number of threads counts, too.
     """
 
     accepts: ClassVar[tuple[str, ...]] = ()
     reads: ClassVar[tuple[str, ...]] = ()
     produces: ClassVar[str] = "onnx"
     needs: ClassVar[tuple[str, ...]] = ()
+    is_timed: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     def check(self, model: Model, target: Target) -> None:

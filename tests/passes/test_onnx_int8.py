@@ -119,6 +119,7 @@ def test_what_cannot_become_int8_is_refused_before_any_work(tmp_path, name):
         (made.path, {}, "quantized already"),
         (source, {"nodes_to_exclude": ("frist/*",)}, "matches no node"),
         (source, {"op_types_to_quantize": ("Conv",)}, "no node of model.onnx can become int8"),
+        (source, {"op_types_to_exclude": ("MatMul", "Gemm")}, "no node of model.onnx can become int8"),
         (source, {"nodes_to_exclude": ("*",)}, "no node of model.onnx can become int8"),
     ):
         with pytest.raises(ColdpressError, match=message):

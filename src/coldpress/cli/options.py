@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import types
 import typing
 from collections.abc import Callable
@@ -95,7 +96,7 @@ def _option(field: dataclasses.Field[Any], hint: Any) -> Callable[..., Any]:
     plain = next(arg for arg in typing.get_args(hint) if arg is not type(None)) if optional else hint
     shown = (
         ""
-        if field.default in (None, ())
+        if field.default in (None, (), dataclasses.MISSING)
         else f" [default: {str(field.default).lower() if plain is bool else field.default}]"
     )
     help_text = text[:1].upper() + text[1:] + "." + shown
@@ -103,9 +104,29 @@ def _option(field: dataclasses.Field[Any], hint: Any) -> Callable[..., Any]:
         negative = "asymmetric" if field.name == "symmetric" else f"no_{field.name}"
         return click.option(f"--{field.name}/--{negative}", default=None, help=help_text)
     if typing.get_origin(plain) is tuple:
-        return click.option(f"--{field.name}", multiple=True, help=help_text)
+        item = typing.get_args(plain)[0]
+        kind = item if item in (int, float) else str
+        return click.option(f"--{field.name}", multiple=True, type=kind, help=help_text)
+    if typing.get_origin(plain) is dict:
+        return click.option(f"--{field.name}", type=Json(), help=help_text)
     kind = Choice(choices) if choices else Source() if plain is DataSource else plain
     return click.option(f"--{field.name}", type=kind, default=None, help=help_text)
+
+
+class Json(click.ParamType):
+    """A mapping, written as JSON."""
+
+    name = "JSON"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            found = json.loads(value)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            option = param.opts[-1] if param else "value"
+            raise ColdpressError(f"{option}: '{value}' is no mapping in JSON", hint="write '{\"name\": value}'")
+        return found
 
 
 class Source(click.ParamType):

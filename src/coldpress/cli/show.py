@@ -44,7 +44,9 @@ def _parameters(part: Any) -> list[str]:
     for field in dataclasses.fields(part):
         choices = field.metadata.get("choices", ())
         among = f" (one of {', '.join(map(str, choices))})" if choices else ""
-        lines.append(f"  {field.name} = {field.default!r}{among}\n      {field.metadata.get('help', '')}")
+        factory = field.default_factory
+        default = field.default if factory is dataclasses.MISSING else factory()
+        lines.append(f"  {field.name} = {default!r}{among}\n      {field.metadata.get('help', '')}")
     return lines
 
 

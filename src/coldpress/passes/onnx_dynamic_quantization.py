@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from coldpress.graphs.foreign.folder import find_graphs, rewrite_graphs
-from coldpress.graphs.foreign.int8 import Choice, quantize_dynamic, said, working_copy
+from coldpress.graphs.foreign.int8 import Choice, quantize_dynamic, said
+from coldpress.graphs.foreign.tools import working_copy
 from coldpress.model import Model
 from coldpress.parts import Context, Pass, option
 from coldpress.target import Target
@@ -29,10 +30,11 @@ class OnnxDynamicQuantization(Pass):
     accepts: ClassVar[tuple[str, ...]] = ("onnx",)
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
-    weight_type: str = option("signed weights are the fast ones", "int8", ("int8", "uint8"))
+    precision: str = option("type of weights; signed ones are the fast ones", "int8", ("int8", "uint8"))
     per_channel: bool = option("a scale for each output of a layer instead of one for all", True)
     reduce_range: bool = option("7 bits instead of 8, for old CPUs without VNNI whose sums of products overflow", False)
     op_types_to_quantize: tuple[str, ...] = option("operators whose weights are quantized", _OPERATORS)
+    op_types_to_exclude: tuple[str, ...] = option("operators that stay float", ())
     nodes_to_quantize: tuple[str, ...] = option("globs over names of nodes; default: all of these operators", ())
     nodes_to_exclude: tuple[str, ...] = option("globs over names of nodes that stay float", ())
 
@@ -50,7 +52,7 @@ class OnnxDynamicQuantization(Pass):
                 remarks.append(said(quantize_dynamic(copy, target, self._choice), copy))
 
         rewrite_graphs(model.path, ctx.scratch, change)
-        if self.weight_type == "uint8":
+        if self.precision == "uint8":
             remarks.append("unsigned weights miss the fast int8 products of CPUs")
         warnings = [*model.notes.get("warnings", []), *remarks]
         return Model(ctx.scratch, "onnx", "", {**model.notes, "precision": "int8", "layers": [], "warnings": warnings})
@@ -58,10 +60,10 @@ class OnnxDynamicQuantization(Pass):
     @property
     def _choice(self) -> Choice:
         return Choice(
-            self.op_types_to_quantize,
+            tuple(kind for kind in self.op_types_to_quantize if kind not in self.op_types_to_exclude),
             self.nodes_to_quantize,
             self.nodes_to_exclude,
-            weight_type=self.weight_type,
+            weight_type=self.precision,
             per_channel=self.per_channel,
             reduce_range=self.reduce_range,
         )

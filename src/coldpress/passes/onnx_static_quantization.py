@@ -24,8 +24,8 @@ from coldpress.graphs.foreign.int8 import (
     has_operator,
     quantize_static,
     said,
-    working_copy,
 )
+from coldpress.graphs.foreign.tools import working_copy
 from coldpress.model import Model
 from coldpress.parts import Context, DataSource, Pass, option
 from coldpress.target import Target
@@ -59,7 +59,7 @@ class OnnxStaticQuantization(Pass):
     moving_average: float | None = option("weight of a new batch in the range, with the method minmax", None)
     quant_format: str = option("how it is written", "qdq", ("qdq", "qoperator"))
     activation_type: str = option("type of activations", "uint8", ("uint8", "int8"))
-    weight_type: str = option("type of weights; signed ones are fast", "int8", ("int8", "uint8"))
+    precision: str = option("type of weights; signed ones are the fast ones", "int8", ("int8", "uint8"))
     activation_symmetric: bool = option("ranges of activations around zero", False)
     weight_symmetric: bool = option("ranges of weights around zero", True)
     per_channel: bool = option("a scale for each output of a layer instead of one for all", True)
@@ -67,6 +67,7 @@ class OnnxStaticQuantization(Pass):
     op_types_to_quantize: tuple[str, ...] = option(
         "operators; default: around convolutions all that can stay int8, else products with weights", ()
     )
+    op_types_to_exclude: tuple[str, ...] = option("operators that stay float", ())
     nodes_to_quantize: tuple[str, ...] = option("globs over names of nodes; default: all of these operators", ())
     nodes_to_exclude: tuple[str, ...] = option("globs over names of nodes that stay float", ())
 
@@ -81,7 +82,7 @@ class OnnxStaticQuantization(Pass):
             raise ColdpressError(f"moving_average: {self.moving_average:g} is not between 0 and 1", hint="such as 0.01")
         if self.num_samples < 1:
             raise ColdpressError(f"num_samples: {self.num_samples} batches show nothing", hint="at least 1")
-        if self.quant_format == "qoperator" and self.activation_type == "int8" and self.weight_type == "uint8":
+        if self.quant_format == "qoperator" and self.activation_type == "int8" and self.precision == "uint8":
             raise ColdpressError("no integer operator takes signed activations and unsigned weights", hint="use qdq")
         if model.path.exists():
             for file in find_graphs(model.path).values():
@@ -126,7 +127,7 @@ class OnnxStaticQuantization(Pass):
     @property
     def _slow(self) -> list[str]:
         """What is known to be slow of the types that were asked for."""
-        slow = {"activations": self.activation_type == "int8", "weights": self.weight_type == "uint8"}
+        slow = {"activations": self.activation_type == "int8", "weights": self.precision == "uint8"}
         signs = {"activations": "signed", "weights": "unsigned"}
         return [
             f"{signs[name]} {name} miss the fast int8 products of CPUs" for name, is_slow in slow.items() if is_slow
@@ -134,11 +135,12 @@ class OnnxStaticQuantization(Pass):
 
     def _choice(self, file: Path) -> Choice:
         usual = _CONVOLUTIONAL if has_operator(file, "Conv") else _PRODUCTS
+        kinds = self.op_types_to_quantize or usual
         return Choice(
-            self.op_types_to_quantize or usual,
+            tuple(kind for kind in kinds if kind not in self.op_types_to_exclude),
             self.nodes_to_quantize,
             self.nodes_to_exclude,
-            weight_type=self.weight_type,
+            weight_type=self.precision,
             activation_type=self.activation_type,
             per_channel=self.per_channel,
             reduce_range=self.reduce_range,

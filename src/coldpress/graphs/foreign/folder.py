@@ -13,15 +13,17 @@ import onnx_ir as ir
 
 from coldpress.errors import ColdpressError
 from coldpress.graphs.layout import Place
-from coldpress.model import files_of
+from coldpress.model import files_of, link_or_copy
 from coldpress.networks.checkpoint import Span
 
 #: ONNX type -> the name of safetensors for it; the types of weights
 FLOATS = {ir.DataType.FLOAT: "F32", ir.DataType.FLOAT16: "F16", ir.DataType.BFLOAT16: "BF16"}
 #: not carried over: the same weights in another format, and what is written anew about every result
 _OTHER_WEIGHTS = (".onnx", ".safetensors", ".gguf", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
-_ABOUT_A_RESULT = ("README.md", "report.json", "report.html", "workflow.yaml")
+_ABOUT_A_RESULT = ("README.md", "report.json", "report.html", "workflow.yaml", "best.yaml", "optuna.journal")
 _COPY_BYTES = 1 << 24
+#: tensors from this size on lie beside a graph, which cannot be larger than 2 GB itself
+_BESIDE_BYTES = 1 << 30
 
 
 def find_graphs(path: Path) -> dict[str, Path]:
@@ -46,6 +48,22 @@ def rewrite_graphs(path: Path, output: Path, change: Callable[[Path, Path], None
         target.parent.mkdir(parents=True, exist_ok=True)
         change(file, target)
     carry_over(path, used, output)
+
+
+def save_graph(model: ir.Model, target: Path) -> None:
+    """Write a graph, its tensors one after the other to a file beside it; inside, if they were inside and are not too many."""
+    tensors = [value.const_value for graph in model.graphs() for value in graph.initializers.values()]
+    beside = any(isinstance(tensor, ir.ExternalTensor | ir.LazyTensor) for tensor in tensors)
+    size = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    external = f"{target.name}.data" if beside or size >= _BESIDE_BYTES else None
+    ir.save(model, target, external_data=external)
+
+
+def infer_shapes(model: ir.Model, policy: str = "refine") -> None:
+    """Note the types and shapes of all values, contrib operators included; "override" forgets what was noted before."""
+    from onnx_shape_inference import infer_symbolic_shapes
+
+    infer_symbolic_shapes(model, policy=policy, warn_on_missing=False)
 
 
 def load_graph(file: Path) -> ir.Model:
@@ -115,6 +133,19 @@ def external_files(model: ir.Model) -> set[Path]:
     """The files that tensors of a model lie in."""
     tensors = (value.const_value for graph in model.graphs() for value in graph.initializers.values())
     return {Path(tensor.path).resolve() for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
+
+
+def copy_model(path: Path, output: Path, without: Iterable[str] = ()) -> None:
+    """The whole model below ``output``, sharing bytes where that can be; not what was written about a result, nor ``without``."""
+    if path.is_file():
+        graph = load_graph(path)
+        names = [(path, "model.onnx"), *((file, file.name) for file in external_files(graph))]
+    else:
+        names = [(file, file.relative_to(path).as_posix()) for file in files_of(path)]
+    left_out = {*_ABOUT_A_RESULT, *without}
+    for file, name in names:
+        if name not in left_out:
+            link_or_copy(file, output / name)
 
 
 def carry_over(path: Path, used: Iterable[Path], output: Path) -> None:

@@ -53,7 +53,7 @@ class Inputs:
                 "token_type_ids": np.zeros(count),
             }
             yield {
-                name: self._past(name) if _is_past(name) else tokens[name][None].astype(_numpy(dtype))
+                name: self.empty(name) if _is_past(name) else tokens[name][None].astype(_numpy(dtype))
                 for name, (dtype, _) in self.wanted.items()
             }
 
@@ -78,7 +78,7 @@ class Inputs:
             )
         for sample in range(next(iter(counts.values()))):
             yield {
-                name: given[name][sample : sample + 1].astype(_numpy(dtype)) if name in given else self._past(name)
+                name: given[name][sample : sample + 1].astype(_numpy(dtype)) if name in given else self.empty(name)
                 for name, (dtype, _) in self.wanted.items()
             }
 
@@ -91,7 +91,7 @@ class Inputs:
         limit = self._vocabulary()
         for _ in range(samples):
             yield {
-                name: self._past(name) if _is_past(name) else _random(name, dtype, sizes, length, (random, limit))
+                name: self.empty(name) if _is_past(name) else _random(name, dtype, sizes, length, (random, limit))
                 for name, (dtype, sizes) in self.wanted.items()
             }
 
@@ -101,7 +101,8 @@ class Inputs:
         decoder = read_genai_config(self.folder).get("model", {})
         return int(config.get("vocab_size") or decoder.get("vocab_size") or 100)
 
-    def _past(self, name: str) -> Any:
+    def empty(self, name: str) -> Any:
+        """A cache of keys or values without positions, ``[1, heads, 0, size]``, as an OrtValue."""
         dtype, sizes = self.wanted[name]
         try:
             return empty_cache(name, dtype.value, sizes, read_genai_config(self.folder))

@@ -1,6 +1,6 @@
 """Graphs that others wrote in int8: ONNX Runtime's quantizers, kept from what they do wrong.
 
-They write beside the graph they read, so they work on a copy. They go by the names of operators alone, and so take
+They go by the names of operators alone, and so take
 the Attention of ONNX for the one of com.microsoft, whose inputs mean other things: such nodes stay float. They keep all
 activations of a calibration in memory: here the ranges are taken batch by batch. Weights are in memory as a whole, about
 three times.
@@ -9,22 +9,18 @@ three times.
 from __future__ import annotations
 
 import fnmatch
-import io
-import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coldpress.errors import WORK_FAILED, ColdpressError, did_you_mean
-from coldpress.graphs.foreign.folder import load_graph
 from coldpress.graphs.foreign.inputs import Feed
+from coldpress.graphs.foreign.tools import quiet
 
 if TYPE_CHECKING:
     import onnx
-    import onnx_ir as ir
 
 #: operators of com.microsoft that share their name with one of ONNX, which is not what the quantizers take it for
 _MISTAKEN = ("Attention",)
@@ -86,65 +82,12 @@ def has_operator(file: Path, op_type: str) -> bool:
     return any(node.op_type == op_type for node in _graph_only(file).graph.node)
 
 
-@contextmanager
-def working_copy(file: Path, folder: Path) -> Iterator[Path]:
-    """A copy of a graph for tools that write beside it: every node has a name, every value a type, large tensors lie beside it."""
-    import shutil
-
-    import onnx_ir as ir
-
-    place = folder / ".work"
-    place.mkdir()
-    try:
-        model = load_graph(file)
-        for index, node in enumerate(model.graph.all_nodes()):
-            node.name = node.name or f"{node.op_type}_{index}"
-            if node.op_type == "Gemm":
-                _unshare(node)
-        ir.save(model, place / "model.onnx", external_data="model.onnx.data")
-        _infer_types(place / "model.onnx")
-        yield place / "model.onnx"
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-
-
-def _unshare(node: ir.Node) -> None:
-    """Give a Gemm a weight of its own: the quantizer turns it over without asking who else reads it."""
-    import onnx_ir as ir
-
-    weight = node.inputs[1]
-    if weight is None or not weight.is_initializer() or len(weight.uses()) < 2 or node.graph is None:
-        return
-    own = ir.Value(
-        name=f"{weight.name}.of.{node.name}", shape=weight.shape, type=weight.type, const_value=weight.const_value
-    )
-    node.graph.initializers[str(own.name)] = own
-    node.replace_input_with(1, own)
-
-
-def _infer_types(file: Path) -> None:
-    """Note the types and shapes of all values in the graph, as far as they can be known."""
-    import onnx
-    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
-
-    model = _graph_only(file)
-    known = {value.name for value in (*model.graph.value_info, *model.graph.output)}
-    if all(name in known for node in model.graph.node for name in node.output if name):
-        return
-    logging.getLogger("onnxruntime.tools.symbolic_shape_infer").setLevel(logging.ERROR)
-    try:
-        inferred = SymbolicShapeInference.infer_shapes(model, auto_merge=True)
-    except Exception:  # it has no errors of its own; what it cannot infer, the quantizers infer or leave float
-        return
-    onnx.save(inferred, file)
-
-
 def quantize_dynamic(copy: Path, target: Path, choice: Choice) -> Counter[str]:
     """Weights in int8, activations when they come; returns how many nodes of each operator became int8."""
     from onnxruntime.quantization import quantize_dynamic as dynamic
 
     nodes = choice.nodes(_graph_only(copy).graph)
-    with _quiet():
+    with quiet():
         dynamic(
             copy,
             target,
@@ -188,7 +131,7 @@ def quantize_static(
     from onnxruntime.quantization.quant_utils import QuantizationMode, load_model_with_shape_infer
 
     nodes = choice.nodes(_graph_only(copy).graph)
-    with _quiet():
+    with quiet():
         ranges = _ranges(copy, choice, calibration)
         model = load_model_with_shape_infer(copy)
         types = (_type(choice.weight_type), _type(choice.activation_type))
@@ -309,15 +252,3 @@ def _graph_only(file: Path) -> Any:
     import onnx
 
     return onnx.load(str(file), load_external_data=False)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the quantizers' advice to run their own preparation first, and what they print."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)

@@ -1,0 +1,119 @@
+"""Fix sizes that a graph leaves open: named dimensions, or whole shapes of inputs.
+
+Compilers for NPUs need it, and ONNX Runtime plans memory better with it. The sizes of outputs follow. Tensors stay in their files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from coldpress.errors import ColdpressError, did_you_mean
+from coldpress.graphs.foreign.folder import find_graphs, infer_shapes, load_graph, rewrite_graphs, save_graph
+from coldpress.model import Model
+from coldpress.parts import Context, Pass, option
+from coldpress.target import Target
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+@dataclass(frozen=True)
+class DynamicToFixedShape(Pass):
+    """Fix sizes that a graph leaves open: named dimensions, or whole shapes of inputs."""
+
+    accepts: ClassVar[tuple[str, ...]] = ("onnx",)
+    needs: ClassVar[tuple[str, ...]] = ("onnx-ir", "onnx-shape-inference")
+
+    dim_param: tuple[str, ...] = option("names of dimensions", ())
+    dim_value: tuple[int, ...] = option("their sizes, in the same order", ())
+    input_name: tuple[str, ...] = option("names of inputs", ())
+    input_shape: tuple[str | tuple[int, ...], ...] = option("their shapes, in the same order, such as 1,3,224,224", ())
+
+    def check(self, model: Model, target: Target) -> None:
+        for names, values in (("dim_param", "dim_value"), ("input_name", "input_shape")):
+            counts = len(getattr(self, names)), len(getattr(self, values))
+            if counts[0] != counts[1]:
+                raise ColdpressError(f"{names} names {counts[0]}, {values} gives {counts[1]}; each needs one")
+        if not self._dims and not self._shapes:
+            raise ColdpressError("no size is given to fix", hint="--dim_param batch --dim_value 1")
+        for name, size in [
+            *self._dims.items(),
+            *((name, size) for name, shape in self._shapes.items() for size in shape),
+        ]:
+            if size < 1:
+                raise ColdpressError(f"the size of '{name}' is {size}", hint="sizes are 1 or more")
+        if model.path.exists() and (files := find_graphs(model.path)):
+            self._check_names([load_graph(file).graph for file in files.values()])
+
+    def run(self, model: Model, ctx: Context) -> Model:
+        def change(file: Path, target: Path) -> None:
+            graph = load_graph(file)
+            self._fix(graph)
+            save_graph(graph, target)
+
+        rewrite_graphs(model.path, ctx.scratch, change)
+        return Model(ctx.scratch, "onnx", "", model.notes)
+
+    @property
+    def _dims(self) -> dict[str, int]:
+        return dict(zip(self.dim_param, self.dim_value, strict=False))
+
+    @property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: _sizes(shape) for name, shape in zip(self.input_name, self.input_shape, strict=False)}
+
+    def _check_names(self, graphs: list[Any]) -> None:
+        inputs = {str(value.name): value for graph in graphs for value in graph.inputs}
+        names = {str(size) for value in inputs.values() for size in value.shape or () if not isinstance(size, int)}
+        for name in self._dims:
+            if name not in names:
+                raise ColdpressError(f"no input has a dimension '{name}'", hint=did_you_mean(name, names))
+        for name, shape in self._shapes.items():
+            if name not in inputs:
+                raise ColdpressError(f"there is no input '{name}'", hint=did_you_mean(name, inputs))
+            known = inputs[name].shape
+            if known is None:
+                continue
+            clash = [size for size, own in zip(shape, known, strict=False) if isinstance(own, int) and own != size]
+            if len(known) != len(shape) or clash:
+                raise ColdpressError(f"input '{name}' has the shape {known}, which {list(shape)} does not fit")
+
+    def _fix(self, model: ir.Model) -> None:
+        import onnx_ir as ir
+
+        for value in model.graph.inputs:
+            if value.name in self._shapes:
+                value.shape = ir.Shape(self._shapes[value.name])
+            elif value.shape is not None:
+                sizes = [
+                    size if isinstance(size, int) else self._dims.get(str(size.value), size) for size in value.shape
+                ]
+                value.shape = ir.Shape(sizes)
+        infer_shapes(model, "override")
+        _repair_ranges(model.graph)
+
+
+def _sizes(shape: str | tuple[int, ...]) -> tuple[int, ...]:
+    if not isinstance(shape, str):
+        return shape
+    try:
+        return tuple(int(size) for size in shape.replace("x", ",").split(","))
+    except ValueError:
+        raise ColdpressError(f"input_shape: '{shape}' is no shape", hint="write 1,3,224,224") from None
+
+
+def _repair_ranges(graph: ir.Graph) -> None:
+    """Make the ends of every Range scalars, as ONNX wants them; with sizes left open nobody notices that they are not."""
+    import onnx_ir as ir
+
+    for node in [node for node in graph if node.op_type == "Range"]:
+        for index, value in enumerate(node.inputs):
+            if value is None or value.shape is None or len(value.shape) == 0:
+                continue
+            scalar = ir.node("Squeeze", [value], name=f"{node.name}/Squeeze_{index}")
+            scalar.outputs[0].name = f"{node.name}.end_{index}"
+            scalar.outputs[0].dtype, scalar.outputs[0].shape = value.dtype, ir.Shape([])
+            graph.insert_before(node, scalar)
+            node.replace_input_with(index, scalar.outputs[0])

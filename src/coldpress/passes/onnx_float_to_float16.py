@@ -1,0 +1,147 @@
+"""Turn the float32 numbers of an ONNX graph into float16: half the size, for devices that compute in it.
+
+ONNX Runtime's converter changes the graph; large tensors are rounded one after the other while they are written. Operators
+without a float16 kernel, and those that are named, stay float32 between casts. Values beyond the range of float16
+are cut to it, which the report says.
+
+The CPU provider has no float16 products: it would cast every layer to float32 and back, so it is refused there.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from coldpress.errors import ColdpressError, did_you_mean
+from coldpress.graphs.foreign.folder import find_graphs, infer_shapes, load_graph, rewrite_graphs, save_graph
+from coldpress.model import Model
+from coldpress.parts import Context, Pass, option
+from coldpress.target import Target
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+_SMALLEST, _LARGEST = 5.96e-8, 65504.0
+_SHOWN = 200
+
+
+@dataclass(frozen=True)
+class OnnxFloatToFloat16(Pass):
+    """Turn the float32 numbers of an ONNX graph into float16."""
+
+    accepts: ClassVar[tuple[str, ...]] = ("onnx",)
+    needs: ClassVar[tuple[str, ...]] = ("onnxruntime",)
+
+    keep_io_types: bool = option("inputs and outputs stay float32", False)
+    op_block_list: tuple[str, ...] = option("operators that stay float32, beside those without a float16 kernel", ())
+    op_include_list: tuple[str, ...] = option("operators that become float16 though they are among those", ())
+    node_block_list: tuple[str, ...] = option("globs over names of nodes that stay float32", ())
+    min_positive_val: float = option("smaller weights that are not zero become this", _SMALLEST)
+    max_finite_val: float = option("larger weights become this", _LARGEST)
+
+    def check(self, model: Model, target: Target) -> None:
+        if target.short_name == "cpu":
+            raise ColdpressError(
+                "float16 on CPUExecutionProvider: it has no float16 matrix product, so every layer would be cast and run "
+                "slower than float32",
+                hint="use the pass onnx_dynamic_quantization, or a GPU with --device gpu",
+            )
+        if not 0 <= self.min_positive_val < self.max_finite_val <= _LARGEST:
+            raise ColdpressError(
+                f"min_positive_val {self.min_positive_val:g} and max_finite_val {self.max_finite_val:g} leave no range",
+                hint=f"float16 goes to {_LARGEST:g}",
+            )
+        if model.path.exists() and (files := find_graphs(model.path)):
+            names = [node.name or "" for file in files.values() for node in load_graph(file).graph]
+            for pattern in self.node_block_list:
+                if not fnmatch.filter(names, pattern):
+                    raise ColdpressError(f"'{pattern}' matches no node", hint=did_you_mean(pattern, names[:_SHOWN]))
+
+    def run(self, model: Model, ctx: Context) -> Model:
+        remarks: list[str] = []
+
+        def change(file: Path, target: Path) -> None:
+            ctx.progress(f"converting {file.name}", 0, 1)
+            source = load_graph(file)
+            made, names = self._converted(file)
+            _find_files(made, source)
+            cut = [name for name in names if self._round(made, source, name)]
+            save_graph(made, target)
+            if cut:
+                remarks.append(f"numbers beyond the range of float16 were cut in {', '.join(cut[:4])}")
+
+        rewrite_graphs(model.path, ctx.scratch, change)
+        warnings = [*model.notes.get("warnings", []), *remarks]
+        return Model(ctx.scratch, "onnx", "", {**model.notes, "precision": "fp16", "layers": [], "warnings": warnings})
+
+    def _converted(self, file: Path) -> tuple[ir.Model, list[str]]:
+        """The graph with float16 types, and which of its tensors in files have to follow.
+
+        Those pass as inputs for the converter, which would read them all at once otherwise.
+        """
+        import onnx_ir as ir
+        from onnx_ir.passes.common import TopologicalSortPass
+        from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+
+        source = load_graph(file)
+        infer_shapes(source)
+        operators = {*DEFAULT_OP_BLOCK_LIST, *self.op_block_list} - set(self.op_include_list)
+        blocked = {node.name for node in source.graph if any(fnmatch.fnmatchcase(node.name or "", pattern)
+                   for pattern in self.node_block_list)}  # fmt: skip
+        ends = [str(value.name) for value in (*source.graph.inputs, *source.graph.outputs)]
+        outside = [
+            value
+            for value in source.graph.initializers.values()
+            if isinstance(value.const_value, ir.ExternalTensor) and value.dtype == ir.DataType.FLOAT
+            if any(use.node.op_type not in operators and use.node.name not in blocked for use in value.uses())
+        ]
+        for value in outside:
+            del source.graph.initializers[str(value.name)]
+            source.graph.inputs.append(value)
+        converted = convert_float_to_float16(
+            ir.to_proto(source),
+            self.min_positive_val,
+            self.max_finite_val,
+            keep_io_types=ends if self.keep_io_types else False,
+            disable_shape_infer=True,
+            op_block_list=sorted(operators),
+            node_block_list=sorted(name for name in blocked if name),
+        )
+        made = ir.from_proto(converted)
+        TopologicalSortPass()(made)
+        names = {str(value.name) for value in outside}
+        for value in [value for value in made.graph.inputs if value.name in names]:
+            made.graph.inputs.remove(value)
+            made.graph.initializers[str(value.name)] = value
+        return made, sorted(names)
+
+    def _round(self, made: ir.Model, source: ir.Model, name: str) -> bool:
+        """Let a tensor be rounded when it is written; whether numbers of it will be cut."""
+        import onnx_ir as ir
+
+        tensor = source.graph.initializers[name].const_value
+        assert tensor is not None
+
+        def rounded() -> ir.Tensor:
+            values = tensor.numpy()
+            small = (values != 0) & (np.abs(values) < self.min_positive_val)
+            values = np.where(small, np.copysign(self.min_positive_val, values), values)
+            return ir.Tensor(np.clip(values, -self.max_finite_val, self.max_finite_val).astype(np.float16), name=name)
+
+        made.graph.initializers[name].const_value = ir.LazyTensor(
+            rounded, dtype=ir.DataType.FLOAT16, shape=tensor.shape, name=name
+        )
+        return bool(np.abs(tensor.numpy()).max(initial=0.0) > self.max_finite_val)
+
+
+def _find_files(made: ir.Model, source: ir.Model) -> None:
+    """Tell tensors that stay as they are in which file they lie."""
+    import onnx_ir as ir
+
+    for name, value in made.graph.initializers.items():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = source.graph.initializers[name].const_value

@@ -1,0 +1,93 @@
+"""Change the type of a graph's inputs and outputs, with a Cast behind or in front of each.
+
+The usual case: a float16 graph whose ``logits`` a program expects as float32. Inside nothing changes.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from coldpress.errors import ColdpressError, did_you_mean
+from coldpress.graphs.foreign.folder import find_graphs, load_graph, rewrite_graphs, save_graph
+from coldpress.model import Model
+from coldpress.parts import Context, Pass, option
+from coldpress.target import Target
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+_TYPES = ("float32", "float16", "bfloat16", "double", "int64", "int32", "int8", "uint8", "bool")
+
+
+@dataclass(frozen=True)
+class OnnxIoDatatypeConverter(Pass):
+    """Change the type of a graph's inputs and outputs, with a Cast behind or in front of each."""
+
+    accepts: ClassVar[tuple[str, ...]] = ("onnx",)
+    needs: ClassVar[tuple[str, ...]] = ("onnx-ir",)
+
+    name_pattern: str = option("glob over names of inputs and outputs", "logits")
+    source_dtype: str = option("those that have this type", "float16", _TYPES)
+    target_dtype: str = option("get this one", "float32", _TYPES)
+
+    def check(self, model: Model, target: Target) -> None:
+        if self.source_dtype == self.target_dtype:
+            raise ColdpressError(f"source_dtype and target_dtype are both {self.source_dtype}, so nothing would change")
+        if model.path.exists() and (files := find_graphs(model.path)):
+            graphs = [load_graph(file).graph for file in files.values()]
+            if not any(self._chosen(graph) for graph in graphs):
+                raise self._nothing(graphs)
+
+    def run(self, model: Model, ctx: Context) -> Model:
+        def change(file: Path, target: Path) -> None:
+            graph = load_graph(file)
+            for value in self._chosen(graph.graph):
+                self._convert(graph.graph, value)
+            save_graph(graph, target)
+
+        rewrite_graphs(model.path, ctx.scratch, change)
+        return Model(ctx.scratch, "onnx", "", model.notes)
+
+    def _chosen(self, graph: ir.Graph) -> list[ir.Value]:
+        source = _type(self.source_dtype)
+        ends = [*graph.inputs, *graph.outputs]
+        return [
+            value for value in ends if fnmatch.fnmatchcase(str(value.name), self.name_pattern) and value.dtype == source
+        ]
+
+    def _nothing(self, graphs: list[ir.Graph]) -> ColdpressError:
+        ends = {str(value.name): value.dtype for graph in graphs for value in (*graph.inputs, *graph.outputs)}
+        found = ", ".join(f"{name} {dtype.name.lower() if dtype else '?'}" for name, dtype in ends.items())
+        return ColdpressError(
+            f"no input or output that matches '{self.name_pattern}' is {self.source_dtype}; found: {found}",
+            hint=did_you_mean(self.name_pattern, ends),
+        )
+
+    def _convert(self, graph: ir.Graph, value: ir.Value) -> None:
+        import onnx_ir as ir
+
+        inner, outer = _type(self.source_dtype), _type(self.target_dtype)
+        if value.is_graph_input():
+            cast = ir.node("Cast", [value], attributes={"to": inner.value}, name=f"{value.name}/Cast")
+            cast.outputs[0].name, cast.outputs[0].shape = f"{value.name}.{self.source_dtype}", value.shape
+            cast.outputs[0].dtype = inner
+            ir.convenience.replace_all_uses_with(value, cast.outputs[0])
+            cast.replace_input_with(0, value)
+            graph.insert_before(next(iter(graph)), cast)
+            value.dtype = outer
+            return
+        cast = ir.node("Cast", [value], attributes={"to": outer.value}, name=f"{value.name}/Cast")
+        made = cast.outputs[0]
+        made.shape, made.dtype, made.name = value.shape, outer, value.name
+        value.name = f"{value.name}.{self.source_dtype}"
+        graph.append(cast)
+        graph.outputs[list(graph.outputs).index(value)] = made
+
+
+def _type(name: str) -> ir.DataType:
+    import onnx_ir as ir
+
+    return ir.DataType[{"float32": "FLOAT"}.get(name, name.upper())]

@@ -1,0 +1,54 @@
+"""How ONNX Runtime shall open a model: optimization of the graph, threads, execution mode.
+
+They are written beside the graph, in ``session_options.json``, which coldpress's own metrics follow, and into the
+``genai_config.json`` of a chat model, which onnxruntime-genai follows. The graph itself stays as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from coldpress.errors import ColdpressError
+from coldpress.graphs.foreign.options import LEVELS, MODES, write_options
+from coldpress.model import Model
+from coldpress.parts import Context, Pass, option
+from coldpress.target import Target
+
+
+@dataclass(frozen=True)
+class SessionOptions(Pass):
+    """How ONNX Runtime shall open a model: optimization of the graph, threads, execution mode."""
+
+    accepts: ClassVar[tuple[str, ...]] = ("onnx",)
+    needs: ClassVar[tuple[str, ...]] = ("onnxruntime",)
+
+    graph_optimization_level: str | None = option("how far the graph is optimized when it is opened", None, LEVELS)
+    intra_op_num_threads: int | None = option("threads inside an operator; 0: one for each core", None)
+    inter_op_num_threads: int | None = option("threads for operators beside each other, in the parallel mode", None)
+    execution_mode: str | None = option("one operator after the other, or branches beside each other", None, MODES)
+    config_entries: dict[str, str] = option("further entries of the session's configuration", dict)
+
+    def check(self, model: Model, target: Target) -> None:
+        if not self.options:
+            raise ColdpressError("no option of the session is set", hint="set intra_op_num_threads, for instance")
+        for name in ("intra_op_num_threads", "inter_op_num_threads"):
+            if (getattr(self, name) or 0) < 0:
+                raise ColdpressError(f"{name}: {getattr(self, name)} is below zero", hint="0 means one for each core")
+        if self.inter_op_num_threads is not None and self.execution_mode == "sequential":
+            raise ColdpressError(
+                "inter_op_num_threads has no effect in the sequential mode",
+                hint="leave it out, or set execution_mode parallel",
+            )
+
+    def run(self, model: Model, ctx: Context) -> Model:
+        options, remarks = write_options(model.path, ctx.scratch, self.options)
+        warnings = [*model.notes.get("warnings", []), *remarks]
+        return Model(ctx.scratch, "onnx", "", {**model.notes, "session_options": options, "warnings": warnings})
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is set."""
+        names = ("graph_optimization_level", "intra_op_num_threads", "inter_op_num_threads", "execution_mode")
+        found = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return {**found, **({"config_entries": self.config_entries} if self.config_entries else {})}
