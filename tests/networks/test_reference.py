@@ -83,18 +83,6 @@ def test_bfloat16_weights_compute_in_float32(name, tmp_path):
     np.testing.assert_allclose(logits, ordinary_logits(expected, window), atol=1e-5)
 
 
-def test_fused_experts_load_the_model_whole(tmp_path):
-    config = transformers.Qwen3MoeConfig(
-        **SHAPE, head_dim=16, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32
-    )
-    model = save_model(config, tmp_path)
-    reference = Reference(tmp_path)
-    assert not reference.streamed
-    window = some_windows()[0]
-    (logits,) = reference.logits([window])
-    np.testing.assert_allclose(logits, ordinary_logits(model, window), atol=1e-5)
-
-
 def test_hidden_gives_the_outputs_of_named_modules(tmp_path):
     model = save_model(CONFIGS["llama, tied"](), tmp_path)
     window = some_windows()[2]

@@ -198,7 +198,9 @@ class _Run:
         self.windows = windows(model.path, request.text(), ctx.seed) if request.needs_data else None
         ids = np.zeros((1, 8), np.int64) if self.windows is None else self.windows.ids
         device = "cuda" if ctx.target.device == "gpu" else "cpu"
-        self.decoder = Layerwise(model.path, ids, device=device, trust_remote_code=request.trust_remote_code)
+        self.decoder = Layerwise(
+            model.path, ids, device=device, scratch=ctx.scratch, trust_remote_code=request.trust_remote_code
+        )
         self.shapes = self._shapes()
         self.grids = request.grids(self.shapes, self.scale_dtype)
 
@@ -287,6 +289,7 @@ class _Run:
             self.model.path,
             self.windows.ids[:_SENSITIVITY_WINDOWS, :_SENSITIVITY_TOKENS],
             device=self.decoder.device,
+            scratch=self.ctx.scratch,
             trust_remote_code=request.trust_remote_code,
         )
         found = menu(walker, grams, question, self.ctx.progress)
