@@ -142,7 +142,9 @@ def test_each_expert_has_the_gram_matrix_of_its_own_tokens(name: str, leaves: tu
     for layer in decoder.layers:
         grams = {gram.modules: gram for gram in found.get(layer)}
         inputs, chosen = seen[f"{layer}.mlp.experts"]
-        block = next(module for modules in grams for module in modules if ".experts." in module).partition(".experts")[0]
+        block = next(module for modules in grams for module in modules if ".experts." in module).partition(".experts")[
+            0
+        ]
         for place in range(4):
             gram = grams[tuple(f"{block}.experts.{place}.{leaf}" for leaf in leaves)]
             own = inputs[(chosen == place).any(axis=1)].astype(np.float64)

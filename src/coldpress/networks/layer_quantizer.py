@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from coldpress.errors import ColdpressError
 from coldpress.networks.folds import Fold, folds_of
 from coldpress.networks.grams import HEAD, Gram, GramFolder
 from coldpress.networks.layerwise import Layerwise
 from coldpress.networks.packed import embedding
+from coldpress.networks.packed.patterns import is_expert
 from coldpress.networks.quantized_folder import packed_tensors
 from coldpress.networks.weights import Weights
 from coldpress.quant.awq import Scaling, awq
@@ -175,3 +177,30 @@ class LayerQuantizer:
             "exact": missed == 0.0,
             "bytes": sum(tensor.nbytes for tensor in packed.values()),
         }
+
+
+def check_experts(decoder: Layerwise, grids: Mapping[str, Grid]) -> None:
+    """Raise ColdpressError where some experts of a layer get another grid than others, or none: no reader expects that."""
+    for layer in decoder.layers:
+        for modules in zip(*decoder.experts(layer), strict=True):
+            found = {module: f"{grids[module].bits} bits" if module in grids else "floats" for module in modules}
+            if len(set(found.values())) > 1:
+                other = next(module for module in modules if found[module] != found[modules[0]])
+                part = modules[0].rpartition(".")[2]
+                raise ColdpressError(
+                    f"'{modules[0]}' would have {found[modules[0]]} and '{other}' {found[other]}; "
+                    "checkpoints are read as if the experts of a layer were alike",
+                    hint=f"choose all of them, as '{layer}.*.experts.*.{part}' or '*.experts.*' does",
+                )
+
+
+def remarks(notes: Sequence[Note]) -> list[str]:
+    """What the reader of a report should know of these modules."""
+    experts = {note["name"].rpartition(".")[0]: note["tokens"] for note in notes if is_expert(note["name"])}
+    cold = sum(tokens == 0 for tokens in experts.values())
+    if not cold:
+        return []
+    return [
+        f"No token of the calibration text came to {cold} of {len(experts)} experts: they were rounded without data. "
+        "More windows (--num_samples) or more varied text reach more of them."
+    ]

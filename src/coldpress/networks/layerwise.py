@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from coldpress.errors import ColdpressError
 from coldpress.networks.decoder_layer import DecoderLayer, Watcher, loaded, running_as
 from coldpress.networks.reference import _empty_model, _load_while_running, _Shards, _tied_names
+from coldpress.networks.routers import is_router
 from coldpress.networks.weights import Weights
 from coldpress.quant.grid import Floats
 
@@ -146,6 +147,11 @@ class Layerwise:
     def linears(self, layer: str) -> dict[str, Any]:
         """The linear modules of a layer by their names, without those that route."""
         return self._layers[layer].linears()
+
+    def routers(self, layer: str) -> list[str]:
+        """The names of a layer's modules that decide where a token goes."""
+        names = [name.removesuffix(".weight") for name in self._layers[layer].names]
+        return [name for name in names if is_router(name)]
 
     def experts(self, layer: str) -> list[tuple[str, ...]]:
         """The names of gate, up and down of each expert of a layer."""
