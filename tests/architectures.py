@@ -102,6 +102,11 @@ _RECIPES: dict[str, tuple[str, str, dict[str, Any]]] = {
             "first_k_dense_replace": 1,
         },
     ),
+    "jamba": (
+        "JambaForCausalLM",
+        "JambaConfig",
+        {**_CAUSAL, "num_experts": 4, "num_experts_per_tok": 2, "attn_layer_period": 2, "attn_layer_offset": 1},
+    ),
     "granitemoe": (
         "GraniteMoeForCausalLM",
         "GraniteMoeConfig",

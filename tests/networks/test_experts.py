@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -187,9 +186,39 @@ def test_one_expert_is_in_memory_at_a_time(tmp_path: Path):
     assert len(set().union(*present)) == 4
 
 
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", [3, 7])
+def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(after: int, tmp_path: Path):
+    folder, ids = checkpoint("qwen2_moe", tmp_path / "model").folder, np.random.default_rng(0).integers(3, 320, (6, 12))
+
+    def run(name: str, stop: int) -> int:
+        seen = []
+
+        def progress(_what: str, done: float, _total: float) -> None:
+            seen.append(done)
+            if len(seen) == stop:
+                raise Stopped
+
+        (tmp_path / name).mkdir(exist_ok=True)
+        collect(Layerwise(folder, ids, batch=2), GRID, tmp_path / name, progress=progress)
+        return len(seen)
+
+    whole = run("whole", 0)
+    with pytest.raises(Stopped):
+        run("stopped", after)
+    assert run("stopped", 0) == whole if after < 4 else run("stopped", 0) < whole
+    for file in sorted((tmp_path / "whole").iterdir()):
+        assert (tmp_path / "stopped" / file.name).read_bytes() == file.read_bytes(), file.name
+    assert not list((tmp_path / "stopped").glob("*.part"))
+
+
 def test_memory_counts_one_expert(tmp_path: Path):
-    def fixed(experts: int, make: Callable[..., Any] = checkpoint) -> int:
-        folder = make("qwen3_moe", tmp_path / str(experts), num_experts=experts, moe_intermediate_size=512).folder
+    def fixed(experts: int) -> int:
+        changes = {"num_experts": experts, "moe_intermediate_size": 512}
+        folder = checkpoint("qwen3_moe", tmp_path / str(experts), **changes).folder
         return Layerwise(folder, np.zeros((1, 8), np.int64)).memory(8)[0]
 
     few, many = fixed(4), fixed(16)

@@ -11,6 +11,7 @@ import transformers
 
 from coldpress.errors import ColdpressError
 from coldpress.networks.reference import Reference
+from tests.architectures import checkpoint
 
 SHAPE = {
     "hidden_size": 64,
@@ -81,6 +82,14 @@ def test_bfloat16_weights_compute_in_float32(name, tmp_path):
     window = some_windows()[0]
     (logits,) = Reference(tmp_path / "bf16").logits([window])
     np.testing.assert_allclose(logits, ordinary_logits(expected, window), atol=1e-5)
+
+
+def test_a_model_that_reads_parameters_of_other_modules_is_loaded_whole(tmp_path):
+    model = checkpoint("jamba", tmp_path).model
+    reference, window = Reference(tmp_path), some_windows()[0]
+    (logits,) = reference.logits([window])
+    assert not reference.streamed
+    np.testing.assert_allclose(logits, ordinary_logits(model, window), atol=1e-5)
 
 
 def test_hidden_gives_the_outputs_of_named_modules(tmp_path):

@@ -28,8 +28,8 @@ SCALED = ("best", "awq")
 LM_HEAD = "lm_head"
 #: why an expert has simpler codes
 COLD = "no token came to it"
-#: inputs that the scales of a fold are searched for
-_SEARCHED = 8
+#: what the scales of a fold are searched for at most, beyond the busiest input
+_SEARCHED_INPUTS, _SEARCHED_WEIGHTS = 8, 1 << 27
 
 Tensors = dict[str, Any]
 Note = dict[str, Any]
@@ -147,15 +147,15 @@ class LayerQuantizer:
     def _searched(self, fold: Fold, weights: Weights, readers: list[str], grams: Mapping[str, Gram]) -> Scaling:
         """The best scales of a fold. Of many experts those with most tokens speak for all."""
         inputs = {id(grams[reader]): grams[reader] for reader in readers}
-        busiest = sorted(inputs, key=lambda place: -inputs[place].tokens)[:_SEARCHED]
-        power = {place: to_numpy(shrink(to_torch(inputs[place].matrix), inputs[place].tokens)) for place in busiest}
-        chosen = [reader for reader in readers if id(grams[reader]) in power]
-        return awq(
-            [weights[f"{reader}.weight"] for reader in chosen],
-            [power[id(grams[reader])] for reader in chosen],
-            self.grids[chosen[0]],
-            heads=fold.heads,
-        )
+        chosen: dict[str, Floats] = {}
+        power: list[Floats] = []
+        for gram in sorted(inputs.values(), key=lambda gram: -gram.tokens)[:_SEARCHED_INPUTS]:
+            own = {reader: weights[f"{reader}.weight"] for reader in readers if grams[reader] is gram}
+            if power and sum(weight.size for weight in (*chosen.values(), *own.values())) > _SEARCHED_WEIGHTS:
+                break
+            chosen |= own
+            power += [to_numpy(shrink(to_torch(gram.matrix), gram.tokens))] * len(own)
+        return awq(list(chosen.values()), power, self.grids[next(iter(chosen))], heads=fold.heads)
 
     def _note(self, module: str, weight: Floats, made: Calibrated, packed: Tensors, gram: Gram | None) -> Note:
         grid = self.grids[module]

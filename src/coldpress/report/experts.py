@@ -28,8 +28,8 @@ def tokens_by_expert(layers: Sequence[Mapping[str, Any]]) -> str:
     most = max(tokens for experts in mixtures.values() for tokens in experts.values())
     rows = "".join(_row(name, experts, most) for name, experts in mixtures.items())
     return (
-        "<table><caption>Calibration tokens by expert. The darker a cell, the more tokens came to the expert; a dashed one "
-        "got none, and was rounded without data.</caption>"
+        '<table class="tokens"><caption>Calibration tokens by expert. The darker a cell, the more tokens came to the expert; a dashed '
+        "one got none, and was rounded without data.</caption>"
         f'<thead><tr><th scope="col">Experts of</th>{head}<th scope="col">Each</th></tr></thead><tbody>{rows}</tbody></table>'
     )
 
@@ -38,19 +38,18 @@ def _row(name: str, experts: Mapping[int, float], most: float) -> str:
     counts = list(experts.values())
     figures = (min(counts), median(counts), max(counts), sum(count == 0 for count in counts))
     cells = "".join(f'<td class="n">{quantity(figure)}</td>' for figure in figures)
-    return f'<tr><th scope="row">{escape(name).replace(".", ".<wbr>")}</th>{cells}<td>{_strip(experts, most)}</td></tr>'
+    return f'<tr><th scope="row">{escape(name)}</th>{cells}<td>{_strip(experts, most)}</td></tr>'
 
 
 def _strip(experts: Mapping[int, float], most: float) -> str:
     width = _WIDTH / max(len(experts), 40)
     cells = "".join(
+        f"<g><title>expert {place}: {quantity(tokens)} tokens</title>"
         f'<rect class="{_colour(tokens, most)}" x="{index * width + 0.5:.1f}" y="0.5" width="{width - 1:.1f}" '
-        f'height="{_HEIGHT - 1}"><title>expert {place}: {quantity(tokens)} tokens</title></rect>'
+        f'height="{_HEIGHT - 1}"/></g>'
         for index, (place, tokens) in enumerate(sorted(experts.items()))
     )
-    return (
-        f'<svg role="img" aria-label="Tokens of {len(experts)} experts" viewBox="0 0 {_WIDTH} {_HEIGHT}">{cells}</svg>'
-    )
+    return f'<svg role="img" aria-label="Tokens of {len(experts)} experts" viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none">{cells}</svg>'
 
 
 def _colour(tokens: float, most: float) -> str:
