@@ -65,6 +65,58 @@ _RECIPES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "Qwen3MoeConfig",
         {**_CAUSAL, "head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
     ),
+    "qwen3_moe_mixed": (
+        "Qwen3MoeForCausalLM",
+        "Qwen3MoeConfig",
+        {
+            **_CAUSAL,
+            "head_dim": 16,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "mlp_only_layers": [0],
+        },
+    ),
+    "qwen2_moe": (
+        "Qwen2MoeForCausalLM",
+        "Qwen2MoeConfig",
+        {
+            **_CAUSAL,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "shared_expert_intermediate_size": 48,
+        },
+    ),
+    "mixtral": ("MixtralForCausalLM", "MixtralConfig", {**_CAUSAL, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "olmoe": ("OlmoeForCausalLM", "OlmoeConfig", {**_CAUSAL, "num_experts": 4, "num_experts_per_tok": 2}),
+    "glm4_moe": (
+        "Glm4MoeForCausalLM",
+        "Glm4MoeConfig",
+        {
+            **_CAUSAL,
+            "head_dim": 16,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "first_k_dense_replace": 1,
+        },
+    ),
+    "jamba": (
+        "JambaForCausalLM",
+        "JambaConfig",
+        {**_CAUSAL, "num_experts": 4, "num_experts_per_tok": 2, "attn_layer_period": 2, "attn_layer_offset": 1},
+    ),
+    "granitemoe": (
+        "GraniteMoeForCausalLM",
+        "GraniteMoeConfig",
+        {**_CAUSAL, "num_local_experts": 4, "num_experts_per_tok": 2},
+    ),
+    "gpt_oss": (
+        "GptOssForCausalLM",
+        "GptOssConfig",
+        {**_CAUSAL, "head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2, "rope_parameters": None},
+    ),
     "phi3": ("Phi3ForCausalLM", "Phi3Config", _CAUSAL),
     "phi3_partial": (
         "Phi3ForCausalLM",
@@ -187,12 +239,12 @@ class Tiny:
     model: Any
 
 
-def checkpoint(name: str, folder: Path) -> Tiny:
-    """The tiny checkpoint of an architecture by name, written to ``folder``."""
+def checkpoint(name: str, folder: Path, **changes: Any) -> Tiny:
+    """The tiny checkpoint of an architecture by name, written to ``folder``; ``changes`` of its settings."""
     import transformers
 
     class_name, config_name, settings = _RECIPES[name]
-    model = getattr(transformers, class_name)(getattr(transformers, config_name)(**settings)).eval()
+    model = getattr(transformers, class_name)(getattr(transformers, config_name)(**{**settings, **changes})).eval()
     _randomise(model)
     model.save_pretrained(folder)
     return Tiny(name, folder, model)

@@ -75,6 +75,15 @@ def pack_folder(
     return Packed(output / "packed", output / "plain", made)
 
 
+def ignoring_the_rest(packed: Packed) -> None:
+    """Tell transformers which linear layers are not packed, the head and routers among them."""
+    file = packed.folder / "config.json"
+    config = json.loads(file.read_text())
+    names = {name.removesuffix(".weight") for name in Checkpoint(packed.plain).tensors}
+    config["quantization_config"]["ignore"] = sorted({"lm_head", *names} - set(packed.codes))
+    file.write_text(json.dumps(config))
+
+
 def transformers_logits(folder: Path, window: np.ndarray) -> np.ndarray:
     """The logits [tokens, vocabulary] that plain transformers gives in float32."""
     import torch

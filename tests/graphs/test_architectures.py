@@ -30,6 +30,10 @@ DECODERS = [
     "qwen2",
     "qwen3",
     "qwen3_moe",
+    "qwen2_moe",
+    "mixtral",
+    "olmoe",
+    "granitemoe",
     "phi3",
     "gemma2",
     "gemma3",
@@ -44,9 +48,9 @@ ENCODERS = ["bert", "distilbert", "vit"]
 PAIRS = ["t5", "whisper"]
 VARIANTS = ["llama_narrow", "llama_padded", "qwen2_windows", "llama_scaled", "phi3_long", "phi3_partial"]
 #: architectures whose weights lie as another's do, so that pressing them to fewer bits says little more
-ALIKE = ("smollm3", "mistral", "olmo2", "gpt_neo", "distilbert", *VARIANTS[2:])
+ALIKE = ("smollm3", "mistral", "mixtral", "olmoe", "olmo2", "gpt_neo", "distilbert", *VARIANTS[2:])
 #: parts of the names of weights with two axes that are no linear layer and no token embedding, or a router
-FLOAT = ("position", "wpe", "token_type", "relative_attention_bias", "mlp.gate.weight")
+FLOAT = ("position", "wpe", "token_type", "relative_attention_bias", "gate.weight", "router")
 TOKENS = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings", "shared", "proj_out")
 CLOSE = 1e-4
 

@@ -145,9 +145,11 @@ def test_fused_projections_are_cut_as_codes(
     assert_computes_the_codes(pressed, packed)
 
 
-@pytest.mark.parametrize("name", ["qwen3_moe", "gemma3"])
+@pytest.mark.parametrize("name", ["qwen3_moe", "qwen2_moe", "mixtral", "olmoe", "gemma3"])
 def test_other_architectures_keep_their_codes(tiny: Callable[..., Any], tmp_path: Path, name: str):
-    packed = pack_folder(tiny(name).folder, tmp_path, "compressed-tensors", lambda _: Grid(4, 16, False))
+    linears = ("_proj", ".w1", ".w2", ".w3")
+    packed = pack_folder(tiny(name).folder, tmp_path, "compressed-tensors", lambda _: Grid(4, 16, False), linears)
+    assert ("moe" in name or name == "mixtral") == any(".experts.3." in module for module in packed.codes)
     pressed = press(packed.folder, tmp_path / "pressed", accuracy_level=0, **EXACT)
     stored = [layer for layer in pressed.notes["layers"] if layer["algorithm"] == "as stored"]
     assert sum(layer["bytes"] for layer in stored) == sum(

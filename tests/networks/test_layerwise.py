@@ -17,7 +17,8 @@ from coldpress.quant.kquant import kquant
 from tests.architectures import checkpoint
 
 FOLDED = ("llama", "smollm2", "qwen2", "qwen3", "phi3", "gemma2", "gemma3", "mistral", "granite", "smollm3")
-WALKED = (*FOLDED, "olmo2", "gpt_neox")
+MIXTURES = ("qwen3_moe", "qwen3_moe_mixed", "qwen2_moe", "mixtral", "olmoe")
+WALKED = (*FOLDED, *MIXTURES, "olmo2", "gpt_neox", "glm4_moe")
 GRID = Grid(4, 16, False)
 
 
@@ -52,7 +53,7 @@ def test_layer_by_layer_is_what_transformers_computes(name, tmp_path):
     np.testing.assert_allclose(walked(Layerwise(folder, ids, batch=2)), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", FOLDED)
+@pytest.mark.parametrize("name", [*FOLDED, *MIXTURES])
 def test_a_fold_changes_nothing(name, tmp_path):
     """Any scales, folded at every place that a layer has, leave what the network computes."""
     folder = checkpoint(name, tmp_path / "model").folder
@@ -60,11 +61,9 @@ def test_a_fold_changes_nothing(name, tmp_path):
     random = np.random.default_rng(1)
 
     def scaled(decoder: Layerwise, layer: str):
-        import torch
-
-        weights = {name: tensor.numpy().copy() for name, tensor in decoder.weights(layer).items()}
-        folds = folds_of(layer, weights, decoder.config)
-        assert len(folds) == 4
+        weights, experts = decoder.weights(layer), decoder.experts(layer)
+        folds = folds_of(layer, weights, decoder.config, experts)
+        assert len(folds) == (3 + (name == "qwen2_moe") + len(experts) if experts else 4)
         for fold in folds:
             size = weights[f"{fold.readers[0]}.weight"].shape[1]
             scales = np.exp(random.standard_normal(size)).astype(np.float32)
@@ -72,8 +71,8 @@ def test_a_fold_changes_nothing(name, tmp_path):
                 queries, shared = fold.heads
                 grouped = scales.reshape(shared, queries // shared, -1)
                 scales = np.broadcast_to(grouped[:, :1], grouped.shape).reshape(-1).copy()
-            fold.apply(weights, scales, "float32")
-        return {name: torch.from_numpy(weight) for name, weight in weights.items()}
+            weights, _ = fold.apply(weights, scales, "float32")
+        return weights
 
     plain = walked(decoder)
     folded = walked(decoder, scaled)
@@ -86,10 +85,10 @@ def test_a_norm_stored_in_bfloat16_still_loses_nothing(tmp_path):
     folder = checkpoint("llama", tmp_path / "model").folder
     decoder = Layerwise(folder, token_ids())
     layer = decoder.layers[0]
-    weights = {name: tensor.numpy().copy() for name, tensor in decoder.weights(layer).items()}
+    weights = decoder.weights(layer)
     fold = folds_of(layer, weights, decoder.config)[0]
     before = weights[f"{fold.readers[0]}.weight"] * weights[f"{fold.source}.weight"]
-    fold.apply(weights, np.linspace(0.5, 2, 64, dtype=np.float32), bfloat16)
+    weights, _ = fold.apply(weights, np.linspace(0.5, 2, 64, dtype=np.float32), bfloat16)
     norm = weights[f"{fold.source}.weight"]
     np.testing.assert_array_equal(norm, norm.astype(bfloat16).astype(np.float32))
     np.testing.assert_allclose(weights[f"{fold.readers[0]}.weight"] * norm, before, rtol=1e-6)
@@ -97,8 +96,7 @@ def test_a_norm_stored_in_bfloat16_still_loses_nothing(tmp_path):
 
 def test_a_network_that_is_not_in_the_table_is_not_folded(tmp_path):
     decoder = Layerwise(checkpoint("olmo2", tmp_path / "model").folder, token_ids())
-    weights = {name: tensor.numpy() for name, tensor in decoder.weights(decoder.layers[0]).items()}
-    assert folds_of(decoder.layers[0], weights, decoder.config) == []
+    assert folds_of(decoder.layers[0], decoder.weights(decoder.layers[0]), decoder.config) == []
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])
@@ -195,7 +193,7 @@ def test_a_file_that_is_cut_off_is_named(tmp_path):
     (tmp_path / "grams").mkdir()
     decoder = Layerwise(folder, token_ids())
     collect(decoder, GRID, tmp_path / "grams")
-    file = tmp_path / "grams" / f"{decoder.layers[0]}.grams"
+    file = tmp_path / "grams" / f"{decoder.layers[0]}.zip"
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(ColdpressError, match="is damaged"):
         GramFolder(tmp_path / "grams").get(decoder.layers[0])

@@ -56,6 +56,19 @@ def test_no_exponent_on_a_fine_grid_is_much_better() -> None:
     assert slow_loss(weights, gram, found.scales, grid) < 1.02 * least
 
 
+def test_weights_with_inputs_of_their_own_count_by_these() -> None:
+    weights, gram = make_layer(128, 20)
+    _, other = make_layer(128, 3)
+    grid = Grid(4, 32, False)
+    found = awq(weights, [gram, other], grid)
+    before, after = (
+        sum(slow_loss([weight], own, scales, grid) for weight, own in zip(weights, (gram, other), strict=True))
+        for scales in (np.ones(128, np.float32), found.scales)
+    )
+    assert found.gain == pytest.approx(1 - after / before, abs=0.01)
+    assert np.array_equal(awq(weights, [gram, gram], grid).scales, awq(weights, gram, grid).scales)
+
+
 def test_without_a_gain_nothing_is_scaled() -> None:
     weights, gram = make_layer(64, 1)
     found = awq(weights, np.diag(np.full(64, 3.0)).astype(np.float32), Grid(8, 32, False))

@@ -128,6 +128,34 @@ def test_experts_share_a_cell_that_shows_the_worst(make_report):
     assert any("experts.4.up_proj, error 0.0400" in title and "worst of 4" in title for title in titles)
 
 
+def test_tokens_by_expert(make_report):
+    tokens = {0: 40, 1: 0, 2: 7, 3: 25}
+    watched = [
+        {
+            "name": f"model.layers.{i}.mlp.experts.{place}.up_proj",
+            "bits": 4,
+            "tokens": count * (1 + i),
+            "output_error": None,
+        }
+        for i in range(2)
+        for place, count in tokens.items()
+    ]
+    document = Document(page(make_report(calibration={"layers": watched, "tokens": 64, "windows": 2, "text": "ours"})))
+    assert document.of("title").count("expert 1: 0 tokens") == 2
+    assert "expert 0: 80 tokens" in document.of("title")
+    assert "Fewest Median Most Without any Each" in document.text
+    assert "0 16 40 1" in document.text and "0 32 80 1" in document.text
+    strip = [attrs for tag, attrs in document.tags if tag == "svg" and attrs.get("aria-label") == "Tokens of 4 experts"]
+    assert len(strip) == 2
+
+
+def test_a_model_without_experts_has_no_table_of_them(make_report):
+    watched = [{"name": "model.layers.0.mlp.up_proj", "bits": 4, "tokens": 64, "output_error": 0.1}]
+    assert "by expert" not in page(
+        make_report(calibration={"layers": watched, "tokens": 64, "windows": 2, "text": "ours"})
+    )
+
+
 def test_encoder_and_decoder_have_a_map_each(make_report):
     layers = [
         {"name": f"{side}.layers.{i}.fc1", "relative_error": 0.1} for side in ("encoder", "decoder") for i in (0, 1)

@@ -21,9 +21,10 @@ import onnx_ir as ir
 
 from coldpress.graphs.kernels import Encoding, fitting_block
 from coldpress.graphs.layout import Layout, Place, Quantized
-from coldpress.graphs.linears import Embedding, Linear, find_embeddings, find_head, find_linears, is_router
+from coldpress.graphs.linears import Embedding, Linear, find_embeddings, find_head, find_linears
 from coldpress.graphs.stored import stored_encoding
 from coldpress.networks.checkpoint import Span
+from coldpress.networks.routers import is_router
 
 CONTRIB = "com.microsoft"
 _ONNX_TYPES = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}

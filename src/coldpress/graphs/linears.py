@@ -6,15 +6,11 @@ checkpoint has it, ``[out, in]``, and every embedding as ``Gather(weight, ids)``
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
-
-#: modules whose weights stay float: tiny, and they decide where a token goes
-ROUTERS = ("*.gate", "*.router", "*.router.*", "*.shared_expert_gate", "*.block_sparse_moe.gate")
 
 
 @dataclass
@@ -70,10 +66,6 @@ def find_embeddings(graph: ir.Graph, sources: Mapping[str, Any], vocabulary: int
                 and node.attributes.get_int("axis", 0) == 0
             ):
                 yield Embedding(_strip(weight.name), node, weight)
-
-
-def is_router(module: str) -> bool:
-    return any(fnmatch.fnmatchcase(module, pattern) for pattern in ROUTERS)
 
 
 def find_head(graph: ir.Graph, linears: list[Linear]) -> Linear | None:

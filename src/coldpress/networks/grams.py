@@ -6,29 +6,30 @@ this rounding is always the same, the Gram matrices belong to the model, the tex
 and bit budget can be tried on them without running the model again.
 
 Where the processor multiplies in bfloat16, layers run in it; the sums stay float32. What is lost by that is far less than what
-the rounded weights in front lose.
+the rounded weights in front lose. Each expert of a mixture has matrices of its own, of the tokens that came to it; one that no token came to has none.
 
 Layer by layer the matrices are written to a folder, as is the state between two layers, so a run that was killed goes on
-where it was. The hidden states lie in mapped files, never in memory as a whole.
+where it was. The hidden states lie in mapped files, never in memory as a whole; of the matrices, those of one expert are
+in memory at a time.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import zipfile
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from coldpress.errors import WORK_FAILED, ColdpressError
-from coldpress.networks.layerwise import Layerwise, States, Tensors
+from coldpress.networks.decoder_layer import Watcher
+from coldpress.networks.layerwise import Layerwise, States
 from coldpress.quant.grid import Floats, Grid, dequantize
 from coldpress.quant.kquant import kquant
 
@@ -36,24 +37,48 @@ if TYPE_CHECKING:
     import torch
 
 Progress = Callable[[str, float, float], None]
-HEAD = "head"
+HEAD, _FACTS = "head", "facts.json"
 #: columns of a Gram matrix that are computed at once; what lies below the diagonal of these strips is not computed
 _STRIP = 192
 #: tokens in one product: a bfloat16 product is rounded once, so the rounding errors of many average out
 _TOKENS = 2048
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Gram:
-    """``matrix [K, K]`` of the input that ``modules`` share, summed over ``tokens``."""
+    """The ``matrix [K, K]`` of the input that ``modules`` share, summed over ``tokens``; ``read`` gives it.
+
+    ``scales [K]``: what the input has been divided by since.
+    """
 
     modules: tuple[str, ...]
-    matrix: Floats
     tokens: int
+    read: Callable[[], Floats]
+    scales: Floats | None = None
+
+    @property
+    def matrix(self) -> Floats:
+        """Read anew each time, so that nothing is in memory that nobody works on."""
+        matrix = self.read()
+        if self.scales is not None:
+            matrix /= self.scales
+            matrix /= self.scales[:, None]
+        return matrix
+
+    def divided(self, scales: Floats) -> Gram:
+        """The matrix for an input that is divided by ``scales``."""
+        return replace(self, scales=scales if self.scales is None else self.scales * scales)
+
+
+#: takes the modules that share a matrix, its upper triangle row by row, and the tokens that it sums over
+Put = Callable[[Sequence[str], Floats, int], None]
 
 
 class GramFolder:
-    """Gram matrices on disk: one file a layer, each complete or absent."""
+    """Gram matrices on disk: one file a layer, each complete or absent.
+
+    A file is a zip archive of their upper triangles (``.npy``), so they can be written one by one, and read so.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -61,34 +86,48 @@ class GramFolder:
     def __contains__(self, layer: str) -> bool:
         return self._file(layer).is_file()
 
-    def put(self, layer: str, grams: Sequence[Gram]) -> None:
-        """Write the matrices of a layer (their upper triangles), then give the file its name."""
-        from safetensors.numpy import save_file
-
-        tensors = {str(place): _triangle(gram.matrix) for place, gram in enumerate(grams)}
-        facts = [{"tokens": gram.tokens, "modules": gram.modules} for gram in grams]
+    @contextmanager
+    def writing(self, layer: str) -> Iterator[Put]:
+        """Takes the matrices of a layer; the file gets its name at the end."""
         scratch = self._file(layer).with_suffix(".part")
-        save_file(tensors, scratch, metadata={"grams": json.dumps(facts)})
+        facts: list[dict[str, Any]] = []
+        with zipfile.ZipFile(scratch, "w") as archive:
+
+            def put(modules: Sequence[str], triangle: Floats, tokens: int) -> None:
+                with archive.open(f"{len(facts)}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, triangle)
+                facts.append({"tokens": tokens, "modules": list(modules)})
+
+            yield put
+            with archive.open(_FACTS, "w") as member:
+                member.write(json.dumps(facts).encode())
         os.replace(scratch, self._file(layer))
 
     def get(self, layer: str) -> list[Gram]:
         """The matrices of a layer; ColdpressError for a file that is cut off."""
-        from safetensors import SafetensorError, safe_open
+        with self._open(layer) as archive:
+            facts = json.loads(archive.read(_FACTS))
+        return [
+            Gram(tuple(fact["modules"]), fact["tokens"], partial(self._read, layer, place))
+            for place, fact in enumerate(facts)
+        ]
 
+    def _read(self, layer: str, place: int) -> Floats:
+        with self._open(layer) as archive, archive.open(f"{place}.npy") as member:
+            return _square(np.lib.format.read_array(member))
+
+    @contextmanager
+    def _open(self, layer: str) -> Iterator[zipfile.ZipFile]:
         try:
-            with safe_open(self._file(layer), framework="np") as file:
-                facts = json.loads(file.metadata()["grams"])
-                return [
-                    Gram(tuple(fact["modules"]), _square(file.get_tensor(str(place))), fact["tokens"])
-                    for place, fact in enumerate(facts)
-                ]
-        except SafetensorError as error:
+            with zipfile.ZipFile(self._file(layer)) as archive:
+                yield archive
+        except (zipfile.BadZipFile, KeyError) as error:
             raise ColdpressError(
                 f"{self._file(layer)} is damaged: {error}", hint="delete its folder and run the command again"
             ) from error
 
     def _file(self, layer: str) -> Path:
-        return self.folder / f"{layer}.grams"
+        return self.folder / f"{layer}.zip"
 
 
 def collect(
@@ -108,46 +147,24 @@ def collect(
         return found
     done, states = _resume(decoder, found)
     total, size = len(layers) * len(decoder.ids), len(decoder.ids)
-    with _Disk() as disk:
-        for place in range(done, len(layers)):
-            layer = layers[place]
-            weights = decoder.weights(layer)
-            _round(weights, [name for name in decoder.linears(layer) if not skip(name)], grid)
-            after = _states_file(folder, place + 1, decoder)
-            with watching(decoder.linears(layer)) as grams:
-                run_to = lambda part, place=place: progress("calibrating", place * size + part, total)  # noqa: E731
-                decoder.run(layer, weights, states, after, run_to)
-            matrices = grams.matrices()
-            _check(layer, matrices)
-            disk.write(partial(_commit, folder, place, after, found, layer, matrices))
-            states = after
-    found.put(HEAD, [_head(decoder, states)])
+    for place in range(done, len(layers)):
+        layer = layers[place]
+        rounded = [f"{name}.weight" for name in decoder.linears(layer) if not skip(name)]
+        weights = decoder.weights(layer).changed(dict.fromkeys(rounded, partial(_rounded, grid=grid)))
+        after = _states_file(folder, place + 1, decoder)
+        run_to = lambda windows, place=place: progress("calibrating", place * size + windows, total)  # noqa: E731
+        # the states get their name before the matrices do: so those that a later run needs are always there
+        with found.writing(layer) as put:
+            watch = _Watch(layer, put, run_to)
+            decoder.run(layer, weights, states, after, watch)
+            watch.left(watch.modules)
+            states = _named(folder, place + 1, after)
+        (folder / f"{place}.npy").unlink()
+    with found.writing(HEAD) as put:
+        last = _head(decoder, states)
+        put([HEAD], last.triangle(), last.tokens)
     _remove_states(folder)
     return found
-
-
-class _Disk:
-    """Writes one thing at a time while the next is computed; a failure shows at the next write or at the end."""
-
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1)
-        self._last: Future[None] | None = None
-
-    def __enter__(self) -> _Disk:
-        return self
-
-    def write(self, what: Callable[[], None]) -> None:
-        self._wait()
-        self._last = self._thread.submit(what)
-
-    def _wait(self) -> None:
-        if self._last is not None:
-            self._last.result()
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._thread.shutdown()
-        if kind is None:
-            self._wait()
 
 
 def multiplies_in_bfloat16(device: str) -> bool:
@@ -185,80 +202,66 @@ def _named(folder: Path, place: int, states: States) -> States:
     return states
 
 
-def _commit(folder: Path, place: int, after: States, found: GramFolder, layer: str, grams: Sequence[Gram]) -> None:
-    """First the states behind a layer, then its matrices: so the states that a later run needs are always there."""
-    _named(folder, place + 1, after)
-    found.put(layer, grams)
-    (folder / f"{place}.npy").unlink()
-
-
 def _remove_states(folder: Path) -> None:
     for file in folder.glob("*.npy*"):
         file.unlink()
 
 
-def _round(weights: Tensors, linears: Sequence[str], grid: Grid) -> None:
-    import torch
-
-    for name in linears:
-        weight = weights[f"{name}.weight"]
-        codes = kquant(weight.cpu().numpy(), grid)
-        weights[f"{name}.weight"] = torch.from_numpy(dequantize(codes, weight.shape[1])).to(weight.device)
+def _rounded(weight: Floats, grid: Grid) -> Floats:
+    return dequantize(kquant(weight, grid), weight.shape[1])
 
 
-def _head(decoder: Layerwise, states: States) -> Gram:
+def _head(decoder: Layerwise, states: States) -> _Sum:
     total = _Sum(decoder.width, decoder.device)
     for _, output in decoder.outputs(states):
         total.add(output)
-    return Gram((HEAD,), total.matrix(), total.tokens)
+    return total
 
 
-def _check(layer: str, grams: Sequence[Gram]) -> None:
-    for gram in grams:
-        if not np.isfinite(gram.matrix).all():
-            raise ColdpressError(
-                f"the inputs of {', '.join(gram.modules)} are not finite on the calibration text",
-                hint=f"the weights of {layer} or of a layer before it are damaged, or the model overflows",
-                exit_code=WORK_FAILED,
-            )
+class _Watch(Watcher):
+    """Sums the Gram matrices of a layer's inputs, and gives each to ``put`` when nothing more comes to its modules.
 
+    Linears that are given the very same tensor share a matrix, under the name of the first.
+    """
 
-@contextmanager
-def watching(linears: Mapping[str, Any]) -> Iterator[_Watch]:
-    """Sum the Gram matrices of the inputs of linear modules while they run."""
-    watch = _Watch()
-    hooks = [module.register_forward_pre_hook(watch.hook(name)) for name, module in linears.items()]
-    try:
-        yield watch
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-class _Watch:
-    """Linears that are given the very same tensor share a Gram matrix, under the name of the first."""
-
-    def __init__(self) -> None:
+    def __init__(self, layer: str, put: Put, progress: Callable[[float], None]):
+        self._layer, self._put, self._progress = layer, put, progress
         self._sums: dict[str, _Sum] = {}
         self._members: dict[str, list[str]] = {}
         self._last: list[tuple[torch.Tensor, str]] = []
 
-    def hook(self, name: str) -> Callable[[Any, tuple[Any, ...]], None]:
-        def see(_module: Any, args: tuple[Any, ...]) -> None:
-            values = args[0]
-            leader = next((leader for tensor, leader in self._last if tensor is values), None)
-            if leader is None or leader == name:
-                self._last = [*self._last, (values, name)][-2:]
-                if name not in self._sums:
-                    self._members[name], self._sums[name] = [name], _Sum(values.shape[-1], values.device)
-                self._sums[name].add(values)
-            elif name not in self._members[leader]:
-                self._members[leader].append(name)
+    def see(self, module: str, inputs: torch.Tensor) -> None:
+        leader = next((leader for tensor, leader in self._last if tensor is inputs), None)
+        if leader is None or leader == module:
+            self._last = [*self._last, (inputs, module)][-2:]
+            if module not in self._sums:
+                self._members[module], self._sums[module] = [module], _Sum(inputs.shape[-1], inputs.device)
+            self._sums[module].add(inputs)
+        elif module not in self._members[leader]:
+            self._members[leader].append(module)
 
-        return see
+    @property
+    def modules(self) -> list[str]:
+        """Those whose matrices are still being summed."""
+        return list(self._sums)
 
-    def matrices(self) -> list[Gram]:
-        return [Gram(tuple(self._members[name]), total.matrix(), total.tokens) for name, total in self._sums.items()]
+    def ran(self, windows: float) -> None:
+        self._progress(windows)
+
+    def left(self, modules: Collection[str]) -> None:
+        for leader in [module for module in modules if module in self._sums]:
+            total = self._sums.pop(leader)
+            triangle = total.triangle()
+            self._check(leader, triangle)
+            self._put(self._members[leader], triangle, total.tokens)
+
+    def _check(self, leader: str, sums: Floats) -> None:
+        if not np.isfinite(sums).all():
+            raise ColdpressError(
+                f"the inputs of {', '.join(self._members[leader])} are not finite on the calibration text",
+                hint=f"the weights of {self._layer} or of a layer before it are damaged, or the model overflows",
+                exit_code=WORK_FAILED,
+            )
 
 
 class _Sum:
@@ -277,23 +280,10 @@ class _Sum:
                 stop = start + _STRIP
                 self._sum[:stop, start:stop] += part[:, :stop].T @ part[:, start:stop]
 
-    def matrix(self) -> Floats:
-        """The sum so far, in its own memory where that is the CPU's: what is above the diagonal is mirrored below it."""
-        import torch
-
-        with torch.inference_mode():
-            for start in range(0, len(self._sum), _STRIP):
-                part = slice(start, start + _STRIP)
-                block = self._sum[part, part]
-                block.copy_(block.triu() + block.triu(1).T)
-                self._sum[part, :start] = self._sum[:start, part].T
-        whole: NDArray[np.float32] = self._sum.cpu().numpy()
-        return whole
-
-
-def _triangle(matrix: Floats) -> Floats:
-    """The upper triangle row by row, ``[K * (K + 1) / 2]``."""
-    return np.concatenate([matrix[row, row:] for row in range(len(matrix))])
+    def triangle(self) -> Floats:
+        """The upper triangle of the sum row by row, ``[K * (K + 1) / 2]``."""
+        matrix = self._sum.cpu().numpy()
+        return np.concatenate([matrix[row, row:] for row in range(len(matrix))])
 
 
 def _square(triangle: Floats) -> Floats:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from coldpress.networks.folds import folds_of
+from coldpress.errors import ColdpressError
+from coldpress.networks.folds import Fold, folds_of
 from coldpress.networks.grams import HEAD, Gram, GramFolder
 from coldpress.networks.layerwise import Layerwise
 from coldpress.networks.packed import embedding
+from coldpress.networks.packed.patterns import is_expert
 from coldpress.networks.quantized_folder import packed_tensors
-from coldpress.quant.awq import awq
-from coldpress.quant.calibrated import Calibrated, calibrate
+from coldpress.networks.weights import Weights
+from coldpress.quant.awq import Scaling, awq
+from coldpress.quant.calibrated import PLAIN, Calibrated, calibrate
 from coldpress.quant.gptq import shrink, to_numpy, to_torch
 from coldpress.quant.grid import Codes, Floats, Grid, dequantize, squared_error
 from coldpress.quant.kquant import kquant
@@ -23,6 +26,10 @@ from coldpress.quant.kquant import kquant
 #: algorithms that search AWQ's scales before they round
 SCALED = ("best", "awq")
 LM_HEAD = "lm_head"
+#: why an expert has simpler codes
+COLD = "no token came to it"
+#: what the scales of a fold are searched for at most, beyond the busiest input
+_SEARCHED_INPUTS, _SEARCHED_WEIGHTS = 8, 1 << 27
 
 Tensors = dict[str, Any]
 Note = dict[str, Any]
@@ -46,29 +53,30 @@ class LayerQuantizer:
 
     def layer(self, name: str) -> tuple[Tensors, list[Note]]:
         """The tensors of a layer, all of them, and what is to be noted of each quantized module."""
-        weights = {key: tensor.cpu().numpy() for key, tensor in self.decoder.weights(name).items()}
-        grams = self._grams_of(name)
-        alphas = self._fold(name, weights, grams) if self.algorithm in SCALED else {}
+        weights, grams = self.decoder.weights(name), self._grams_of(name)
+        alphas: dict[str, float] = {}
+        if self.algorithm in SCALED:
+            weights, alphas = self._folded(name, weights, grams)
         tensors: Tensors = {}
         notes = []
-        for module in self.decoder.linears(name):
-            if module not in self.grids:
-                continue
-            weight, gram = weights.pop(f"{module}.weight"), grams.get(module)
+        modules = [module for module in self.decoder.linears(name) if module in self.grids]
+        for module in modules:
+            weight, gram = weights[f"{module}.weight"], grams.get(module)
             made = self._codes(module, weight, gram)
             packed = self._packed(module, made.codes, weight.shape[1])
             tensors.update(packed)
-            note = self._note(module, weight, made, packed)
-            notes.append({**note, "alpha": alphas.get(module), "tokens": None if gram is None else gram.tokens})
-        tensors.update({key: weight.astype(self._dtype) for key, weight in weights.items()})
+            notes.append({**self._note(module, weight, made, packed, gram), "alpha": alphas.get(module)})
+        left = set(weights) - {f"{module}.weight" for module in modules}
+        tensors.update({key: weights[key].astype(self._dtype) for key in sorted(left)})
         return tensors, notes
 
     def head(self) -> tuple[Tensors, list[Note]]:
         """The layer that gives the logits, where it is a matrix of its own."""
         weight = self.decoder.head_weight().cpu().numpy()
-        made = self._codes(LM_HEAD, weight, self._grams_of(HEAD).get(HEAD))
+        gram = self._grams_of(HEAD).get(HEAD)
+        made = self._codes(LM_HEAD, weight, gram)
         packed = self._packed(LM_HEAD, made.codes, weight.shape[1])
-        return packed, [{**self._note(LM_HEAD, weight, made, packed), "role": "head"}]
+        return packed, [{**self._note(LM_HEAD, weight, made, packed, gram), "role": "head"}]
 
     def embedding(self, folder: Path) -> tuple[Tensors, list[Note]]:
         """The token embedding: its rounded values, and in ``folder`` the codes; it may be the head as well.
@@ -86,8 +94,8 @@ class LayerQuantizer:
             made = Calibrated(kquant(weight, grid, power), None, None, 0.0, 0.0)
         embedding.write(folder, module, made.codes, weight.shape[1])
         values = dequantize(made.codes, weight.shape[1]).astype(self._dtype)
-        note = {**self._note(module, weight, made, {}), "role": "embedding", "bytes": values.nbytes}
-        return {f"{module}.weight": values}, [note if gram is not None else {**note, "output_error": None}]
+        note = {**self._note(module, weight, made, {}, gram), "role": "embedding", "bytes": values.nbytes}
+        return {f"{module}.weight": values}, [note]
 
     def _packed(self, module: str, codes: Codes, columns: int) -> Tensors:
         """Transformers dequantizes a weight with zero points in the type of its scales: there a half would round again."""
@@ -109,9 +117,9 @@ class LayerQuantizer:
 
     def _codes(self, module: str, weight: Floats, gram: Gram | None) -> Calibrated:
         if gram is None:
-            # an expert that no token came to, or an algorithm that needs no data
-            plain = self.algorithm if self.algorithm in ("rtn", "kquant", "hqq") else "kquant"
-            return calibrate(weight, None, self.grids[module], plain)
+            plain = self.algorithm if self.algorithm in PLAIN else "kquant"
+            made = calibrate(weight, None, self.grids[module], plain)
+            return made if self.grams is None else replace(made, fallback=COLD)
         return calibrate(
             weight,
             gram.matrix,
@@ -122,23 +130,34 @@ class LayerQuantizer:
             device=self.decoder.device,
         )
 
-    def _fold(self, layer: str, weights: dict[str, Floats], grams: Mapping[str, Gram]) -> dict[str, float]:
-        """Search AWQ scales and fold them into ``weights`` and ``grams``; the exponents by module."""
+    def _folded(self, layer: str, weights: Weights, grams: dict[str, Gram]) -> tuple[Weights, dict[str, float]]:
+        """Search AWQ scales and fold them: the weights with them, and the exponents by module; ``grams`` is changed."""
         alphas: dict[str, float] = {}
-        for fold in folds_of(layer, weights, self.decoder.config):
-            if not all(reader in self.grids and reader in grams for reader in fold.readers):
+        for fold in folds_of(layer, weights, self.decoder.config, self.decoder.experts(layer)):
+            readers = [reader for reader in fold.readers if reader in grams]
+            if not readers or not all(reader in self.grids for reader in fold.readers):
                 continue
-            gram, grid = grams[fold.readers[0]], self.grids[fold.readers[0]]
-            power = to_numpy(shrink(to_torch(gram.matrix), gram.tokens))
-            found = awq([weights[f"{reader}.weight"] for reader in fold.readers], power, grid, heads=fold.heads)
+            found = self._searched(fold, weights, readers, grams)
             alphas.update(dict.fromkeys(fold.readers, found.alpha))
             if found.alpha:
-                scales = fold.apply(weights, found.scales, self._dtype)
-                gram.matrix /= scales
-                gram.matrix /= scales[:, None]
-        return alphas
+                weights, scales = fold.apply(weights, found.scales, self._dtype)
+                grams.update({reader: grams[reader].divided(scales) for reader in readers})
+        return weights, alphas
 
-    def _note(self, module: str, weight: Floats, made: Calibrated, packed: Tensors) -> Note:
+    def _searched(self, fold: Fold, weights: Weights, readers: list[str], grams: Mapping[str, Gram]) -> Scaling:
+        """The best scales of a fold. Of many experts those with most tokens speak for all."""
+        inputs = {id(grams[reader]): grams[reader] for reader in readers}
+        chosen: dict[str, Floats] = {}
+        power: list[Floats] = []
+        for gram in sorted(inputs.values(), key=lambda gram: -gram.tokens)[:_SEARCHED_INPUTS]:
+            own = {reader: weights[f"{reader}.weight"] for reader in readers if grams[reader] is gram}
+            if power and sum(weight.size for weight in (*chosen.values(), *own.values())) > _SEARCHED_WEIGHTS:
+                break
+            chosen |= own
+            power += [to_numpy(shrink(to_torch(gram.matrix), gram.tokens))] * len(own)
+        return awq(list(chosen.values()), power, self.grids[next(iter(chosen))], heads=fold.heads)
+
+    def _note(self, module: str, weight: Floats, made: Calibrated, packed: Tensors, gram: Gram | None) -> Note:
         grid = self.grids[module]
         missed = squared_error(weight, made.codes)
         size = float(np.square(weight, dtype=np.float64).sum())
@@ -150,10 +169,38 @@ class LayerQuantizer:
             "symmetric": grid.symmetric,
             "algorithm": self.algorithm,
             "relative_error": (missed / size) ** 0.5 if size else 0.0,
-            "output_error": made.error if self.grams is not None else None,
-            "rtn_output_error": made.rtn_error if self.grams is not None else None,
+            "output_error": None if gram is None else made.error,
+            "rtn_output_error": None if gram is None else made.rtn_error,
+            "tokens": gram.tokens if gram is not None else 0 if made.fallback == COLD else None,
             "damp": made.damp,
             "fallback": made.fallback,
             "exact": missed == 0.0,
             "bytes": sum(tensor.nbytes for tensor in packed.values()),
         }
+
+
+def check_experts(decoder: Layerwise, grids: Mapping[str, Grid]) -> None:
+    """Raise ColdpressError where some experts of a layer get another grid than others, or none: no reader expects that."""
+    for layer in decoder.layers:
+        for modules in zip(*decoder.experts(layer), strict=True):
+            found = {module: f"{grids[module].bits} bits" if module in grids else "floats" for module in modules}
+            if len(set(found.values())) > 1:
+                other = next(module for module in modules if found[module] != found[modules[0]])
+                part = modules[0].rpartition(".")[2]
+                raise ColdpressError(
+                    f"'{modules[0]}' would have {found[modules[0]]} and '{other}' {found[other]}; "
+                    "checkpoints are read as if the experts of a layer were alike",
+                    hint=f"choose all of them, as '{layer}.*.experts.*.{part}' or '*.experts.*' does",
+                )
+
+
+def remarks(notes: Sequence[Note]) -> list[str]:
+    """What the reader of a report should know of these modules."""
+    experts = {note["name"].rpartition(".")[0]: note["tokens"] for note in notes if is_expert(note["name"])}
+    cold = sum(tokens == 0 for tokens in experts.values())
+    if not cold:
+        return []
+    return [
+        f"No token of the calibration text came to {cold} of {len(experts)} experts: they were rounded without data. "
+        "More windows (--num_samples) or more varied text reach more of them."
+    ]

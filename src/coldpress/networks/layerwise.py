@@ -2,14 +2,17 @@
 
 The model is built with its parameters on ``meta``. Its own forward runs once with layers that only note how they are
 called, so masks, positions and whatever else a network gives each of its layers are its own. Then each layer runs alone,
-on batches of windows, with weights that were read for it, changed or not; its outputs are the inputs of the next.
+on batches of windows, with weights that were read for it, changed or not; its outputs are the inputs of the next. The
+experts of a layer take turns (`experts.Turns`): one at a time is in memory, and works on its tokens of all batches.
+
+Layers, modules and parameters have the names that they have in the checkpoint.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,20 +22,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coldpress.errors import ColdpressError
-from coldpress.networks.reference import (
-    _empty_model,
-    _load_while_running,
-    _Shards,
-    _stored_names,
-    _tied_names,
-)
+from coldpress.networks.decoder_layer import DecoderLayer, Watcher, loaded, running_as
+from coldpress.networks.reference import _empty_model, _load_while_running, _Shards, _tied_names
+from coldpress.networks.routers import is_router
+from coldpress.networks.weights import Weights
+from coldpress.quant.grid import Floats
 
 if TYPE_CHECKING:
     import torch
 
 #: hidden states ``[windows, tokens, width]``: float32, or bfloat16 as its bits in int16, which numpy has no name for
 States = NDArray[Any]
-Tensors = dict[str, "torch.Tensor"]
+#: what a calibration takes whatever the model: torch, transformers, the tokenizer
+_BASE_BYTES = 400_000_000
+_NOBODY = Watcher()
 
 
 @dataclass
@@ -47,7 +50,8 @@ class Layerwise:
     """The decoder layers of a folder, to be run one at a time on windows of token ids ``[windows, tokens]``.
 
     ``layers``: their names, such as ``model.layers.0``. ``batch``: windows that run at once. The weights are float32 and
-    the work is done on ``device``; with ``in_bfloat16`` `run` casts them and all that a layer works with. Code from the folder runs only with ``trust_remote_code``.
+    the work is done on ``device``; with ``in_bfloat16`` `run` casts them and all that a layer works with. What passes to experts and back lies in files in ``scratch``, in the system's folder
+    for such without. Code from the folder runs only with ``trust_remote_code``.
     """
 
     def __init__(
@@ -57,25 +61,34 @@ class Layerwise:
         *,
         batch: int = 4,
         device: str = "cpu",
+        scratch: Path | None = None,
         trust_remote_code: bool = False,
     ):
         self.folder, self.ids, self.batch, self.device = Path(folder), ids, batch, device
         self.in_bfloat16 = False
-        self._shards = _Shards(self.folder)
-        self._model = _empty_model(self.folder, trust_remote_code)
-        found = _stored_names(self._model, self._shards)
+        self._scratch, self._shards = scratch, _Shards(self.folder)
+        self._model, found = _empty_model(self.folder, self._shards, trust_remote_code)
         if found is None:
-            raise ColdpressError(
-                f"the weights of {type(self._model).__name__} in {self.folder} cannot be read layer by layer: transformers "
-                "computes some of them from several stored tensors",
-                hint="quantize it with `auto-opt --algorithm kquant`, which needs no data",
-            )
+            raise _refusal(self._model, self.folder, "transformers computes some of them from several stored tensors")
         self._stored, self._tied = found, _tied_names(self._model)
-        modules = dict(self._model.named_modules())
-        self.layers = _layer_names(self._model)
-        self._modules = {name: modules[name] for name in self.layers}
+        self._layers = dict(map(self._layer, _layer_names(self._model)))
         self._prepare_ends()
         self._calls: dict[int, list[_Call]] = {}
+
+    def _layer(self, name: str) -> tuple[str, DecoderLayer]:
+        from coldpress.networks.experts import Experts, is_fused
+
+        module = self._model.get_submodule(name)
+        if any(is_fused(inside) for inside in module.modules()):
+            raise _refusal(self._model, self.folder, "one tensor holds the matrices of all experts of a layer")
+        names = {self._key(f"{name}.{local}"): local for local, _ in module.named_parameters()}
+        stored = next((key.removesuffix(f".{local}") for key, local in names.items() if key.endswith(local)), name)
+        mixtures = [inside for inside in module.modules() if isinstance(inside, Experts)]
+        return stored, DecoderLayer(name, module, names, mixtures[0] if len(mixtures) == 1 else None)
+
+    @property
+    def layers(self) -> list[str]:
+        return list(self._layers)
 
     @property
     def config(self) -> Any:
@@ -88,16 +101,21 @@ class Layerwise:
     @property
     def embedding(self) -> str:
         """The name of the token embedding."""
-        return self._name(self._model.get_input_embeddings())
+        return self._key(self._weight_of(self._model.get_input_embeddings())).removesuffix(".weight")
 
     @property
     def is_tied(self) -> bool:
         """Whether head and embedding are one matrix."""
-        head = f"{self._name(self._model.get_output_embeddings())}.weight"
+        head = self._weight_of(self._model.get_output_embeddings())
         return self._stored.get(head) is None or head in self._tied
 
-    def _name(self, module: Any) -> str:
-        return next(name for name, other in self._model.named_modules() if other is module)
+    def _weight_of(self, module: Any) -> str:
+        """The name of a module's weight in the model."""
+        return next(f"{name}.weight" for name, other in self._model.named_modules() if other is module)
+
+    def _key(self, parameter: str) -> str:
+        """The name in the checkpoint of a parameter of the model; of one that is tied, the other's."""
+        return self._stored.get(parameter) or self._stored[self._tied[parameter]]
 
     @cached_property
     def dtype(self) -> str:
@@ -119,38 +137,46 @@ class Layerwise:
         return 4 * int(getattr(config, "max_position_embeddings", 0)) * int(size) * kinds
 
     def shape(self, name: str) -> tuple[int, int]:
-        rows, columns = self._shards.shape(self._stored.get(name) or self._stored[self._tied[name]])
+        rows, columns = self._shards.shape(name)
         return rows, columns
 
     def memory(self, tokens: int) -> tuple[int, int]:
         """Bytes that a calibration takes, roughly: whatever the windows, and for each window of ``tokens`` in a batch."""
-        layer = self.layers[0]
-        shapes = [parameter.shape for parameter in self._modules[layer].parameters()]
-        weights = sum(shape.numel() for shape in shapes) * 4
-        grams = sum(4 * size * size for size in {module.in_features for module in self.linears(layer).values()}) * 3
-        widths = sum(max(shape) for shape in shapes if len(shape) == 2)
-        return 400_000_000 + weights * 3 // 2 + grams, tokens * 4 * 4 * widths
+        layers = [layer.memory() for layer in self._layers.values()]
+        return _BASE_BYTES + max(fixed for fixed, _ in layers), tokens * max(each for _, each in layers)
 
     def linears(self, layer: str) -> dict[str, Any]:
-        """The linear modules of a layer by their full names."""
-        from torch import nn
+        """The linear modules of a layer by their names, without those that route."""
+        return self._layers[layer].linears()
 
-        inside = self._modules[layer].named_modules()
-        return {f"{layer}.{name}": module for name, module in inside if isinstance(module, nn.Linear)}
+    def routers(self, layer: str) -> list[str]:
+        """The names of a layer's modules that decide where a token goes."""
+        names = [name.removesuffix(".weight") for name in self._layers[layer].names]
+        return [name for name in names if is_router(name)]
 
-    def weights(self, layer: str) -> Tensors:
-        """The parameters of a layer in float32, by their full names."""
-        names = [f"{layer}.{name}" for name, _ in self._modules[layer].named_parameters()]
-        return {name: self.tensor(name) for name in names}
+    def experts(self, layer: str) -> list[tuple[str, ...]]:
+        """The names of gate, up and down of each expert of a layer."""
+        return [tuple(name.removesuffix(".weight") for name in own) for own in self._layers[layer].of_experts]
+
+    def weights(self, layer: str) -> Weights:
+        """The parameters of a layer."""
+        return Weights(self._layers[layer].names, self._read)
+
+    def held(self, layer: str) -> Weights:
+        """The parameters of a layer, those that are no expert's read once and for all."""
+        return self.weights(layer).held(self._layers[layer].of_all)
 
     def tensor(self, name: str) -> torch.Tensor:
-        """A parameter in float32; one that is tied is the other's."""
-        key = self._stored.get(name) or self._stored[self._tied[name]]
-        return self._shards.tensor(key).to(self.device).float()
+        """A stored tensor in float32."""
+        return self._shards.tensor(name).to(self.device).float()
+
+    def _read(self, name: str) -> Floats:
+        found: Floats = self._shards.tensor(name).float().numpy()
+        return found
 
     def head_weight(self) -> torch.Tensor:
         """What gives the logits, ``[vocabulary, width]``; the embedding where the two are tied."""
-        return self.tensor(f"{self._name(self._model.get_output_embeddings())}.weight")
+        return self.tensor(self._key(self._weight_of(self._model.get_output_embeddings())))
 
     def embed(self, states: States) -> None:
         """Write the inputs of the first layer, and note how the layers are called."""
@@ -160,29 +186,57 @@ class Layerwise:
             seen: list[torch.Tensor] = []
             calls: list[_Call] = []
             self._calls[part.stop - part.start] = calls
-            with torch.inference_mode(), self._layers_replaced(_recorder(seen, calls)):
+            with torch.inference_mode(), self._layers_as(_recorder(seen, calls)):
                 self._body()(input_ids=self._tokens(part), use_cache=False)
             _put(states, part, seen[0])
 
     def run(
-        self,
-        layer: str,
-        weights: Tensors,
-        states: States,
-        after: States,
-        progress: Callable[[int], None] = lambda done: None,
+        self, layer: str, weights: Mapping[str, Floats], states: States, after: States, watcher: Watcher = _NOBODY
     ) -> None:
         """Run a layer with these weights on all windows: from ``states`` to ``after``, which may be the same array."""
         import torch
 
-        module, place, count = self._modules[layer], self.layers.index(layer), len(states)
-        cast = partial(_cast, torch.bfloat16) if self.in_bfloat16 else _unchanged
-        with torch.inference_mode(), _loaded(module, {name[len(layer) + 1 :]: cast(w) for name, w in weights.items()}):
-            for part in self._batches(count):
-                call = self._call(part.stop - part.start, place)
-                found = module(cast(self._states(states, part)), *cast(call.args), **cast(call.kwargs))
-                _put(after, part, found[0] if isinstance(found, tuple) else found)
-                progress(part.stop)
+        found = self._layers[layer]
+        with torch.inference_mode(), loaded(found.module, found.of_all, weights, self._place):
+            if found.experts is not None:
+                self._take_turns(found, weights, states, after, watcher)
+                return
+            with found.watched(watcher):
+                for part in self._batches(len(states)):
+                    _put(after, part, self._outputs(found, states, part))
+                    watcher.ran(part.stop)
+
+    def _take_turns(
+        self, layer: DecoderLayer, weights: Mapping[str, Floats], states: States, after: States, watcher: Watcher
+    ) -> None:
+        """As `run`, for a layer with experts."""
+        from coldpress.networks.experts import Reached, Turns
+
+        experts, (windows, tokens) = layer.experts, states.shape[:2]
+        turns = Turns(experts, windows * tokens, self._scratch)
+        with layer.watched(watcher, unless=lambda: turns.repeats):
+            with running_as([experts], turns.note):
+                for part in self._batches(windows):
+                    with suppress(Reached):
+                        self._outputs(layer, states, part)
+            for place in turns.reached():
+                own = layer.of_experts[place]
+                with loaded(experts.get_submodule(str(place)), own, weights, self._place):
+                    turns.turn(place, self.batch * tokens, self.device)
+                watcher.left([name.removesuffix(".weight") for name in own])
+                watcher.ran(windows * (place + 1) / len(layer.of_experts))
+            with running_as([experts], turns.give):
+                for part in self._batches(windows):
+                    turns.repeats = True
+                    _put(after, part, self._outputs(layer, states, part))
+
+    def _outputs(self, layer: DecoderLayer, states: States, part: slice) -> torch.Tensor:
+        """What a layer makes of a part of the windows."""
+        call = self._call(part.stop - part.start, list(self._layers.values()).index(layer))
+        cast = partial(_cast, self._place[1])
+        found = layer.module(cast(self._states(states, part)), *cast(call.args), **cast(call.kwargs))
+        output: torch.Tensor = found[0] if isinstance(found, tuple) else found
+        return output
 
     def outputs(self, states: States) -> Iterator[tuple[slice, torch.Tensor]]:
         """Batch by batch what the head reads, ``[windows, tokens, width]``, from the outputs of the last layer."""
@@ -190,7 +244,7 @@ class Layerwise:
 
         for part in self._batches():
             last = partial(_constant, self._states(states, part))
-            with torch.inference_mode(), self._layers_replaced(last):
+            with torch.inference_mode(), self._layers_as(last):
                 yield part, self._body()(input_ids=self._tokens(part), use_cache=False).last_hidden_state
 
     def logits(self, states: States, head: torch.Tensor | None = None) -> torch.Tensor:
@@ -201,7 +255,7 @@ class Layerwise:
         if head is not None:
             module.forward = lambda inputs: torch.nn.functional.linear(inputs, head, module.bias)
         try:
-            with torch.inference_mode(), self._layers_replaced(last):
+            with torch.inference_mode(), self._layers_as(last):
                 found: torch.Tensor = self._model(input_ids=self._tokens(len(states)), use_cache=False).logits
         finally:
             module.__dict__.pop("forward", None)
@@ -211,7 +265,7 @@ class Layerwise:
         """How a layer is called for ``size`` windows; what the tokens are does not matter."""
         if size not in self._calls:
             self._calls[size] = []
-            with self._layers_replaced(_recorder([], self._calls[size])):
+            with self._layers_as(_recorder([], self._calls[size])):
                 self._body()(input_ids=self._tokens(size), use_cache=False)
         return self._calls[size][place]
 
@@ -227,6 +281,13 @@ class Layerwise:
         ids = self.ids[part] if isinstance(part, slice) else np.repeat(self.ids[:1], part, axis=0)
         return torch.as_tensor(ids).to(self.device)
 
+    @property
+    def _place(self) -> tuple[str, torch.dtype]:
+        """Where and in what type `run` works."""
+        import torch
+
+        return self.device, torch.bfloat16 if self.in_bfloat16 else torch.float32
+
     def _states(self, states: States, part: slice) -> torch.Tensor:
         return _tensor(np.array(states[part])).to(self.device)
 
@@ -236,28 +297,27 @@ class Layerwise:
 
     def _prepare_ends(self) -> None:
         """Let the embedding, the last norm and whatever else is no layer read its weights when it runs."""
-        inside = tuple(f"{name}." for name in self.layers)
+        inside = tuple(f"{layer.path}." for layer in self._layers.values())
         for path, module in self._model.named_modules():
-            if path in self._modules or path.startswith(inside):
+            if f"{path}.".startswith(inside):
                 continue
             own = [local for local, parameter in module._parameters.items() if parameter is not None]
-            names = {local: f"{path}.{local}" if path else local for local in own}
-            keys = {local: self._stored.get(name) or self._stored[self._tied[name]] for local, name in names.items()}
+            keys = {local: self._key(f"{path}.{local}" if path else local) for local in own}
             if keys:
                 _load_while_running(module, self._shards, keys)
         for name, buffer in self._model.named_buffers():
             if name in self._stored:
                 buffer.copy_(self._shards.tensor(self._stored[name]))
 
-    @contextmanager
-    def _layers_replaced(self, forward: Callable[..., Any]) -> Iterator[None]:
-        for module in self._modules.values():
-            module.forward = forward
-        try:
-            yield
-        finally:
-            for module in self._modules.values():
-                del module.forward
+    def _layers_as(self, forward: Callable[..., Any]) -> AbstractContextManager[None]:
+        return running_as([layer.module for layer in self._layers.values()], forward)
+
+
+def _refusal(model: Any, folder: Path, why: str) -> ColdpressError:
+    return ColdpressError(
+        f"the weights of {type(model).__name__} in {folder} cannot be read layer by layer: {why}",
+        hint="quantize it with `auto-opt --algorithm kquant`, which needs no data",
+    )
 
 
 def _layer_names(model: Any) -> list[str]:
@@ -272,23 +332,6 @@ def _layer_names(model: Any) -> list[str]:
         raise ColdpressError(f"{type(model).__name__} has no list of layers, so it cannot be calibrated layer by layer")
     name, layers = max(lists, key=weights)
     return [f"{name}.{place}" for place in range(len(layers))]
-
-
-def _unchanged(value: Any) -> Any:
-    return value
-
-
-def _cast(dtype: torch.dtype, value: Any) -> Any:
-    """The float tensors in a value, a tuple or a mapping as ``dtype``; all else as it is."""
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        return value.to(dtype) if value.is_floating_point() else value
-    if isinstance(value, tuple):
-        return tuple(_cast(dtype, item) for item in value)
-    if isinstance(value, dict):
-        return {key: _cast(dtype, item) for key, item in value.items()}
-    return value
 
 
 def _constant(value: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -308,23 +351,17 @@ def _recorder(seen: list[torch.Tensor], calls: list[_Call]) -> Callable[..., Any
     return forward
 
 
-@contextmanager
-def _loaded(module: Any, tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """Give a module real parameters; those on ``meta`` come back afterwards."""
-    from torch import nn
+def _cast(dtype: torch.dtype, value: Any) -> Any:
+    """The float tensors in a value, a tuple or a mapping as ``dtype``; all else as it is."""
+    import torch
 
-    empty = {}
-    for name, tensor in tensors.items():
-        parent, _, local = name.rpartition(".")
-        owner = module.get_submodule(parent)
-        empty[name] = owner._parameters[local]
-        owner._parameters[local] = nn.Parameter(tensor, requires_grad=False)
-    try:
-        yield
-    finally:
-        for name, parameter in empty.items():
-            parent, _, local = name.rpartition(".")
-            module.get_submodule(parent)._parameters[local] = parameter
+    if isinstance(value, torch.Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, tuple):
+        return tuple(_cast(dtype, item) for item in value)
+    if isinstance(value, dict):
+        return {key: _cast(dtype, item) for key, item in value.items()}
+    return value
 
 
 def _tensor(states: States) -> torch.Tensor:

@@ -2,9 +2,9 @@
 
 The model is built with its parameters on ``meta``. Before a module runs, its own parameters are read from the
 memory-mapped safetensors files and cast to float32; after it has run, they go back to ``meta``. All windows run as
-one batch, so a call reads every weight once. Where transformers computes a parameter from several stored tensors
-(fused experts), the model is loaded whole instead. Layers that are quantized in the folder have the values that their
-codes stand for.
+one batch, so a call reads every weight once, and those of an expert that no token comes to not at all. Where
+transformers computes a parameter from several stored tensors in another way than `experts` knows, the model is loaded
+whole instead. Layers that are quantized in the folder have the values that their codes stand for.
 """
 
 from __future__ import annotations
@@ -39,8 +39,7 @@ class Reference:
         self.folder = Path(folder)
         self._trust = trust_remote_code
         self._shards = _Shards(self.folder)
-        self._model = _empty_model(self.folder, trust_remote_code)
-        stored = _stored_names(self._model, self._shards)
+        self._model, stored = _empty_model(self.folder, self._shards, trust_remote_code)
         self.streamed = stored is not None
         if stored is None:
             self._load_whole()
@@ -229,9 +228,12 @@ def _config(folder: Path, trust_remote_code: bool) -> Any:
     return config
 
 
-def _empty_model(folder: Path, trust_remote_code: bool) -> Any:
+def _empty_model(folder: Path, shards: _Shards, trust_remote_code: bool) -> tuple[Any, dict[str, str] | None]:
+    """The folder's model with its parameters on ``meta``; parameter -> stored tensor, see `_stored_names`."""
     import torch
     from transformers import AutoModelForCausalLM
+
+    from coldpress.networks.experts import part_experts
 
     try:
         config = _config(folder, trust_remote_code)
@@ -239,7 +241,8 @@ def _empty_model(folder: Path, trust_remote_code: bool) -> Any:
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
     except (ValueError, OSError) as error:
         raise ColdpressError(f"transformers cannot build a causal language model from {folder}: {error}") from error
-    return model.eval()
+    filled = part_experts(model, set(shards.names()))
+    return model.eval(), _stored_names(model, shards, filled)
 
 
 @contextmanager
@@ -261,12 +264,15 @@ def _parameters_on_meta() -> Iterator[None]:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
-def _stored_names(model: Any, shards: _Shards) -> dict[str, str] | None:
-    """Name in the model -> name in the files; None unless every parameter is one stored tensor, unchanged."""
+def _stored_names(model: Any, shards: _Shards, filled: Mapping[str, str]) -> dict[str, str] | None:
+    """Name in the model -> name in the files; None unless every parameter is one stored tensor, unchanged.
+
+    ``filled``: stored name -> parameter where that is known already.
+    """
     rename = _renaming(model)
     names: dict[str, str] = {}
     for key in shards.names():
-        name, is_converted = rename(key)
+        name, is_converted = (filled[key], False) if key in filled else rename(key)
         if is_converted:
             return None
         names[name] = key

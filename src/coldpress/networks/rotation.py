@@ -58,8 +58,7 @@ def rotate_checkpoint(
 
 
 def _layer(decoder: Layerwise, name: str, stream: Stream, turn: Doubles, heads: Doubles) -> dict[str, Floats]:
-    weights = {key: tensor.cpu().numpy() for key, tensor in decoder.weights(name).items()}
-    turned = rotate_stream(fold_norms(weights, stream), stream, turn)
+    turned = rotate_stream(fold_norms(decoder.weights(name), stream), stream, turn)
     return dict(rotate_values(turned, stream, heads))
 
 

@@ -1,4 +1,7 @@
-"""How much each group of layers matters: what the model's answers lose when that group alone is rounded to four bits.
+"""How much each group of modules matters: what the model's answers lose when that group alone is rounded to four bits.
+
+A group is what must agree: the modules with one input, and of a layer's experts all that have the same part, so that there
+are few groups, and readers of checkpoints find one kind of expert in a layer.
 
 One walk through the float network measures all groups: a copy of the hidden states branches off where a group is rounded,
 and every copy goes through the rest of the layers, whose weights are read once for all of them. At the end stands, for each
@@ -8,14 +11,15 @@ error of its output does (that is what the divergence of a small disturbance is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from coldpress.networks.grams import Gram, GramFolder
-from coldpress.networks.layerwise import Layerwise, States, Tensors
+from coldpress.networks.layerwise import Layerwise, States
+from coldpress.networks.weights import Change, Weights
 from coldpress.quant.allocate import Choice, together
 from coldpress.quant.grid import Floats, Grid, dequantize, squared_error
 from coldpress.quant.kquant import kquant
@@ -29,6 +33,10 @@ GridOf = Callable[[str, int], Grid]
 _MEASURED_BITS = 4
 _HEAD_MODULE = "lm_head"
 _TINY = 1e-12
+
+
+#: modules that get the same bits, with what comes to them; None: nothing does
+Group = dict[str, Gram | None]
 
 
 @dataclass(frozen=True)
@@ -47,37 +55,64 @@ class Question:
 def menu(
     decoder: Layerwise, grams: GramFolder, question: Question, progress: Callable[[str, float, float], None]
 ) -> Menu:
-    """The choices of every group of modules that must agree: those with one input. A tied head is the embedding."""
+    """The choices of every group; its name is that of its modules, with commas. A tied head is the embedding."""
     clean = np.empty((*decoder.ids.shape, decoder.width), np.float32)
     decoder.embed(clean)
-    branches: dict[str, States] = {}
+    groups = {layer: _groups(decoder, grams, layer, question) for layer in decoder.layers}
+    branches = _Branches(clean.shape, 1 + sum(map(len, groups.values())))
     errors: dict[str, dict[int, Choice]] = {}
     for name in (decoder.embedding, _HEAD_MODULE):
         if name in question.modules:
             errors[name] = _table_choices(decoder, name, question)
     if decoder.embedding in question.modules:
-        branches[decoder.embedding] = _rounded_embedding(decoder, clean, question)
+        branches.new(decoder.embedding)[:] = _rounded_embedding(decoder, clean, question)
     for place, layer in enumerate(decoder.layers):
         progress("measuring sensitivities", place, len(decoder.layers))
-        weights = decoder.weights(layer)
-        for states in branches.values():
-            decoder.run(layer, weights, states, states)
-        for gram in grams.get(layer):
-            modules = [module for module in gram.modules if module in question.modules]
-            if modules:
-                name = ", ".join(modules)
-                errors[name] = together(
-                    [_choices(_numpy(weights, module), gram, module, question) for module in modules]
-                )
-                branches[name] = np.empty_like(clean)
-                decoder.run(layer, _rounded(weights, modules, gram, question), clean, branches[name])
+        weights = decoder.held(layer)
+        decoder.run(layer, weights, branches.all(), branches.all())
+        for group in groups[layer]:
+            name = ", ".join(group)
+            errors[name] = together([_choices(weights, module, gram, question) for module, gram in group.items()])
+            decoder.run(layer, _with_rounded(weights, group, question), clean, branches.new(name))
         decoder.run(layer, weights, clean, clean)
     return _scaled(decoder, clean, branches, errors, question)
 
 
-def _scaled(
-    decoder: Layerwise, clean: States, branches: Mapping[str, States], errors: Menu, question: Question
-) -> Menu:
+def _groups(decoder: Layerwise, grams: GramFolder, layer: str, question: Question) -> list[Group]:
+    gram_of = {module: gram for gram in grams.get(layer) for module in gram.modules}
+    part_of: dict[str, str] = {}
+    for gate, up, down in decoder.experts(layer):
+        part_of |= {gate: "inputs", up: "inputs", down: "outputs"}
+    found: dict[Any, Group] = {}
+    for module in decoder.linears(layer):
+        if module in question.modules:
+            gram = gram_of.get(module)
+            found.setdefault(part_of.get(module, id(gram)), {})[module] = gram
+    return list(found.values())
+
+
+class _Branches:
+    """Hidden states that came apart from the clean ones, by name, in one array ``[branches, windows, tokens, width]``.
+
+    So all of them run through a layer at once, which reads its weights once.
+    """
+
+    def __init__(self, shape: tuple[int, ...], most: int):
+        self._states, self._places = np.empty((most, *shape), np.float32), dict[str, int]()
+
+    def new(self, name: str) -> States:
+        self._places[name] = len(self._places)
+        return self._states[self._places[name]]
+
+    def get(self, name: str, otherwise: States) -> States:
+        return self._states[self._places[name]] if name in self._places else otherwise
+
+    def all(self) -> States:
+        """Those that there are, ``[branches * windows, tokens, width]``."""
+        return self._states[: len(self._places)].reshape(-1, *self._states.shape[2:])
+
+
+def _scaled(decoder: Layerwise, clean: States, branches: _Branches, errors: Menu, question: Question) -> Menu:
     """The squared errors of each group turned into divergences, by the one that was measured."""
     expected = decoder.logits(clean).log_softmax(-1)
     found: Menu = {}
@@ -96,16 +131,32 @@ def _divergence(expected: torch.Tensor, logits: torch.Tensor) -> float:
     return float((expected.exp() * (expected - other)).sum(-1).mean().clamp_min(0))
 
 
-def _choices(weight: Floats, gram: Gram, module: str, question: Question) -> dict[int, Choice]:
-    """Bytes and squared output error of one module for every number of bits."""
-    found = {}
-    power = np.ascontiguousarray(gram.matrix.diagonal())
+def _choices(weights: Weights, module: str, gram: Gram | None, question: Question) -> dict[int, Choice]:
+    """Bytes and squared output error of one module for every number of bits; without inputs there is no error."""
+    found, weight = {}, weights[f"{module}.weight"]
+    matrix = None if gram is None else gram.matrix
     for bits in question.bits:
-        grid = question.grid_of(module, bits)
-        missed = weight - dequantize(kquant(weight, grid, power), weight.shape[1])
-        error = float(np.einsum("rk,rk->", missed @ gram.matrix, missed))
+        grid, error = question.grid_of(module, bits), 0.0
+        if matrix is not None:
+            missed = weight - _rounded(weight, grid, matrix)
+            error = float(np.einsum("rk,rk->", missed @ matrix, missed))
         found[bits] = Choice(stored_bytes(weight.shape, grid, question.scale_bytes), error)
     return found
+
+
+def _rounded(weight: Floats, grid: Grid, matrix: Floats) -> Floats:
+    return dequantize(kquant(weight, grid, np.ascontiguousarray(matrix.diagonal())), weight.shape[1])
+
+
+def _with_rounded(weights: Weights, group: Group, question: Question) -> Weights:
+    """Weights with those of a group rounded when they are read."""
+
+    def change(module: str, gram: Gram) -> Change:
+        return lambda weight: _rounded(weight, question.grid_of(module, _MEASURED_BITS), gram.matrix)
+
+    return weights.changed(
+        {f"{module}.weight": change(module, gram) for module, gram in group.items() if gram is not None}
+    )
 
 
 def stored_bytes(shape: tuple[int, ...], grid: Grid, scale_bytes: int) -> int:
@@ -144,26 +195,9 @@ def _rounded_embedding(decoder: Layerwise, clean: States, question: Question) ->
     return states
 
 
-def _rounded(weights: Tensors, modules: Sequence[str], gram: Gram, question: Question) -> Tensors:
-    import torch
-
-    changed, power = dict(weights), np.ascontiguousarray(gram.matrix.diagonal())
-    for module in modules:
-        weight = _numpy(weights, module)
-        codes = kquant(weight, question.grid_of(module, _MEASURED_BITS), power)
-        values = torch.from_numpy(dequantize(codes, weight.shape[1]))
-        changed[f"{module}.weight"] = values.to(weights[f"{module}.weight"].device)
-    return changed
-
-
 def _rounded_head(decoder: Layerwise, name: str, question: Question) -> torch.Tensor:
     import torch
 
     weight = _table(decoder, _HEAD_MODULE)
     codes = kquant(weight, question.grid_of(name, _MEASURED_BITS))
     return torch.from_numpy(dequantize(codes, weight.shape[1])).to(decoder.device)
-
-
-def _numpy(weights: Tensors, module: str) -> Floats:
-    found: Floats = weights[f"{module}.weight"].cpu().numpy()
-    return found

@@ -14,7 +14,7 @@ from __future__ import annotations
 import fnmatch
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -31,8 +31,8 @@ LM_HEAD = "lm_head"
 MIXED_BITS = (2, 4, 8)
 #: how much text the sensitivities are measured on
 _SENSITIVITY_WINDOWS, _SENSITIVITY_TOKENS = 2, 256
-#: what a layer takes in a graph, beside its weights
-_GRAPH_BYTES = 8000
+#: what a layer, and an expert of it, takes in a graph, beside its weights
+_LAYER_BYTES, _EXPERT_BYTES = 8000, 5000
 #: tokens that run through a layer at once, by the kind of device
 _TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 8192}
 
@@ -145,10 +145,16 @@ class Quantize(Pass):
     def has_override(self, module: str) -> bool:
         return any(fnmatch.fnmatchcase(module, override.partition("=")[0]) for override in self.overrides)
 
-    def grids(self, shapes: Mapping[str, tuple[int, int]], scale_dtype: str) -> dict[str, Any]:
-        """The grid of every module that is quantized; globs that match nothing are refused."""
-        for pattern in [*self.modules_to_not_convert, *(override.partition("=")[0] for override in self.overrides)]:
-            if not fnmatch.filter([*shapes, LM_HEAD], pattern):
+    def grids(
+        self, shapes: Mapping[str, tuple[int, int]], scale_dtype: str, routers: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """The grid of every module that is quantized; globs that match nothing are refused.
+
+        ``routers``: modules that stay float whatever is asked.
+        """
+        globs = [(pattern, routers) for pattern in self.modules_to_not_convert]
+        for pattern, others in [*globs, *((override.partition("=")[0], ()) for override in self.overrides)]:
+            if not fnmatch.filter([*shapes, *others, LM_HEAD], pattern):
                 raise ColdpressError(
                     f"'{pattern}' matches no linear layer of this model",
                     hint="it is a glob over whole names, such as '*.v_proj'",
@@ -193,6 +199,7 @@ class _Run:
     def __init__(self, request: Quantize, model: Model, ctx: Context):
         import numpy as np
 
+        from coldpress.networks.layer_quantizer import check_experts
         from coldpress.networks.layerwise import Layerwise
         from coldpress.texts.calibration import windows
 
@@ -200,10 +207,14 @@ class _Run:
         self.windows = windows(model.path, request.text(), ctx.seed) if request.needs_data else None
         ids = np.zeros((1, 8), np.int64) if self.windows is None else self.windows.ids
         device = "cuda" if ctx.target.device == "gpu" else "cpu"
-        self.decoder = Layerwise(model.path, ids, device=device, trust_remote_code=request.trust_remote_code)
+        self.decoder = Layerwise(
+            model.path, ids, device=device, scratch=ctx.scratch, trust_remote_code=request.trust_remote_code
+        )
         self._check_ids(ids)
         self.shapes = self._shapes()
-        self.grids = request.grids(self.shapes, self.scale_dtype)
+        routers = [router for layer in self.decoder.layers for router in self.decoder.routers(layer)]
+        self.grids = request.grids(self.shapes, self.scale_dtype, routers)
+        check_experts(self.decoder, self.grids)
 
     def _check_ids(self, ids: Any) -> None:
         rows, _ = self.decoder.shape(f"{self.decoder.embedding}.weight")
@@ -303,6 +314,7 @@ class _Run:
             self.model.path,
             self.windows.ids[:_SENSITIVITY_WINDOWS, :_SENSITIVITY_TOKENS],
             device=self.decoder.device,
+            scratch=self.ctx.scratch,
             trust_remote_code=request.trust_remote_code,
         )
         found = menu(walker, grams, question, self.ctx.progress)
@@ -318,7 +330,8 @@ class _Run:
             return int(weights * self.request.target_bits / 8)
         # pressed, what is not quantized is float32, and there are the graph and its rotary tables
         rest = 4 * (self.decoder.parameters - weights) + self.decoder.rotary_bytes
-        return bytes_of(str(self.request.max_size)) - rest - _GRAPH_BYTES * len(self.decoder.layers)
+        graph = sum(_LAYER_BYTES + _EXPERT_BYTES * len(self.decoder.experts(name)) for name in self.decoder.layers)
+        return bytes_of(str(self.request.max_size)) - rest - graph
 
     def _layers(self, grams: Any) -> list[dict[str, Any]]:
         """Quantize layer by layer, going on where a killed run was, and put the checkpoint together."""
@@ -370,8 +383,11 @@ class _Run:
                 "tokens": int(self.windows.ids.size),
                 "digest": self.windows.digest,
             }
+        from coldpress.networks.layer_quantizer import remarks
+
         return {
             **self.model.notes,
+            "warnings": [*self.model.notes.get("warnings", []), *remarks(modules)],
             "precision": self.request.precision,
             "layers": modules,
             "calibration": calibration,

@@ -44,22 +44,25 @@ class Scaling:
 
 def awq(
     weights: Sequence[Floats],
-    gram: Floats,
+    gram: Floats | Sequence[Floats],
     grid: Grid,
     quantizer: Quantizer = kquant,
     heads: tuple[int, int] | None = None,
 ) -> Scaling:
     """Search the scales for ``weights``, each ``[rows, K]``, that share the input with ``gram [K, K]``.
 
-    ``heads``: for the linear after attention, its query heads and its value heads: inputs that come from the same
-    value share a scale, as only such scales can be folded.
+    ``gram``: one for all weights, or one for each where they get different tokens, as experts do. ``heads``: for the
+    linear after attention, its query heads and its value heads: inputs that come from the same value share a scale,
+    as only such scales can be folded.
     """
-    for weight in weights:
-        check_gram(weight.shape, gram)
-    power = share_heads(np.diag(gram), heads)
+    grams = [gram] * len(weights) if isinstance(gram, np.ndarray) else list(gram)
+    for weight, own in zip(weights, grams, strict=True):
+        check_gram(weight.shape, own)
+    inputs = {id(own): np.diag(own) for own in grams}
+    power = share_heads(np.sum(list(inputs.values()), axis=0), heads)
     size = share_heads(_mean_magnitude(weights, grid), heads)
-    search = _Search(weights, gram, grid, quantizer)
-    plain = search.loss(np.ones(len(gram), np.float32))
+    search = _Search(weights, grams, grid, quantizer)
+    plain = search.loss(np.ones(len(power), np.float32))
     best = (plain, 0.0, False)
     for by_weight in (False, True):
         best = search.refine(best, power, size if by_weight else None)
@@ -88,16 +91,17 @@ def input_scales(power: Floats, alpha: float, size: Floats | None = None) -> Flo
 @dataclass
 class _Search:
     weights: Sequence[Floats]
-    gram: Floats
+    grams: Sequence[Floats]
     grid: Grid
     quantizer: Quantizer
 
     def loss(self, scales: Floats) -> float:
         """The squared error of the outputs of all weights with these scales; the scales are part of the inputs then."""
-        gram = self.gram / np.outer(scales, scales)
-        importance = np.ascontiguousarray(np.diag(gram))
-        total = 0.0
-        for weight in self.weights:
+        total, last, gram = 0.0, None, self.grams[0]
+        for weight, own in zip(self.weights, self.grams, strict=True):
+            if own is not last:
+                last, gram = own, own / np.outer(scales, scales)
+                importance = np.ascontiguousarray(np.diag(gram))
             scaled = weight * scales
             total += float(output_errors(scaled, self.quantizer(scaled, self.grid, importance), gram).sum())
         return total

@@ -7,14 +7,15 @@ from html import escape
 from typing import Any
 
 from coldpress.report import Report, entries, number, plain, quantity, section, share
+from coldpress.report.experts import tokens_by_expert
 
-_COLUMNS = ("Layer", "Bits", "Output error", "Plain rounding", "AWQ", "Damping", "Remark")
+_COLUMNS = ("Layer", "Bits", "Tokens", "Output error", "Plain rounding", "AWQ", "Damping", "Remark")
 
 
 def calibration(report: Report) -> str:
     """The section's HTML; empty for a run without calibration."""
     found = section(report, "calibration")
-    layers = [layer for layer in entries(found, "layers") if number(layer, "output_error") is not None]
+    layers = [layer for layer in entries(found, "layers") if _has_inputs(layer)]
     if not layers:
         return ""
     tokens, windows = number(found, "tokens"), number(found, "windows")
@@ -26,8 +27,13 @@ def calibration(report: Report) -> str:
         "what the layer gives, beside what plain rounding would have done.</p>\n"
         f"<details><summary>{len(layers)} layers, {share(_mean(layers, 'output_error'))} on average where plain rounding has "
         f"{share(_mean(layers, 'rtn_output_error'))}</summary><table><thead><tr>{head}</tr></thead>"
-        f"<tbody>{rows}</tbody></table></details>"
+        f"<tbody>{rows}</tbody></table></details>{tokens_by_expert(layers)}"
     )
+
+
+def _has_inputs(layer: Mapping[str, Any]) -> bool:
+    """Whether inputs were watched: an expert counts that no token came to, a table of embeddings does not."""
+    return number(layer, "output_error") is not None or number(layer, "tokens") is not None
 
 
 def texts(report: Report) -> str:
@@ -53,8 +59,10 @@ def _mean(layers: list[Mapping[str, Any]], key: str) -> float:
 
 def _row(layer: Mapping[str, Any]) -> str:
     alpha, damp = number(layer, "alpha"), number(layer, "damp")
+    tokens = number(layer, "tokens")
     cells = (
         f"{number(layer, 'bits'):.0f}",
+        "" if tokens is None else quantity(tokens),
         share(number(layer, "output_error")),
         share(number(layer, "rtn_output_error")),
         "" if alpha is None else f"{alpha:g}",

@@ -151,14 +151,11 @@ def _usage(report: Report) -> str:
 
 def _usage_of_folder(report: Report) -> str:
     """How a Hugging Face folder is loaded, and pressed."""
-    grids = {(layer.get("bits"), layer.get("symmetric")) for layer in entries(report, "layers")}
     code = RUN_TRANSFORMERS
-    if len(grids) > 1 and any(not symmetric for _, symmetric in grids):
+    if why := _refused(entries(report, "layers")):
         code = f"from coldpress.networks.packed.loading import register\n{code}\n"
         code = code.replace(
-            "\ntokenizer =",
-            "\nregister()  # transformers 5.23 itself refuses zero points of mixed bits\n\ntokenizer =",
-            1,
+            "\ntokenizer =", f"\nregister()  # transformers 5.23 itself refuses {why}\n\ntokenizer =", 1
         )
     needs = _fence("pip install transformers compressed-tensors", "bash")
     press = _fence("coldpress auto-opt -m . -o ../onnx", "bash")
@@ -166,6 +163,20 @@ def _usage_of_folder(report: Report) -> str:
         f"## Run it\n\n{needs}\nThen, in this folder:\n\n{_fence(code, 'python')}\n"
         f"As an ONNX model, with exactly these codes:\n\n{press}"
     )
+
+
+def _refused(layers: list[Mapping[str, Any]]) -> str:
+    """What of these layers transformers does not load without help; empty for nothing."""
+    grids = {(layer.get("bits"), layer.get("symmetric")) for layer in layers}
+    of_experts = {
+        (layer.get("bits"), layer.get("symmetric")) for layer in layers if ".experts." in str(layer.get("name"))
+    }
+    if len(of_experts) > 1:
+        return "experts of mixed bits"
+    if any(not symmetric for _, symmetric in of_experts):
+        return "zero points of experts"
+    mixed = len(grids) > 1 and any(not symmetric for _, symmetric in grids)
+    return "zero points of mixed bits" if mixed else ""
 
 
 def _quality(report: Report) -> str:

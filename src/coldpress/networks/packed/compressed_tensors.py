@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from coldpress.errors import ColdpressError
 from coldpress.networks.checkpoint import Span
 from coldpress.networks.packed.linear import PackedLinear, StoredRows, groups_out_of_order
-from coldpress.networks.packed.patterns import patterns_for
+from coldpress.networks.packed.patterns import is_expert, patterns_for
 from coldpress.networks.packed.words import pack_words, unpack_across, unpack_loose_words, unpack_words, words_for
 from coldpress.quant.grid import Bytes, Codes, Grid
 
@@ -79,12 +79,16 @@ def config_of(grids: Mapping[str, Grid], ignore: Sequence[str] = ()) -> dict[str
 
     One grid targets every ``Linear`` that is not in ``ignore``; of several, each targets its modules by name.
     A single asymmetric grid gets ``dequantize``, without which transformers 5.23 refuses its zero points; with
-    several grids transformers would apply the first to all, so these load with ``loading.register`` only.
+    several grids transformers would apply the first to all, so these load with ``loading.register`` only. So do
+    experts with zero points or on several grids, all of which it unpacks by the first that names experts: of several,
+    that with most bits comes first, since longer words would be misread in silence, and shorter ones are refused.
     """
     modules: dict[Grid, list[str]] = defaultdict(list)
     for module, grid in grids.items():
         modules[grid].append(module)
     ranked = [grid for grid, _ in Counter(grids.values()).most_common()]
+    if len({grid for module, grid in grids.items() if is_expert(module)}) > 1:
+        ranked.sort(key=lambda grid: -grid.bits)
     groups = {
         f"group_{index}": {
             "targets": ["Linear"] if len(ranked) == 1 else _targets(modules[grid], grids),
