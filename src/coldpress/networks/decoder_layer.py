@@ -106,8 +106,11 @@ def running_as(modules: Sequence[Any], forward: Callable[..., Any]) -> Iterator[
 
 
 @contextmanager
-def loaded(module: Any, names: Mapping[str, str], weights: Mapping[str, Floats], device: str) -> Iterator[None]:
-    """Give a module parameters: of ``names``, stored name -> name inside; those on ``meta`` come back afterwards."""
+def loaded(module: Any, names: Mapping[str, str], weights: Mapping[str, Floats], like: torch.Tensor) -> Iterator[None]:
+    """Give a module parameters: of ``names``, stored name -> name inside; those on ``meta`` come back afterwards.
+
+    ``like``: a tensor of their kind, on their device.
+    """
     import torch
     from torch import nn
 
@@ -117,7 +120,7 @@ def loaded(module: Any, names: Mapping[str, str], weights: Mapping[str, Floats],
             parent, _, own = local.rpartition(".")
             parameters = module.get_submodule(parent)._parameters
             empty[name] = parameters, own, parameters[own]
-            tensor = torch.from_numpy(weights[name]).to(device)
+            tensor = torch.from_numpy(weights[name]).to(like)
             parameters[own] = nn.Parameter(tensor, requires_grad=False)
         yield
     finally:

@@ -7,6 +7,9 @@ and bit budget can be tried on them without running the model again.
 
 Each expert of a mixture has matrices of its own, of the tokens that came to it; one that no token came to has none.
 
+Where the processor multiplies in bfloat16, layers run in it; the sums stay float32. What is lost by that is far less than what
+the rounded weights in front lose.
+
 Layer by layer the matrices are written to a folder, as is the state between two layers, so a run that was killed goes on
 where it was. The hidden states lie in mapped files, never in memory as a whole; of the matrices, those of one expert are
 in memory at a time.
@@ -18,6 +21,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,7 +42,9 @@ if TYPE_CHECKING:
 Progress = Callable[[str, float, float], None]
 HEAD, _FACTS = "head", "facts.json"
 #: columns of a Gram matrix that are computed at once; what lies below the diagonal of these strips is not computed
-_STRIP = 1024
+_STRIP = 192
+#: tokens in one product: a bfloat16 product is rounded once, so the rounding errors of many average out
+_TOKENS = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +73,7 @@ class Gram:
         return replace(self, scales=scales if self.scales is None else self.scales * scales)
 
 
-#: takes the modules that share a matrix, its upper triangle row by row, and the tokens that it sums over
+#: as `_NewFile.put`
 Put = Callable[[Sequence[str], Floats, int], None]
 
 
@@ -83,22 +89,9 @@ class GramFolder:
     def __contains__(self, layer: str) -> bool:
         return self._file(layer).is_file()
 
-    @contextmanager
-    def writing(self, layer: str) -> Iterator[Put]:
-        """Takes the matrices of a layer; the file gets its name at the end."""
-        scratch = self._file(layer).with_suffix(".part")
-        facts: list[dict[str, Any]] = []
-        with zipfile.ZipFile(scratch, "w") as archive:
-
-            def put(modules: Sequence[str], triangle: Floats, tokens: int) -> None:
-                with archive.open(f"{len(facts)}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, triangle)
-                facts.append({"tokens": tokens, "modules": list(modules)})
-
-            yield put
-            with archive.open(_FACTS, "w") as member:
-                member.write(json.dumps(facts).encode())
-        os.replace(scratch, self._file(layer))
+    def new(self, layer: str) -> _NewFile:
+        """A file to put the matrices of a layer into."""
+        return _NewFile(self._file(layer))
 
     def get(self, layer: str) -> list[Gram]:
         """The matrices of a layer; ColdpressError for a file that is cut off."""
@@ -127,6 +120,28 @@ class GramFolder:
         return self.folder / f"{layer}.zip"
 
 
+class _NewFile:
+    """A file of matrices that is being written; it gets its name when it is closed."""
+
+    def __init__(self, file: Path):
+        self._file, self._scratch = file, file.with_suffix(".part")
+        self._scratch.unlink(missing_ok=True)  # a run that failed in this process may still have it open
+        self._archive = zipfile.ZipFile(self._scratch, "w")
+        self._facts: list[dict[str, Any]] = []
+
+    def put(self, modules: Sequence[str], triangle: Floats, tokens: int) -> None:
+        """Add the matrix that some modules share, as its upper triangle row by row."""
+        with self._archive.open(f"{len(self._facts)}.npy", "w", force_zip64=True) as member:
+            np.lib.format.write_array(member, triangle)
+        self._facts.append({"tokens": tokens, "modules": list(modules)})
+
+    def close(self) -> None:
+        with self._archive.open(_FACTS, "w") as member:
+            member.write(json.dumps(self._facts).encode())
+        self._archive.close()
+        os.replace(self._scratch, self._file)
+
+
 def collect(
     decoder: Layerwise,
     grid: Grid,
@@ -139,28 +154,60 @@ def collect(
     ``grid`` is what the weights are rounded to on the way, those of linears that ``skip`` names excepted.
     """
     found, layers = GramFolder(folder), decoder.layers
+    decoder.in_bfloat16 = multiplies_in_bfloat16(decoder.device)
     if HEAD in found:
         return found
     done, states = _resume(decoder, found)
     total, size = len(layers) * len(decoder.ids), len(decoder.ids)
-    for place in range(done, len(layers)):
-        layer = layers[place]
-        rounded = [f"{name}.weight" for name in decoder.linears(layer) if not skip(name)]
-        weights = decoder.weights(layer).changed(dict.fromkeys(rounded, partial(_rounded, grid=grid)))
-        after = _states_file(folder, place + 1, decoder)
-        run_to = lambda windows, place=place: progress("calibrating", place * size + windows, total)  # noqa: E731
-        # the states get their name before the matrices do: so those that a later run needs are always there
-        with found.writing(layer) as put:
-            watch = _Watch(layer, put, run_to)
+    with _Disk() as disk:
+        for place in range(done, len(layers)):
+            layer = layers[place]
+            rounded = [f"{name}.weight" for name in decoder.linears(layer) if not skip(name)]
+            weights = decoder.weights(layer).changed(dict.fromkeys(rounded, partial(_rounded, grid=grid)))
+            after, file = _states_file(folder, place + 1, decoder), found.new(layer)
+            run_to = lambda windows, place=place: progress("calibrating", place * size + windows, total)  # noqa: E731
+            watch = _Watch(layer, partial(disk.write, file.put), run_to)
             decoder.run(layer, weights, states, after, watch)
             watch.left(watch.modules)
-            states = _named(folder, place + 1, after)
-        (folder / f"{place}.npy").unlink()
-    with found.writing(HEAD) as put:
-        last = _head(decoder, states)
-        put([HEAD], last.triangle(), last.tokens)
+            disk.write(_commit, folder, place, after, file)
+            states = after
+    _put_head(decoder, states, found.new(HEAD))
     _remove_states(folder)
     return found
+
+
+class _Disk:
+    """Writes one thing at a time while the next is computed; a failure shows at the next write or at the end."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1)
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> _Disk:
+        return self
+
+    def write(self, how: Callable[..., None], *what: Any) -> None:
+        self._wait()
+        self._last = self._thread.submit(how, *what)
+
+    def _wait(self) -> None:
+        if self._last is not None:
+            self._last.result()
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._thread.shutdown()
+        if kind is None:
+            self._wait()
+
+
+def multiplies_in_bfloat16(device: str) -> bool:
+    """Whether the processor has products of bfloat16, and not only a slow imitation."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def _resume(decoder: Layerwise, found: GramFolder) -> tuple[int, States]:
@@ -177,8 +224,8 @@ def _resume(decoder: Layerwise, found: GramFolder) -> tuple[int, States]:
 
 
 def _states_file(folder: Path, place: int, decoder: Layerwise) -> States:
-    shape = (*decoder.ids.shape, decoder.width)
-    return np.lib.format.open_memmap(folder / f"{place}.npy.part", mode="w+", dtype=np.float32, shape=shape)
+    shape, kind = (*decoder.ids.shape, decoder.width), np.int16 if decoder.in_bfloat16 else np.float32
+    return np.lib.format.open_memmap(folder / f"{place}.npy.part", mode="w+", dtype=kind, shape=shape)
 
 
 def _named(folder: Path, place: int, states: States) -> States:
@@ -186,6 +233,13 @@ def _named(folder: Path, place: int, states: States) -> States:
     states.flush()
     os.replace(folder / f"{place}.npy.part", folder / f"{place}.npy")
     return states
+
+
+def _commit(folder: Path, place: int, after: States, grams: _NewFile) -> None:
+    """First the states behind a layer, then its matrices: so the states that a later run needs are always there."""
+    _named(folder, place + 1, after)
+    grams.close()
+    (folder / f"{place}.npy").unlink()
 
 
 def _remove_states(folder: Path) -> None:
@@ -197,11 +251,12 @@ def _rounded(weight: Floats, grid: Grid) -> Floats:
     return dequantize(kquant(weight, grid), weight.shape[1])
 
 
-def _head(decoder: Layerwise, states: States) -> _Sum:
+def _put_head(decoder: Layerwise, states: States, file: _NewFile) -> None:
     total = _Sum(decoder.width, decoder.device)
     for _, output in decoder.outputs(states):
         total.add(output)
-    return total
+    file.put([HEAD], total.triangle(), total.tokens)
+    file.close()
 
 
 class _Watch(Watcher):
@@ -220,8 +275,9 @@ class _Watch(Watcher):
         leader = next((leader for tensor, leader in self._last if tensor is inputs), None)
         if leader is None or leader == module:
             self._last = [*self._last, (inputs, module)][-2:]
-            self._members.setdefault(module, [module])
-            self._sums.setdefault(module, _Sum(inputs.shape[-1], inputs.device)).add(inputs)
+            if module not in self._sums:
+                self._members[module], self._sums[module] = [module], _Sum(inputs.shape[-1], inputs.device)
+            self._sums[module].add(inputs)
         elif module not in self._members[leader]:
             self._members[leader].append(module)
 
@@ -250,7 +306,7 @@ class _Watch(Watcher):
 
 
 class _Sum:
-    """``X'X`` summed over batches, on the device; only strips above the diagonal are computed."""
+    """``X'X`` summed over batches in float32, on the device; only strips above the diagonal are computed."""
 
     def __init__(self, size: int, device: Any):
         import torch
@@ -258,11 +314,12 @@ class _Sum:
         self._sum, self.tokens = torch.zeros(size, size, dtype=torch.float32, device=device), 0
 
     def add(self, values: torch.Tensor) -> None:
-        rows = values.reshape(-1, values.shape[-1]).float()
+        rows = values.reshape(-1, values.shape[-1])
         self.tokens += len(rows)
-        for start in range(0, len(self._sum), _STRIP):
-            stop = start + _STRIP
-            self._sum[:stop, start:stop].addmm_(rows[:, :stop].T, rows[:, start:stop])
+        for part in rows.split(_TOKENS):
+            for start in range(0, len(self._sum), _STRIP):
+                stop = start + _STRIP
+                self._sum[:stop, start:stop] += part[:, :stop].T @ part[:, start:stop]
 
     def triangle(self) -> Floats:
         """The upper triangle of the sum row by row, ``[K * (K + 1) / 2]``."""

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +31,8 @@ from coldpress.quant.grid import Floats
 if TYPE_CHECKING:
     import torch
 
-#: hidden states ``[windows, tokens, width]``
-States = NDArray[np.float32]
+#: hidden states ``[windows, tokens, width]``: float32, or bfloat16 as its bits in int16, which numpy has no name for
+States = NDArray[Any]
 #: what a calibration takes whatever the model: torch, transformers, the tokenizer
 _BASE_BYTES = 400_000_000
 _NOBODY = Watcher()
@@ -50,8 +50,9 @@ class Layerwise:
     """The decoder layers of a folder, to be run one at a time on windows of token ids ``[windows, tokens]``.
 
     ``layers``: their names, such as ``model.layers.0``. ``batch``: windows that run at once. The weights are float32 and
-    the work is done on ``device``. What passes to experts and back lies in files in ``scratch``, in the system's folder
-    for such without. Code from the folder runs only with ``trust_remote_code``.
+    the work is done on ``device``; with ``in_bfloat16`` `run` casts them and all that a layer works with. What passes to
+    experts and back lies in files in ``scratch``, in the system's folder for such without. Code from the folder runs only
+    with ``trust_remote_code``.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Layerwise:
         trust_remote_code: bool = False,
     ):
         self.folder, self.ids, self.batch, self.device = Path(folder), ids, batch, device
+        self.in_bfloat16 = False
         self._scratch, self._shards = scratch, _Shards(self.folder)
         self._model, found = _empty_model(self.folder, self._shards, trust_remote_code)
         if found is None:
@@ -116,7 +118,7 @@ class Layerwise:
         """The name in the checkpoint of a parameter of the model; of one that is tied, the other's."""
         return self._stored.get(parameter) or self._stored[self._tied[parameter]]
 
-    @property
+    @cached_property
     def dtype(self) -> str:
         """The float type of the checkpoint: float32, float16 or bfloat16."""
         kinds = {str(self._shards.dtype(key)) for key in self._stored.values()}
@@ -196,7 +198,7 @@ class Layerwise:
         import torch
 
         found = self._layers[layer]
-        with torch.inference_mode(), loaded(found.module, found.of_all, weights, self.device):
+        with torch.inference_mode(), loaded(found.module, found.of_all, weights, self._like):
             if found.experts is not None:
                 self._take_turns(found, weights, states, after, watcher)
                 return
@@ -220,8 +222,8 @@ class Layerwise:
                         self._outputs(layer, states, part)
             for place in turns.reached():
                 own = layer.of_experts[place]
-                with loaded(experts.get_submodule(str(place)), own, weights, self.device):
-                    turns.turn(place, self.batch * tokens, self.device)
+                with loaded(experts.get_submodule(str(place)), own, weights, self._like):
+                    turns.turn(place, self.batch * tokens, self._like)
                 watcher.left([name.removesuffix(".weight") for name in own])
                 watcher.ran(windows * (place + 1) / len(layer.of_experts))
             with running_as([experts], turns.give):
@@ -232,9 +234,17 @@ class Layerwise:
     def _outputs(self, layer: DecoderLayer, states: States, part: slice) -> torch.Tensor:
         """What a layer makes of a part of the windows."""
         call = self._call(part.stop - part.start, list(self._layers.values()).index(layer))
-        found = layer.module(self._states(states, part), *call.args, **call.kwargs)
+        cast = partial(_cast, self._like.dtype)
+        found = layer.module(cast(self._states(states, part)), *cast(call.args), **cast(call.kwargs))
         output: torch.Tensor = found[0] if isinstance(found, tuple) else found
         return output
+
+    @property
+    def _like(self) -> torch.Tensor:
+        """A tensor of the kind that layers work with, on the device."""
+        import torch
+
+        return torch.empty(0, dtype=torch.bfloat16 if self.in_bfloat16 else torch.float32, device=self.device)
 
     def outputs(self, states: States) -> Iterator[tuple[slice, torch.Tensor]]:
         """Batch by batch what the head reads, ``[windows, tokens, width]``, from the outputs of the last layer."""
@@ -249,7 +259,7 @@ class Layerwise:
         """The logits ``[windows, tokens, vocabulary]`` for outputs of the last layer; ``head``: weights in place of its own."""
         import torch
 
-        module, last = self._model.get_output_embeddings(), partial(_constant, torch.from_numpy(states).to(self.device))
+        module, last = self._model.get_output_embeddings(), partial(_constant, _tensor(states).to(self.device))
         if head is not None:
             module.forward = lambda inputs: torch.nn.functional.linear(inputs, head, module.bias)
         try:
@@ -280,9 +290,7 @@ class Layerwise:
         return torch.as_tensor(ids).to(self.device)
 
     def _states(self, states: States, part: slice) -> torch.Tensor:
-        import torch
-
-        return torch.from_numpy(np.array(states[part])).to(self.device)
+        return _tensor(np.array(states[part])).to(self.device)
 
     def _body(self) -> Any:
         body = getattr(self._model, self._model.base_model_prefix or " ", None)
@@ -327,6 +335,19 @@ def _layer_names(model: Any) -> list[str]:
     return [f"{name}.{place}" for place in range(len(layers))]
 
 
+def _cast(dtype: torch.dtype, value: Any) -> Any:
+    """The float tensors in a value, a tuple or a mapping as ``dtype``; all else as it is."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, tuple):
+        return tuple(_cast(dtype, item) for item in value)
+    if isinstance(value, dict):
+        return {key: _cast(dtype, item) for key, item in value.items()}
+    return value
+
+
 def _constant(value: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     """The forward of a layer that gives what is known already."""
     return value
@@ -344,5 +365,17 @@ def _recorder(seen: list[torch.Tensor], calls: list[_Call]) -> Callable[..., Any
     return forward
 
 
+def _tensor(states: States) -> torch.Tensor:
+    import torch
+
+    tensor = torch.from_numpy(states)
+    return tensor.view(torch.bfloat16) if states.dtype == np.int16 else tensor
+
+
 def _put(states: States, part: slice, found: torch.Tensor) -> None:
-    states[part] = found.float().cpu().numpy()
+    import torch
+
+    if states.dtype == np.int16:
+        states[part] = found.to(torch.bfloat16).view(torch.int16).cpu().numpy()
+    else:
+        states[part] = found.float().cpu().numpy()

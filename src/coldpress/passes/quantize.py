@@ -29,6 +29,8 @@ FORMATS = ("compressed-tensors", "gptq", "awq")
 _CALIBRATED = ("best", "gptq", "awq", "autoround")
 LM_HEAD = "lm_head"
 MIXED_BITS = (2, 4, 8)
+#: tokens that run through a layer at once, by the kind of device
+_TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 8192}
 #: how much text the sensitivities are measured on
 _SENSITIVITY_WINDOWS, _SENSITIVITY_TOKENS = 2, 256
 #: what a layer, and an expert of it, takes in a graph, beside its weights
@@ -98,6 +100,8 @@ class Quantize(Pass):
                 f"a {self.format} checkpoint has the same bits everywhere", hint="use --format compressed-tensors"
             )
         if self.max_size is not None:
+            from coldpress.quant.allocate import bytes_of
+
             bytes_of(self.max_size)
 
     def _refuse_unread_data(self) -> None:
@@ -208,10 +212,19 @@ class _Run:
         self.decoder = Layerwise(
             model.path, ids, device=device, scratch=ctx.scratch, trust_remote_code=request.trust_remote_code
         )
+        self._check_ids(ids)
         self.shapes = self._shapes()
         routers = [router for layer in self.decoder.layers for router in self.decoder.routers(layer)]
         self.grids = request.grids(self.shapes, self.scale_dtype, routers)
         check_experts(self.decoder, self.grids)
+
+    def _check_ids(self, ids: Any) -> None:
+        rows, _ = self.decoder.shape(f"{self.decoder.embedding}.weight")
+        if ids.max() >= rows:
+            raise ColdpressError(
+                f"the tokenizer in {self.model.path} gives token {ids.max()}, and the embedding has {rows} rows",
+                hint="the tokenizer belongs to another model",
+            )
 
     def run(self) -> Model:
         started = time.perf_counter()
@@ -251,23 +264,28 @@ class _Run:
         return shapes
 
     def _grams(self) -> Any:
-        from coldpress.networks.grams import collect
+        from coldpress.networks.grams import collect, multiplies_in_bfloat16
         from coldpress.quant.grid import Grid
 
         if self.windows is None:
             return None
         grid = Grid(self.request.bits, self.request.group_size, False)
-        facts = {"model": self.model.key, "text": self.windows.digest, "grid": asdict(grid)}
+        facts = {
+            "model": self.model.key,
+            "text": self.windows.digest,
+            "grid": asdict(grid),
+            "bfloat16": multiplies_in_bfloat16(self.decoder.device),
+        }
         plain = [name for name in self.shapes if self.request.stays_float(name)]
         with self.ctx.kept("grams", {**facts, "float": plain}) as folder:
             self.decoder.batch = self._batch()
             return collect(self.decoder, grid, folder, lambda name: name in plain, self.ctx.progress)
 
     def _batch(self) -> int:
-        """Windows that run at once: about 4,096 tokens, or what fits into ``max_memory``."""
+        """Windows that run at once: two thousand tokens on a CPU, or what fits into ``max_memory``; more are no faster."""
         assert self.windows is not None
         tokens = self.windows.ids.shape[1]
-        usual = max(1, 4096 // tokens)
+        usual = max(1, _TOKENS_AT_ONCE[self.decoder.device] // tokens)
         if self.request.max_memory is None:
             return usual
         fixed, window = self.decoder.memory(tokens)
@@ -309,6 +327,8 @@ class _Run:
 
     def _budget(self) -> int:
         """Bytes that the quantized weights may take together."""
+        from coldpress.quant.allocate import bytes_of
+
         weights = sum(rows * columns for name, (rows, columns) in self.shapes.items() if name in self.grids)
         if self.request.target_bits is not None:
             return int(weights * self.request.target_bits / 8)
@@ -377,19 +397,3 @@ class _Run:
             "calibration": calibration,
             "timings": timings,
         }
-
-
-def bytes_of(text: str) -> int:
-    """``90MB``, ``1.5 GB`` or a plain number of bytes, in decimal units."""
-    number, unit = text.strip().rstrip("BbKkMmGg").strip(), text.strip().upper()
-    factor = next((factor for ending, factor in _UNITS.items() if unit.endswith(ending)), 1)
-    try:
-        size = float(number) * factor
-    except ValueError:
-        size = 0.0
-    if size <= 0:
-        raise ColdpressError(f"max_size: '{text}' is not a size", hint="write 90MB or 1.5GB")
-    return int(size)
-
-
-_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
