@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
+import coldpress.networks.grams as grams_module
 from coldpress.errors import ColdpressError
 from coldpress.networks.decoder_layer import Watcher
 from coldpress.networks.grams import collect
@@ -130,7 +131,10 @@ def rounded_as_in_the_gram_pass(model: Any) -> None:
 
 
 @pytest.mark.parametrize(("name", "leaves"), [("qwen2_moe", ("gate_proj", "up_proj")), ("mixtral", ("w1", "w3"))])
-def test_each_expert_has_the_gram_matrix_of_its_own_tokens(name: str, leaves: tuple[str, str], tmp_path: Path):
+def test_each_expert_has_the_gram_matrix_of_its_own_tokens(
+    name: str, leaves: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(grams_module, "multiplies_in_bfloat16", lambda device: False)
     folder, ids = checkpoint(name, tmp_path / "model").folder, np.random.default_rng(0).integers(3, 320, (5, 12))
     decoder = Layerwise(folder, ids, batch=2)
     (tmp_path / "grams").mkdir()
@@ -152,9 +156,11 @@ def test_each_expert_has_the_gram_matrix_of_its_own_tokens(name: str, leaves: tu
         assert sum(gram.tokens for modules, gram in grams.items() if modules[0].endswith(leaves[0])) >= 2 * ids.size
 
 
+@pytest.mark.parametrize("bfloat16", [False, True])
 @pytest.mark.parametrize("name", ["qwen2_moe", "glm4_moe"])
-def test_what_is_no_expert_is_watched_once(name: str, tmp_path: Path):
+def test_what_is_no_expert_is_watched_once(name: str, bfloat16: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Though a layer with experts runs twice, up to them and again, no input counts twice."""
+    monkeypatch.setattr(grams_module, "multiplies_in_bfloat16", lambda device: bfloat16)
     ids = np.random.default_rng(0).integers(3, 320, (5, 12))
     decoder = Layerwise(checkpoint(name, tmp_path / "model").folder, ids, batch=2)
     (tmp_path / "grams").mkdir()
@@ -165,6 +171,8 @@ def test_what_is_no_expert_is_watched_once(name: str, tmp_path: Path):
         assert {module for gram in grams for module in gram.modules} == {
             module for module in decoder.linears(layer) if ".experts." not in module
         }
+        came = [gram.tokens for gram in found.get(layer) if ".experts." in gram.modules[0]]
+        assert sum(came) == (4 * ids.size if came else 0), "two experts a token, and two matrices an expert"
 
 
 def test_one_expert_is_in_memory_at_a_time(tmp_path: Path):

@@ -106,12 +106,10 @@ def running_as(modules: Sequence[Any], forward: Callable[..., Any]) -> Iterator[
 
 
 @contextmanager
-def loaded(
-    module: Any, names: Mapping[str, str], weights: Mapping[str, Floats], place: tuple[str, torch.dtype]
-) -> Iterator[None]:
+def loaded(module: Any, names: Mapping[str, str], weights: Mapping[str, Floats], like: torch.Tensor) -> Iterator[None]:
     """Give a module parameters: of ``names``, stored name -> name inside; those on ``meta`` come back afterwards.
 
-    ``place``: the device they are brought to, and the type they are cast to.
+    ``like``: a tensor of their kind, on their device.
     """
     import torch
     from torch import nn
@@ -122,7 +120,7 @@ def loaded(
             parent, _, own = local.rpartition(".")
             parameters = module.get_submodule(parent)._parameters
             empty[name] = parameters, own, parameters[own]
-            tensor = torch.from_numpy(weights[name]).to(*place)
+            tensor = torch.from_numpy(weights[name]).to(like)
             parameters[own] = nn.Parameter(tensor, requires_grad=False)
         yield
     finally:

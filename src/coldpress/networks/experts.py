@@ -176,14 +176,13 @@ class Turns:
         self._share = torch.cat(self._shares)
         yield from self._chosen.unique().tolist()
 
-    def turn(self, place: int, batch: int, device: str) -> None:
-        """Let an expert work on its tokens, ``batch`` at once."""
+    def turn(self, place: int, batch: int, like: torch.Tensor) -> None:
+        """Let an expert work on its tokens, ``batch`` at once; ``like``: a tensor of the kind it works with."""
         expert = getattr(self._experts, str(place))
         tokens, slots = torch.where(self._chosen == place)
         for start in range(0, len(tokens), batch):
             rows, slot = tokens[start : start + batch], slots[start : start + batch]
-            inputs = torch.from_numpy(self._inputs[rows.numpy()])
-            found = expert(inputs.to(device, next(expert.parameters()).dtype)).float().cpu()
+            found = expert(torch.from_numpy(self._inputs[rows.numpy()]).to(like)).float().cpu()
             self._outputs[rows.numpy()] += (found * self._share[rows, slot, None].float()).numpy()
 
     def give(self, hidden_states: torch.Tensor, *_args: Any, **_kwargs: Any) -> torch.Tensor:

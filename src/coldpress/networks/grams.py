@@ -8,6 +8,9 @@ and bit budget can be tried on them without running the model again.
 Where the processor multiplies in bfloat16, layers run in it; the sums stay float32. What is lost by that is far less than what
 the rounded weights in front lose. Each expert of a mixture has matrices of its own, of the tokens that came to it; one that no token came to has none.
 
+Where the processor multiplies in bfloat16, layers run in it; the sums stay float32. What is lost by that is far less than what
+the rounded weights in front lose.
+
 Layer by layer the matrices are written to a folder, as is the state between two layers, so a run that was killed goes on
 where it was. The hidden states lie in mapped files, never in memory as a whole; of the matrices, those of one expert are
 in memory at a time.
@@ -19,6 +22,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -70,7 +74,7 @@ class Gram:
         return replace(self, scales=scales if self.scales is None else self.scales * scales)
 
 
-#: takes the modules that share a matrix, its upper triangle row by row, and the tokens that it sums over
+#: as `_NewFile.put`
 Put = Callable[[Sequence[str], Floats, int], None]
 
 
@@ -86,22 +90,9 @@ class GramFolder:
     def __contains__(self, layer: str) -> bool:
         return self._file(layer).is_file()
 
-    @contextmanager
-    def writing(self, layer: str) -> Iterator[Put]:
-        """Takes the matrices of a layer; the file gets its name at the end."""
-        scratch = self._file(layer).with_suffix(".part")
-        facts: list[dict[str, Any]] = []
-        with zipfile.ZipFile(scratch, "w") as archive:
-
-            def put(modules: Sequence[str], triangle: Floats, tokens: int) -> None:
-                with archive.open(f"{len(facts)}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, triangle)
-                facts.append({"tokens": tokens, "modules": list(modules)})
-
-            yield put
-            with archive.open(_FACTS, "w") as member:
-                member.write(json.dumps(facts).encode())
-        os.replace(scratch, self._file(layer))
+    def new(self, layer: str) -> _NewFile:
+        """A file to put the matrices of a layer into."""
+        return _NewFile(self._file(layer))
 
     def get(self, layer: str) -> list[Gram]:
         """The matrices of a layer; ColdpressError for a file that is cut off."""
@@ -130,6 +121,28 @@ class GramFolder:
         return self.folder / f"{layer}.zip"
 
 
+class _NewFile:
+    """A file of matrices that is being written; it gets its name when it is closed."""
+
+    def __init__(self, file: Path):
+        self._file, self._scratch = file, file.with_suffix(".part")
+        self._scratch.unlink(missing_ok=True)  # a run that failed in this process may still have it open
+        self._archive = zipfile.ZipFile(self._scratch, "w")
+        self._facts: list[dict[str, Any]] = []
+
+    def put(self, modules: Sequence[str], triangle: Floats, tokens: int) -> None:
+        """Add the matrix that some modules share, as its upper triangle row by row."""
+        with self._archive.open(f"{len(self._facts)}.npy", "w", force_zip64=True) as member:
+            np.lib.format.write_array(member, triangle)
+        self._facts.append({"tokens": tokens, "modules": list(modules)})
+
+    def close(self) -> None:
+        with self._archive.open(_FACTS, "w") as member:
+            member.write(json.dumps(self._facts).encode())
+        self._archive.close()
+        os.replace(self._scratch, self._file)
+
+
 def collect(
     decoder: Layerwise,
     grid: Grid,
@@ -147,24 +160,45 @@ def collect(
         return found
     done, states = _resume(decoder, found)
     total, size = len(layers) * len(decoder.ids), len(decoder.ids)
-    for place in range(done, len(layers)):
-        layer = layers[place]
-        rounded = [f"{name}.weight" for name in decoder.linears(layer) if not skip(name)]
-        weights = decoder.weights(layer).changed(dict.fromkeys(rounded, partial(_rounded, grid=grid)))
-        after = _states_file(folder, place + 1, decoder)
-        run_to = lambda windows, place=place: progress("calibrating", place * size + windows, total)  # noqa: E731
-        # the states get their name before the matrices do: so those that a later run needs are always there
-        with found.writing(layer) as put:
-            watch = _Watch(layer, put, run_to)
+    with _Disk() as disk:
+        for place in range(done, len(layers)):
+            layer = layers[place]
+            rounded = [f"{name}.weight" for name in decoder.linears(layer) if not skip(name)]
+            weights = decoder.weights(layer).changed(dict.fromkeys(rounded, partial(_rounded, grid=grid)))
+            after, file = _states_file(folder, place + 1, decoder), found.new(layer)
+            run_to = lambda windows, place=place: progress("calibrating", place * size + windows, total)  # noqa: E731
+            watch = _Watch(layer, partial(disk.write, file.put), run_to)
             decoder.run(layer, weights, states, after, watch)
             watch.left(watch.modules)
-            states = _named(folder, place + 1, after)
-        (folder / f"{place}.npy").unlink()
-    with found.writing(HEAD) as put:
-        last = _head(decoder, states)
-        put([HEAD], last.triangle(), last.tokens)
+            disk.write(_commit, folder, place, after, file)
+            states = after
+    _put_head(decoder, states, found.new(HEAD))
     _remove_states(folder)
     return found
+
+
+class _Disk:
+    """Writes one thing at a time while the next is computed; a failure shows at the next write or at the end."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1)
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> _Disk:
+        return self
+
+    def write(self, how: Callable[..., None], *what: Any) -> None:
+        self._wait()
+        self._last = self._thread.submit(how, *what)
+
+    def _wait(self) -> None:
+        if self._last is not None:
+            self._last.result()
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._thread.shutdown()
+        if kind is None:
+            self._wait()
 
 
 def multiplies_in_bfloat16(device: str) -> bool:
@@ -202,6 +236,13 @@ def _named(folder: Path, place: int, states: States) -> States:
     return states
 
 
+def _commit(folder: Path, place: int, after: States, grams: _NewFile) -> None:
+    """First the states behind a layer, then its matrices: so the states that a later run needs are always there."""
+    _named(folder, place + 1, after)
+    grams.close()
+    (folder / f"{place}.npy").unlink()
+
+
 def _remove_states(folder: Path) -> None:
     for file in folder.glob("*.npy*"):
         file.unlink()
@@ -211,11 +252,12 @@ def _rounded(weight: Floats, grid: Grid) -> Floats:
     return dequantize(kquant(weight, grid), weight.shape[1])
 
 
-def _head(decoder: Layerwise, states: States) -> _Sum:
+def _put_head(decoder: Layerwise, states: States, file: _NewFile) -> None:
     total = _Sum(decoder.width, decoder.device)
     for _, output in decoder.outputs(states):
         total.add(output)
-    return total
+    file.put([HEAD], total.triangle(), total.tokens)
+    file.close()
 
 
 class _Watch(Watcher):

@@ -50,8 +50,9 @@ class Layerwise:
     """The decoder layers of a folder, to be run one at a time on windows of token ids ``[windows, tokens]``.
 
     ``layers``: their names, such as ``model.layers.0``. ``batch``: windows that run at once. The weights are float32 and
-    the work is done on ``device``; with ``in_bfloat16`` `run` casts them and all that a layer works with. What passes to experts and back lies in files in ``scratch``, in the system's folder
-    for such without. Code from the folder runs only with ``trust_remote_code``.
+    the work is done on ``device``; with ``in_bfloat16`` `run` casts them and all that a layer works with. What passes to
+    experts and back lies in files in ``scratch``, in the system's folder for such without. Code from the folder runs only
+    with ``trust_remote_code``.
     """
 
     def __init__(
@@ -197,7 +198,7 @@ class Layerwise:
         import torch
 
         found = self._layers[layer]
-        with torch.inference_mode(), loaded(found.module, found.of_all, weights, self._place):
+        with torch.inference_mode(), loaded(found.module, found.of_all, weights, self._like):
             if found.experts is not None:
                 self._take_turns(found, weights, states, after, watcher)
                 return
@@ -221,8 +222,8 @@ class Layerwise:
                         self._outputs(layer, states, part)
             for place in turns.reached():
                 own = layer.of_experts[place]
-                with loaded(experts.get_submodule(str(place)), own, weights, self._place):
-                    turns.turn(place, self.batch * tokens, self.device)
+                with loaded(experts.get_submodule(str(place)), own, weights, self._like):
+                    turns.turn(place, self.batch * tokens, self._like)
                 watcher.left([name.removesuffix(".weight") for name in own])
                 watcher.ran(windows * (place + 1) / len(layer.of_experts))
             with running_as([experts], turns.give):
@@ -233,10 +234,17 @@ class Layerwise:
     def _outputs(self, layer: DecoderLayer, states: States, part: slice) -> torch.Tensor:
         """What a layer makes of a part of the windows."""
         call = self._call(part.stop - part.start, list(self._layers.values()).index(layer))
-        cast = partial(_cast, self._place[1])
+        cast = partial(_cast, self._like.dtype)
         found = layer.module(cast(self._states(states, part)), *cast(call.args), **cast(call.kwargs))
         output: torch.Tensor = found[0] if isinstance(found, tuple) else found
         return output
+
+    @property
+    def _like(self) -> torch.Tensor:
+        """A tensor of the kind that layers work with, on the device."""
+        import torch
+
+        return torch.empty(0, dtype=torch.bfloat16 if self.in_bfloat16 else torch.float32, device=self.device)
 
     def outputs(self, states: States) -> Iterator[tuple[slice, torch.Tensor]]:
         """Batch by batch what the head reads, ``[windows, tokens, width]``, from the outputs of the last layer."""
@@ -280,13 +288,6 @@ class Layerwise:
 
         ids = self.ids[part] if isinstance(part, slice) else np.repeat(self.ids[:1], part, axis=0)
         return torch.as_tensor(ids).to(self.device)
-
-    @property
-    def _place(self) -> tuple[str, torch.dtype]:
-        """Where and in what type `run` works."""
-        import torch
-
-        return self.device, torch.bfloat16 if self.in_bfloat16 else torch.float32
 
     def _states(self, states: States, part: slice) -> torch.Tensor:
         return _tensor(np.array(states[part])).to(self.device)
@@ -334,6 +335,19 @@ def _layer_names(model: Any) -> list[str]:
     return [f"{name}.{place}" for place in range(len(layers))]
 
 
+def _cast(dtype: torch.dtype, value: Any) -> Any:
+    """The float tensors in a value, a tuple or a mapping as ``dtype``; all else as it is."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, tuple):
+        return tuple(_cast(dtype, item) for item in value)
+    if isinstance(value, dict):
+        return {key: _cast(dtype, item) for key, item in value.items()}
+    return value
+
+
 def _constant(value: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     """The forward of a layer that gives what is known already."""
     return value
@@ -349,19 +363,6 @@ def _recorder(seen: list[torch.Tensor], calls: list[_Call]) -> Callable[..., Any
         return hidden_states
 
     return forward
-
-
-def _cast(dtype: torch.dtype, value: Any) -> Any:
-    """The float tensors in a value, a tuple or a mapping as ``dtype``; all else as it is."""
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        return value.to(dtype) if value.is_floating_point() else value
-    if isinstance(value, tuple):
-        return tuple(_cast(dtype, item) for item in value)
-    if isinstance(value, dict):
-        return {key: _cast(dtype, item) for key, item in value.items()}
-    return value
 
 
 def _tensor(states: States) -> torch.Tensor:

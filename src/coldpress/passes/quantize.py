@@ -29,6 +29,8 @@ FORMATS = ("compressed-tensors", "gptq", "awq")
 _CALIBRATED = ("best", "gptq", "awq", "autoround")
 LM_HEAD = "lm_head"
 MIXED_BITS = (2, 4, 8)
+#: tokens that run through a layer at once, by the kind of device
+_TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 8192}
 #: how much text the sensitivities are measured on
 _SENSITIVITY_WINDOWS, _SENSITIVITY_TOKENS = 2, 256
 #: what a layer, and an expert of it, takes in a graph, beside its weights
@@ -100,6 +102,8 @@ class Quantize(Pass):
                 f"a {self.format} checkpoint has the same bits everywhere", hint="use --format compressed-tensors"
             )
         if self.max_size is not None:
+            from coldpress.quant.allocate import bytes_of
+
             bytes_of(self.max_size)
 
     def _refuse_unread_data(self) -> None:
@@ -325,6 +329,8 @@ class _Run:
 
     def _budget(self) -> int:
         """Bytes that the quantized weights may take together."""
+        from coldpress.quant.allocate import bytes_of
+
         weights = sum(rows * columns for name, (rows, columns) in self.shapes.items() if name in self.grids)
         if self.request.target_bits is not None:
             return int(weights * self.request.target_bits / 8)
@@ -393,19 +399,3 @@ class _Run:
             "calibration": calibration,
             "timings": timings,
         }
-
-
-def bytes_of(text: str) -> int:
-    """``90MB``, ``1.5 GB`` or a plain number of bytes, in decimal units."""
-    number, unit = text.strip().rstrip("BbKkMmGg").strip(), text.strip().upper()
-    factor = next((factor for ending, factor in _UNITS.items() if unit.endswith(ending)), 1)
-    try:
-        size = float(number) * factor
-    except ValueError:
-        size = 0.0
-    if size <= 0:
-        raise ColdpressError(f"max_size: '{text}' is not a size", hint="write 90MB or 1.5GB")
-    return int(size)
-
-
-_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
