@@ -5,8 +5,7 @@ so what earlier layers, and earlier linears of the same layer, will get wrong is
 this rounding is always the same, the Gram matrices belong to the model, the text and the grid alone, and every algorithm
 and bit budget can be tried on them without running the model again.
 
-Where the processor multiplies in bfloat16, layers run in it; the sums stay float32. What is lost by that is far less than what
-the rounded weights in front lose. Each expert of a mixture has matrices of its own, of the tokens that came to it; one that no token came to has none.
+Each expert of a mixture has matrices of its own, of the tokens that came to it; one that no token came to has none.
 
 Where the processor multiplies in bfloat16, layers run in it; the sums stay float32. What is lost by that is far less than what
 the rounded weights in front lose.
