@@ -32,7 +32,7 @@ class Runner(Protocol):
 def open_model(model: Model, target: Target, trust_remote_code: bool = False) -> Runner:
     """An ONNX model with its session options, or a Hugging Face folder by transformers."""
     if model.format == "onnx":
-        return Session(model.path, target, model.notes.get("session"))
+        return Session(model.path, target)
     return _torch(model, target, trust_remote_code)
 
 

@@ -45,3 +45,13 @@ def test_files_that_the_design_names_exist():
     for name in re.findall(r"`([a-z_]+(?:/[a-z_]*)*(?:\.py|/))`", text):
         places = (ROOT / name, ROOT / "src/coldpress" / name)
         assert any(place.exists() for place in places), name
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_workflows_in_the_documentation_are_read(page):
+    import yaml
+
+    from coldpress.workflow import load_workflow
+
+    for block in re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
+        assert load_workflow(yaml.safe_load(block)).model

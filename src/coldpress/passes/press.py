@@ -44,7 +44,9 @@ _GRID_OPTIONS = (
 #: those of them that have an effect on codes of the checkpoint, which stay codes at any precision
 _ON_CODES = ("accuracy_level", "modules_to_not_convert")
 _FLOATS = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
-_TOKENIZER_FILES = (
+#: what belongs to a model besides its graph: what its outputs stand for, and how its inputs are made
+_CARRIED_FILES = (
+    "config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -67,7 +69,7 @@ class Press(Pass):
     accepts = ("hf",)
     produces = "onnx"
     needs = ("mobius-onnx", "onnxruntime", "onnxruntime-genai")
-    version = 2
+    version = 3
 
     precision: str = _option("int4", "what weights are stored as", PRECISIONS)
     algorithm: str = _option(
@@ -147,7 +149,7 @@ class Press(Pass):
                 progress=lambda done, total: ctx.progress("pressing weights", done, total),
             )
         shutil.rmtree(ctx.scratch / "capture")
-        copy_tokenizer(model.path, ctx.scratch)
+        copy_settings(model.path, ctx.scratch)
         timings = [
             {"step": "capture the graph", "seconds": captured - started},
             {"step": "press the weights", "seconds": time.perf_counter() - captured},
@@ -244,12 +246,12 @@ def _takes_last_logits() -> bool:
     return (int(major), int(minor)) >= (0, 12)
 
 
-def copy_tokenizer(folder: Path, output: Path) -> None:
-    """Copy the tokenizer's files, in the form that older runtimes and readers know too.
+def copy_settings(folder: Path, output: Path) -> None:
+    """Copy the settings and the tokenizer's files, in the form that older runtimes and readers know too.
 
     Newer tokenizers leave out special_tokens_map.json and call their class ``TokenizersBackend``.
     """
-    for name in _TOKENIZER_FILES:
+    for name in _CARRIED_FILES:
         if (folder / name).exists():
             shutil.copyfile(folder / name, output / name)
     if not (folder / "tokenizer_config.json").exists():
