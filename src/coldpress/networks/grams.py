@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coldpress.errors import WORK_FAILED, ColdpressError
+from coldpress.errors import WORK_FAILED, ColdpressError, naming
 from coldpress.networks.layerwise import Layerwise, States, Tensors
 from coldpress.quant.grid import Floats, Grid, dequantize
 from coldpress.quant.kquant import kquant
@@ -158,7 +158,8 @@ def _round(weights: Tensors, linears: Sequence[str], grid: Grid) -> None:
 
     for name in linears:
         weight = weights[f"{name}.weight"]
-        codes = kquant(weight.cpu().numpy(), grid)
+        with naming(name):
+            codes = kquant(weight.cpu().numpy(), grid)
         weights[f"{name}.weight"] = torch.from_numpy(dequantize(codes, weight.shape[1])).to(weight.device)
 
 

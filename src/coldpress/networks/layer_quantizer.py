@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from coldpress.errors import naming
 from coldpress.networks.folds import folds_of
 from coldpress.networks.grams import HEAD, Gram, GramFolder
 from coldpress.networks.layerwise import Layerwise
@@ -108,19 +109,20 @@ class LayerQuantizer:
         return {module: gram for gram in self.grams.get(layer) for module in gram.modules}
 
     def _codes(self, module: str, weight: Floats, gram: Gram | None) -> Calibrated:
-        if gram is None:
-            # an expert that no token came to, or an algorithm that needs no data
-            plain = self.algorithm if self.algorithm in ("rtn", "kquant", "hqq") else "kquant"
-            return calibrate(weight, None, self.grids[module], plain)
-        return calibrate(
-            weight,
-            gram.matrix,
-            self.grids[module],
-            self.algorithm,
-            tokens=gram.tokens,
-            seconds=self.seconds,
-            device=self.decoder.device,
-        )
+        with naming(module):
+            if gram is None:
+                # an expert that no token came to, or an algorithm that needs no data
+                plain = self.algorithm if self.algorithm in ("rtn", "kquant", "hqq") else "kquant"
+                return calibrate(weight, None, self.grids[module], plain)
+            return calibrate(
+                weight,
+                gram.matrix,
+                self.grids[module],
+                self.algorithm,
+                tokens=gram.tokens,
+                seconds=self.seconds,
+                device=self.decoder.device,
+            )
 
     def _fold(self, layer: str, weights: dict[str, Floats], grams: Mapping[str, Gram]) -> dict[str, float]:
         """Search AWQ scales and fold them into ``weights`` and ``grams``; the exponents by module."""
