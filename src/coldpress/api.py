@@ -13,7 +13,7 @@ from coldpress import recipes
 from coldpress.engine import Console, Report
 from coldpress.engine import run as _run
 from coldpress.store import Store
-from coldpress.target import resolve_target
+from coldpress.target import Target, resolve_target
 from coldpress.workflow import Step, Verify, Workflow
 from coldpress.workflow_file import load_workflow
 
@@ -36,7 +36,7 @@ def optimize_workflow(
 def _workflow(
     model: str | Path,
     output: str | Path | None,
-    recipe: Callable[[dict[str, Any]], tuple[Step, ...]],
+    recipe: Callable[[dict[str, Any], Target], tuple[Step, ...]],
     options: dict[str, Any],
 ) -> Workflow:
     """The workflow of a recipe: the options that are not the recipe's say for what target, and how it is verified."""
@@ -46,7 +46,7 @@ def _workflow(
     trust = bool(options.get("trust_remote_code"))
     workflow = Workflow(
         model=str(model),
-        passes=recipe(options),
+        passes=recipe(options, target),
         target=target,
         output=None if output is None else str(output),
         verify=verify,
@@ -82,7 +82,8 @@ def quantize_workflow(
     model_name_or_path: str | Path, output_path: str | Path | None = QUANTIZED, **options: Any
 ) -> Workflow:
     """The workflow behind ``quantize``; ``options`` as in `optimize_workflow`, with the parameters of the pass ``quantize``."""
-    return _workflow(model_name_or_path, output_path, recipes.quantize_recipe, options)
+    recipe = lambda given, _target: recipes.quantize_recipe(given)  # noqa: E731
+    return _workflow(model_name_or_path, output_path, recipe, options)
 
 
 def quantize(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 WORK_FAILED = 1
 REQUEST_WRONG = 2
@@ -32,8 +33,17 @@ def _rebuild(message: str, hint: str | None, exit_code: int) -> ColdpressError:
     return ColdpressError(message, hint=hint, exit_code=exit_code)
 
 
+@contextmanager
+def naming(place: str) -> Iterator[None]:
+    """Put the name of a place in front of the message of a ColdpressError that is raised inside."""
+    try:
+        yield
+    except ColdpressError as error:
+        raise ColdpressError(f"{place}: {error.message}", hint=error.hint, exit_code=error.exit_code) from error
+
+
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """A hint that names the closest of the ``known`` names, or all of them when none is close."""
-    names = sorted(known)
+    names = sorted(known, key=lambda name: (len(name) if name.isdigit() else 0, name))
     close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.55)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names)}"

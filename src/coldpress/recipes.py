@@ -9,58 +9,76 @@ from typing import Any
 from coldpress import parts
 from coldpress.errors import ColdpressError
 from coldpress.model import Model
+from coldpress.target import Target
 from coldpress.workflow import Measure, Step, Workflow
 
 #: algorithms that need more than a weight to round it, so that they work on the Hugging Face folder, before the press
 QUANTIZED_FIRST = ("best", "gptq", "awq", "autoround", "hqq", "quarot", "spinquant")
+#: those of them that are a rotation, and then the best of the others
+_ROTATED = ("quarot", "spinquant")
 #: options of the calibration that ``auto-opt`` takes, too
 DATA = ("data_name", "data_files", "text_template", "use_chat_template", "max_seq_len", "num_samples")
+_BY_WEIGHTS, _BUDGETS = ("rtn", "hqq"), {"target_bits", "max_size"}
 _FOR_BOTH = ("precision", "symmetric", "modules_to_not_convert", "trust_remote_code")
+#: what a learned rotation takes of the options of the pass that follows
+_LEARNED_FOR = ("group_size", "symmetric", *DATA, "max_memory")
 
 
-def press_recipe(options: dict[str, Any]) -> tuple[Step, ...]:
+def press_recipe(options: dict[str, Any], target: Target) -> tuple[Step, ...]:
     """``auto-opt`` and ``optimize``: a press of whatever the source is; options left out keep the pass's defaults.
 
-    An algorithm that works layer by layer runs before it, and its codes are pressed as they are.
+    An algorithm that works layer by layer runs before it, and its codes are pressed as they are: so the grid that is
+    fast on the target is chosen for it, too. A rotation comes first of all.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    data = {name: given.pop(name) for name in DATA if name in given}
-    if given.get("algorithm") not in QUANTIZED_FIRST:
-        for name in data:
-            raise ColdpressError(
-                f"{name} has no effect with --algorithm {given.get('algorithm', 'kquant')}, which needs no data",
-                hint=f"use --algorithm {' or '.join(QUANTIZED_FIRST[:2])}",
-            )
-        return (Step("press", given),)
-    first = {"algorithm": given.pop("algorithm"), **data, **{name: given[name] for name in _FOR_BOTH if name in given}}
-    if "block_size" in given:
-        first["group_size"] = given["block_size"]
-    if given.get("precision", "int4") not in ("int4", "int8"):
+    rotation, data = given.pop("rotation", None), {name: given.pop(name) for name in DATA if name in given}
+    algorithm, is_float = given.get("algorithm"), given.get("precision", "int4") not in ("int4", "int8")
+    if is_float and (rotation or algorithm in QUANTIZED_FIRST):
         raise ColdpressError(
-            f"{first['algorithm']} has no effect with precision {given['precision']}, which keeps weights float",
+            f"{rotation or algorithm} has no effect with precision {given['precision']}, which keeps weights float",
             hint="use --precision int4 or int8",
         )
-    return (*quantize_recipe(first), Step("press", given))
+    grid = {"group_size": given["block_size"]} if "block_size" in given else {}
+    if target.short_name != "cpu":
+        grid["symmetric"] = True
+    first = {**grid, **data, **{name: given[name] for name in _FOR_BOTH if name in given}}
+    if algorithm in QUANTIZED_FIRST:
+        del given["algorithm"]
+        return (*quantize_recipe({**first, "algorithm": algorithm, "rotation": rotation}), Step("press", given))
+    if data and rotation != "spinquant":
+        raise ColdpressError(
+            f"{next(iter(data))} has no effect with --algorithm {algorithm or 'kquant'}, which needs no data",
+            hint=f"use --algorithm {' or '.join(QUANTIZED_FIRST[:2])}",
+        )
+    return (*_rotation(rotation, first), Step("press", given))
 
 
 def quantize_recipe(options: dict[str, Any]) -> tuple[Step, ...]:
-    """``quantize``: a Hugging Face folder stays one; options left out keep the pass's defaults.
-
-    ``quarot`` is a rotation, and then the best of the other algorithms.
-    """
+    """``quantize``: a Hugging Face folder stays one; options left out keep the pass's defaults."""
     given = {name: value for name, value in options.items() if value is not None}
-    if given.get("algorithm") == "spinquant":
-        raise ColdpressError(
-            "spinquant trains its rotations, which coldpress does not do",
-            hint="use --algorithm quarot, whose rotation is random",
-        )
-    if given.get("algorithm") != "quarot":
-        return (Step("quantize", given),)
-    del given["algorithm"]
-    return (
-        Step("rotate", {name: given[name] for name in ("trust_remote_code",) if name in given}),
-        Step("quantize", given),
-    )
+    rotation = given.pop("rotation", None)
+    if (named := given.get("algorithm")) in _ROTATED:
+        if rotation not in (None, named):
+            raise ColdpressError(
+                f"algorithm {named} and rotation {rotation} are two rotations", hint="leave one of them out"
+            )
+        rotation = given.pop("algorithm")
+    steps = _rotation(rotation, given)
+    if rotation == "spinquant" and given.get("algorithm") in _BY_WEIGHTS and not _BUDGETS & given.keys():
+        for name in {*DATA, "max_memory"} & given.keys():  # the data is for the rotation alone
+            del given[name]
+    return (*steps, Step("quantize", given))
+
+
+def _rotation(rotation: str | None, options: dict[str, Any]) -> tuple[Step, ...]:
+    """The step that rotates the network, if one is asked for; a learned one knows the grid that follows."""
+    if rotation is None:
+        return ()
+    shared = {name: options[name] for name in ("trust_remote_code",) if name in options}
+    if rotation == "spinquant":
+        shared |= {name: options[name] for name in _LEARNED_FOR if name in options}
+        shared.setdefault("symmetric", options.get("precision") == "int8")
+    return (Step("rotate", {"rotation": rotation, **shared}),)
 
 
 _ON_ONNX = ("algorithm", "precision", "symmetric", "lm_head", "embeddings", "modules_to_not_convert", *DATA)
@@ -79,11 +97,30 @@ def _on_onnx(step: Step) -> Step:
     return replace(step, type="quantize_onnx", parameters=given)
 
 
+def _check_device(device: str) -> None:
+    """For a Hugging Face folder the device is where layers are quantized; a graph may be meant for one that is not here."""
+    if device == "npu":
+        raise ColdpressError(
+            "layers are quantized on a cpu or gpu, not on an npu",
+            hint="leave --device out; auto-opt --device npu presses the folder for it",
+        )
+    if device == "gpu":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ColdpressError(
+                f"--device gpu: torch {torch.__version__} finds no CUDA device here",
+                hint="use --device cpu, or install a torch with CUDA where there is a GPU",
+            )
+
+
 def complete(workflow: Workflow, model: Model) -> tuple[Step, ...]:
     """The workflow's passes, after those that bring the model into a format the first of them accepts."""
     steps = workflow.passes
     if model.format == "onnx":
         return tuple(map(_for_onnx, steps))
+    if steps and steps[-1].type == "quantize":
+        _check_device(workflow.target.device)
     if model.format == "gguf" and not (steps and all("gguf" in formats for formats in _accepted(steps[0]))):
         return (Step("unpack_gguf"), *steps)
     return steps

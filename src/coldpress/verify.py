@@ -51,7 +51,7 @@ def verify(model: Model, source: Model, workflow: Workflow, store: Store, progre
     if not request.enabled:
         return Verdict(UNVERIFIED, ["verification was turned off"])
     tolerance = tolerance_of(str(model.notes.get("precision", "int4")), request.tolerance)
-    if not target.is_here:
+    if model.format == "onnx" and not target.is_here:
         return Verdict(
             UNVERIFIED, [f"{target.provider} is not installed here, so the model could not be run"], {}, tolerance
         )
@@ -64,8 +64,24 @@ def verify(model: Model, source: Model, workflow: Workflow, store: Store, progre
     [(_, result)] = Local().map([job], store, progress)
     reasons = judge(result.numbers, tolerance)
     if reasons:
-        reasons.append(_worst_layer(replace(job, part="worst_layer", parameters=trust), store, progress))
+        noted = _worst_noted(model)
+        reasons.append(noted or _worst_layer(replace(job, part="worst_layer", parameters=trust), store, progress))
     return Verdict(WORSE if reasons else VERIFIED, reasons, result.numbers, tolerance, result.seconds)
+
+
+def _worst_noted(model: Model) -> str | None:
+    """The layer that rounding changed most, where the layers' outputs cannot be compared with the source's; else None.
+
+    They cannot where something was scaled or rotated within the network, and need not where that was measured.
+    """
+    noted = model.notes.get("layers", []) if model.notes.get("rotation") else []
+    layers = (model.notes.get("calibration") or {}).get("layers", noted)
+    for error, what in (("output_error", "output"), ("relative_error", "weights")):
+        known = [layer for layer in layers if layer.get(error) is not None]
+        if known:
+            worst = max(known, key=lambda layer: layer[error])
+            return f"the worst layer is {worst['name']}: rounding changed its {what} by {worst[error]:.1%}"
+    return None
 
 
 def _worst_layer(job: Job, store: Store, progress: Progress) -> str:

@@ -65,6 +65,7 @@ VALUES = {
     "data_files": ("rows.jsonl",),
     "data_name": "json",
     "text_template": "{a}",
+    "rotation": "quarot",
 }
 
 
@@ -82,7 +83,7 @@ def test_flags_and_arguments_have_the_same_names_and_defaults(verb, function, bu
         if flag.name in OF_THE_TERMINAL:
             continue
         if flag.name not in named:
-            build("some/model", **{"algorithm": "gptq", flag.name: VALUES.get(flag.name, _some_value(flag))})
+            build("some/model", **{"algorithm": "gptq", flag.name: VALUES.get(flag.name) or _some_value(flag)})
         elif isinstance(flag.default, str | int):
             assert flag.default == named[flag.name].default, flag.name
         else:

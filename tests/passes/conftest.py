@@ -32,6 +32,7 @@ WORDS = [
     "every",
     "morning",
 ]
+OF_DATA = ("data_files", "max_seq_len", "num_samples")
 SMALL = {"max_seq_len": 32, "num_samples": 6, "group_size": 16, "tolerance": "kl=9,ppl=99,top1=0"}
 
 
@@ -48,7 +49,7 @@ def quantize(tmp_path, text):
     def run(folder: Path, name: str = "quantized", **options):
         settings = {**SMALL, "data_files": (str(text),), **options}
         if settings.get("algorithm") in ("rtn", "hqq"):
-            del settings["data_files"]
+            settings = {name: value for name, value in settings.items() if name not in OF_DATA}
         return coldpress.quantize(folder, tmp_path / name, cache_dir=tmp_path / "cache", **settings)
 
     return run

@@ -14,6 +14,7 @@ from coldpress.cli.options import (
     model_option,
     output_option,
     pass_options,
+    rotation_option,
     target_options,
     verify_options,
 )
@@ -31,6 +32,7 @@ _ALGORITHM_HELP = (
 @model_option
 @output_option("models/optimized")
 @click.option("--algorithm", type=Choice(_ALGORITHMS), help=_ALGORITHM_HELP)
+@rotation_option
 @pass_options(Press, leave_out=("algorithm", "trust_remote_code"))
 @pass_options(Quantize, only=DATA)
 @target_options

@@ -27,6 +27,13 @@ def output_option(default: str) -> Callable[..., Any]:
     return click.option("-o", "--output_path", default=default, show_default=True, help="Folder for the result.")
 
 
+def rotation_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    from coldpress.passes.rotate import ROTATIONS
+
+    text = "Rotate the network before any algorithm: quarot at random, spinquant as learned for the grid."
+    return click.option("--rotation", type=Choice(ROTATIONS), help=text)(command)
+
+
 def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads; 0: all processors.")(
         command

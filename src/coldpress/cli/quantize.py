@@ -14,20 +14,24 @@ from coldpress.cli.options import (
     model_option,
     output_option,
     pass_options,
+    rotation_option,
     target_options,
     verify_options,
 )
 from coldpress.passes.quantize import ALGORITHMS, Quantize
+from coldpress.passes.rotate import ROTATIONS
 
 _ALGORITHM_HELP = (
-    "How weights are rounded; best is AWQ scales, GPTQ and a polish, quarot a rotation before it. [default: best]"
+    "How weights are rounded; best is AWQ scales, GPTQ and a polish; quarot and spinquant are a rotation before it. "
+    "[default: best]"
 )
 
 
 @click.command("quantize", help=VERBS["quantize"])
 @model_option
 @output_option("models/quantized")
-@click.option("--algorithm", type=Choice((*ALGORITHMS, "quarot", "spinquant")), help=_ALGORITHM_HELP)
+@click.option("--algorithm", type=Choice((*ALGORITHMS, *ROTATIONS)), help=_ALGORITHM_HELP)
+@rotation_option
 @pass_options(Quantize, leave_out=("algorithm", "trust_remote_code"))
 @target_options
 @verify_options

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coldpress.errors import WORK_FAILED, ColdpressError
+from coldpress.errors import WORK_FAILED, ColdpressError, naming
 from coldpress.networks.decoder_layer import Watcher
 from coldpress.networks.layerwise import Layerwise, States
 from coldpress.quant.grid import Floats, Grid, dequantize
@@ -162,8 +162,10 @@ def collect(
     with _Disk() as disk:
         for place in range(done, len(layers)):
             layer = layers[place]
-            rounded = [f"{name}.weight" for name in decoder.linears(layer) if not skip(name)]
-            weights = decoder.weights(layer).changed(dict.fromkeys(rounded, partial(_rounded, grid=grid)))
+            rounded = [name for name in decoder.linears(layer) if not skip(name)]
+            weights = decoder.weights(layer).changed(
+                {f"{name}.weight": partial(_rounded, module=name, grid=grid) for name in rounded}
+            )
             after, file = _states_file(folder, place + 1, decoder), found.new(layer)
             run_to = lambda windows, place=place: progress("calibrating", place * size + windows, total)  # noqa: E731
             watch = _Watch(layer, partial(disk.write, file.put), run_to)
@@ -247,8 +249,9 @@ def _remove_states(folder: Path) -> None:
         file.unlink()
 
 
-def _rounded(weight: Floats, grid: Grid) -> Floats:
-    return dequantize(kquant(weight, grid), weight.shape[1])
+def _rounded(weight: Floats, module: str, grid: Grid) -> Floats:
+    with naming(module):
+        return dequantize(kquant(weight, grid), weight.shape[1])
 
 
 def _put_head(decoder: Layerwise, states: States, file: _NewFile) -> None:

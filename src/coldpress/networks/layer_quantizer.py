@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from coldpress.errors import ColdpressError
+from coldpress.errors import ColdpressError, naming
 from coldpress.networks.folds import Fold, folds_of
 from coldpress.networks.grams import HEAD, Gram, GramFolder
 from coldpress.networks.layerwise import Layerwise
@@ -116,19 +116,20 @@ class LayerQuantizer:
         return {module: gram for gram in self.grams.get(layer) for module in gram.modules}
 
     def _codes(self, module: str, weight: Floats, gram: Gram | None) -> Calibrated:
-        if gram is None:
-            plain = self.algorithm if self.algorithm in PLAIN else "kquant"
-            made = calibrate(weight, None, self.grids[module], plain)
-            return made if self.grams is None else replace(made, fallback=COLD)
-        return calibrate(
-            weight,
-            gram.matrix,
-            self.grids[module],
-            self.algorithm,
-            tokens=gram.tokens,
-            seconds=self.seconds,
-            device=self.decoder.device,
-        )
+        with naming(module):
+            if gram is None:
+                plain = self.algorithm if self.algorithm in PLAIN else "kquant"
+                made = calibrate(weight, None, self.grids[module], plain)
+                return made if self.grams is None else replace(made, fallback=COLD)
+            return calibrate(
+                weight,
+                gram.matrix,
+                self.grids[module],
+                self.algorithm,
+                tokens=gram.tokens,
+                seconds=self.seconds,
+                device=self.decoder.device,
+            )
 
     def _folded(self, layer: str, weights: Weights, grams: dict[str, Gram]) -> tuple[Weights, dict[str, float]]:
         """Search AWQ scales and fold them: the weights with them, and the exponents by module; ``grams`` is changed."""

@@ -36,6 +36,8 @@ States = NDArray[Any]
 #: what a calibration takes whatever the model: torch, transformers, the tokenizer
 _BASE_BYTES = 400_000_000
 _NOBODY = Watcher()
+#: tokens that run through a layer at once, by the kind of device
+_TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 8192}
 
 
 @dataclass
@@ -140,6 +142,21 @@ class Layerwise:
     def shape(self, name: str) -> tuple[int, int]:
         rows, columns = self._shards.shape(name)
         return rows, columns
+
+    def windows_at_once(self, max_memory: float | None) -> int:
+        """Windows that may run at once in ``max_memory`` gigabytes; two thousand tokens on a CPU, where more are no faster."""
+        tokens = self.ids.shape[1]
+        usual = max(1, _TOKENS_AT_ONCE[self.device] // tokens)
+        if max_memory is None:
+            return usual
+        fixed, window = self.memory(tokens)
+        fits = int((max_memory * 1e9 - fixed) // window)
+        if fits < 1:
+            raise ColdpressError(
+                f"max_memory {max_memory:g} GB is too little for one layer and one window of {tokens} tokens",
+                hint=f"use --max_memory {(fixed + window) / 1e9 + 0.05:.1f}, or a shorter --max_seq_len",
+            )
+        return min(usual, fits)
 
     def memory(self, tokens: int) -> tuple[int, int]:
         """Bytes that a calibration takes, roughly: whatever the windows, and for each window of ``tokens`` in a batch."""

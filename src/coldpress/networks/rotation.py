@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from coldpress.errors import ColdpressError
 from coldpress.networks.layerwise import Layerwise
 from coldpress.networks.quantized_folder import LayerFiles, copy_other_files, write_checkpoint
+from coldpress.quant.gptq import to_numpy, to_torch
 from coldpress.quant.grid import Floats
 from coldpress.quant.rotate import Doubles, Stream, fold_norms, random_rotation, rotate_stream, rotate_values, times
 
@@ -32,21 +34,32 @@ def check_rotation(config: dict[str, Any]) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Rotations:
+    """Orthogonal matrices: of the ``stream [K, K]``, and of the values of every head, ``heads [size, size]``."""
+
+    stream: Doubles
+    heads: Doubles
+
+    @classmethod
+    def random(cls, decoder: Layerwise, seed: int) -> Rotations:
+        """Random ones, which follow from ``seed``."""
+        return cls(random_rotation(decoder.width, seed), random_rotation(_head_size(decoder.config), seed + 1))
+
+
 def rotate_checkpoint(
-    decoder: Layerwise, folder: Path, work: Path, seed: int, progress: Callable[[str, float, float], None]
+    decoder: Layerwise, folder: Path, work: Path, rotations: Rotations, progress: Callable[[str, float, float], None]
 ) -> None:
     """Write ``decoder``'s checkpoint with norms folded and stream and values turned, in float32, to ``folder``.
 
-    The rotations follow from ``seed``. ``work`` keeps finished layers. The head becomes a matrix of its own.
+    ``work`` keeps finished layers. The head becomes a matrix of its own.
     """
-    stream, files = _stream(decoder), LayerFiles(work)
-    turn = random_rotation(decoder.width, seed)
-    heads = random_rotation(_head_size(decoder.config), seed + 1)
+    stream, files = stream_of(decoder), LayerFiles(work)
     names = [*decoder.layers, "ends"]
     for place, name in enumerate(names):
         progress("rotating", place, len(names))
         if files.notes(name) is None:
-            made = _ends(decoder, stream, turn) if name == "ends" else _layer(decoder, name, stream, turn, heads)
+            made = _ends(decoder, stream, rotations.stream) if name == "ends" else _layer(decoder, name, rotations)
             files.put(name, {key: np.ascontiguousarray(tensor) for key, tensor in made.items()}, [])
     spans = {key: span for name in names for key, span in files.tensors(name).items()}
     write_checkpoint(dict(sorted(spans.items())), folder)
@@ -57,21 +70,37 @@ def rotate_checkpoint(
     shutil.rmtree(work)
 
 
-def _layer(decoder: Layerwise, name: str, stream: Stream, turn: Doubles, heads: Doubles) -> dict[str, Floats]:
-    turned = rotate_stream(fold_norms(decoder.weights(name), stream), stream, turn)
-    return dict(rotate_values(turned, stream, heads))
+def layer_weights(decoder: Layerwise, layer: str) -> dict[str, Floats]:
+    """The parameters of a layer by their full names."""
+    return dict(decoder.weights(layer).items())
+
+
+def _layer(decoder: Layerwise, name: str, rotations: Rotations) -> dict[str, Floats]:
+    stream = stream_of(decoder)
+    turned = rotate_stream(fold_norms(layer_weights(decoder, name), stream), stream, rotations.stream)
+    return dict(rotate_values(turned, stream, rotations.heads))
 
 
 def _ends(decoder: Layerwise, stream: Stream, turn: Doubles) -> dict[str, Floats]:
-    """Embedding, last norm and head."""
-    norm = decoder.tensor(NORM).cpu().numpy()
-    embedding = decoder.tensor(stream.embedding).cpu().numpy()
-    head = embedding if decoder.is_tied else decoder.head_weight().cpu().numpy()
+    """Embedding, last norm and head, in the type that they are stored in: the ends stay as large as they are."""
+    norm, kind = to_numpy(to_torch(decoder.tensor(NORM))), _stored_type(decoder.dtype)
+    embedding = to_numpy(to_torch(decoder.tensor(stream.embedding)))
+    head = embedding if decoder.is_tied else to_numpy(to_torch(decoder.head_weight()))
     return {
-        stream.embedding: _by_rows(embedding, lambda rows: times(rows, turn)),
-        NORM: np.ones_like(norm),
-        HEAD: _by_rows(head, lambda rows: times((rows * norm.astype(np.float64)).astype(np.float32), turn)),
+        stream.embedding: _by_rows(embedding, lambda rows: times(rows, turn).astype(kind)),
+        NORM: np.ones_like(norm).astype(kind),
+        HEAD: _by_rows(
+            head, lambda rows: times((rows * norm.astype(np.float64)).astype(np.float32), turn).astype(kind)
+        ),
     }
+
+
+def _stored_type(dtype: str) -> Any:
+    if dtype == "bfloat16":
+        from ml_dtypes import bfloat16
+
+        return bfloat16
+    return np.dtype(dtype)
 
 
 def _by_rows(weight: Floats, change: Callable[[Floats], Floats]) -> Floats:
@@ -80,7 +109,8 @@ def _by_rows(weight: Floats, change: Callable[[Floats], Floats]) -> Floats:
     return whole
 
 
-def _stream(decoder: Layerwise) -> Stream:
+def stream_of(decoder: Layerwise) -> Stream:
+    """The weights at the residual stream of a network that `check_rotation` lets pass."""
     norms: dict[str, tuple[str, ...]] = {}
     producers: list[str] = []
     values: list[tuple[str, str]] = []

@@ -7,6 +7,7 @@ from typing import Any
 from coldpress.errors import did_you_mean
 from coldpress.olive_config.reading import Section
 from coldpress.recipes import press_recipe
+from coldpress.target import Target
 from coldpress.workflow import Step
 
 _SAMPLERS = {"sequential": "grid", "exhaustive": "grid", "random": "random", "tpe": "tpe"}
@@ -73,4 +74,4 @@ def read_auto_optimizer(root: Section, kind: str, searches: bool) -> list[Step]:
         return [Step("press", {"precision": {"choice": precisions}})]
     if len(precisions) > 1:
         root.log.note(config.place_of("precisions"), f"without a search the first is made: {precisions[0]}")
-    return list(press_recipe({"precision": next(iter(precisions), None)}))
+    return list(press_recipe({"precision": next(iter(precisions), None)}, Target()))

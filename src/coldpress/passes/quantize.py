@@ -16,12 +16,15 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from coldpress.errors import ColdpressError
 from coldpress.model import Model
 from coldpress.parts import Context, Pass
 from coldpress.target import Target
+
+if TYPE_CHECKING:
+    from coldpress.networks.budget import Budget
 
 ALGORITHMS = ("best", "gptq", "awq", "autoround", "kquant", "hqq", "rtn")
 PRECISIONS = ("int4", "int8", "int3", "int2")
@@ -29,14 +32,12 @@ FORMATS = ("compressed-tensors", "gptq", "awq")
 _CALIBRATED = ("best", "gptq", "awq", "autoround")
 LM_HEAD = "lm_head"
 MIXED_BITS = (2, 4, 8)
-#: tokens that run through a layer at once, by the kind of device
-_TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 8192}
+_DATA_OPTIONS = (
+    *("data_name", "data_files", "text_template", "use_chat_template", "max_seq_len", "num_samples"),
+    "max_memory",
+)
 #: how much text the sensitivities are measured on
 _SENSITIVITY_WINDOWS, _SENSITIVITY_TOKENS = 2, 256
-#: what a layer, and an expert of it, takes in a graph, beside its weights
-_LAYER_BYTES, _EXPERT_BYTES = 8000, 5000
-#: tokens that run through a layer at once, by the kind of device
-_TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 8192}
 
 
 def _option(default: Any, text: str, choices: tuple[Any, ...] = ()) -> Any:
@@ -95,26 +96,25 @@ class Quantize(Pass):
         self._refuse_unread_data()
 
     def _check_budget(self) -> None:
-        if self.target_bits is not None and self.max_size is not None:
-            raise ColdpressError("target_bits and max_size are two budgets for the same bits", hint="leave one out")
+        self.budget.check()
         if self.is_mixed and self.format != "compressed-tensors":
             raise ColdpressError(
                 f"a {self.format} checkpoint has the same bits everywhere", hint="use --format compressed-tensors"
             )
-        if self.max_size is not None:
-            from coldpress.quant.allocate import bytes_of
-
-            bytes_of(self.max_size)
+        if self.is_mixed and self.precision != "int4":
+            raise ColdpressError(
+                f"precision {self.precision} has no effect with a budget, which gives each layer 2, 4 or 8 bits",
+                hint="leave one out; --overrides 'GLOB=int8' settles the bits of some modules",
+            )
 
     def _refuse_unread_data(self) -> None:
         """Data options have no effect on algorithms that need no data, so they are not taken in silence."""
-        if not self.needs_data:
-            for name in ("data_name", "data_files", "text_template", "use_chat_template"):
-                if getattr(self, name) not in (None, ()):
-                    raise ColdpressError(
-                        f"{name} has no effect with {self.algorithm}, which needs no data",
-                        hint=f"use --algorithm {' or '.join(_CALIBRATED)}",
-                    )
+        given = [name for name in _DATA_OPTIONS if getattr(self, name) != getattr(Quantize, name)]
+        if given and not self.needs_data:
+            raise ColdpressError(
+                f"{given[0]} has no effect with {self.algorithm}, which needs no data",
+                hint=f"use --algorithm {' or '.join(_CALIBRATED)}",
+            )
         if self.polish_seconds is not None and self.algorithm not in ("best", "autoround"):
             raise ColdpressError(f"polish_seconds has no effect with {self.algorithm}", hint="use --algorithm best")
 
@@ -133,9 +133,15 @@ class Quantize(Pass):
         return self.algorithm in (*_CALIBRATED, "kquant") or self.is_mixed
 
     @property
+    def budget(self) -> Budget:
+        from coldpress.networks.budget import Budget
+
+        return Budget(self.target_bits, self.max_size)
+
+    @property
     def is_mixed(self) -> bool:
         """Whether bits are to be spread over the layers by a budget."""
-        return self.target_bits is not None or self.max_size is not None
+        return self.budget.is_set
 
     def text(self) -> Any:
         """The calibration text that is asked for."""
@@ -202,6 +208,7 @@ class _Run:
 
     def __init__(self, request: Quantize, model: Model, ctx: Context):
         import numpy as np
+        import torch
 
         from coldpress.networks.layer_quantizer import check_experts
         from coldpress.networks.layerwise import Layerwise
@@ -210,7 +217,7 @@ class _Run:
         self.request, self.model, self.ctx = request, model, ctx
         self.windows = windows(model.path, request.text(), ctx.seed) if request.needs_data else None
         ids = np.zeros((1, 8), np.int64) if self.windows is None else self.windows.ids
-        device = "cuda" if ctx.target.device == "gpu" else "cpu"
+        device = "cuda" if ctx.target.device == "gpu" and torch.cuda.is_available() else "cpu"
         self.decoder = Layerwise(
             model.path, ids, device=device, scratch=ctx.scratch, trust_remote_code=request.trust_remote_code
         )
@@ -280,24 +287,8 @@ class _Run:
         }
         plain = [name for name in self.shapes if self.request.stays_float(name)]
         with self.ctx.kept("grams", {**facts, "float": plain}) as folder:
-            self.decoder.batch = self._batch()
+            self.decoder.batch = self.decoder.windows_at_once(self.request.max_memory)
             return collect(self.decoder, grid, folder, lambda name: name in plain, self.ctx.progress)
-
-    def _batch(self) -> int:
-        """Windows that run at once: two thousand tokens on a CPU, or what fits into ``max_memory``; more are no faster."""
-        assert self.windows is not None
-        tokens = self.windows.ids.shape[1]
-        usual = max(1, _TOKENS_AT_ONCE[self.decoder.device] // tokens)
-        if self.request.max_memory is None:
-            return usual
-        fixed, window = self.decoder.memory(tokens)
-        fits = int((self.request.max_memory * 1e9 - fixed) // window)
-        if fits < 1:
-            raise ColdpressError(
-                f"max_memory {self.request.max_memory:g} GB is too little for one layer and one window of {tokens} tokens",
-                hint=f"use --max_memory {(fixed + window) / 1e9 + 0.05:.1f}, or a shorter --max_seq_len",
-            )
-        return min(usual, fits)
 
     def _allocated(self, grams: Any) -> dict[str, Any]:
         """The grids of a budget: bits for each group of modules by a knapsack over measured sensitivities."""
@@ -307,7 +298,7 @@ class _Run:
         assert self.windows is not None
         request = self.request
         fixed = {name: grid for name, grid in self.grids.items() if request.has_override(name)}
-        scale_bytes = 2 if request.max_size is None else 4
+        scale_bytes = request.budget.scale_bytes
         question = Question(
             frozenset(self.grids) - frozenset(fixed),
             MIXED_BITS,
@@ -323,21 +314,11 @@ class _Run:
         )
         found = menu(walker, grams, question, self.ctx.progress)
         taken = sum(stored_bytes(self.shapes[name], grid, scale_bytes) for name, grid in fixed.items())
-        chosen = allocate(found, self._budget() - taken)
+        least = taken + sum(min(choice.size for choice in choices.values()) for choices in found.values())
+        shapes = {name: shape for name, shape in self.shapes.items() if name in self.grids}
+        chosen = allocate(found, request.budget.bytes_for(self.decoder, shapes, least) - taken)
         bits = {module: bits for group, bits in chosen.items() for module in group.split(", ")}
         return {name: fixed.get(name) or question.grid_of(name, bits[name]) for name in self.grids}
-
-    def _budget(self) -> int:
-        """Bytes that the quantized weights may take together."""
-        from coldpress.quant.allocate import bytes_of
-
-        weights = sum(rows * columns for name, (rows, columns) in self.shapes.items() if name in self.grids)
-        if self.request.target_bits is not None:
-            return int(weights * self.request.target_bits / 8)
-        # pressed, what is not quantized is float32, and there are the graph and its rotary tables
-        rest = 4 * (self.decoder.parameters - weights) + self.decoder.rotary_bytes
-        graph = sum(_LAYER_BYTES + _EXPERT_BYTES * len(self.decoder.experts(name)) for name in self.decoder.layers)
-        return bytes_of(str(self.request.max_size)) - rest - graph
 
     def _layers(self, grams: Any) -> list[dict[str, Any]]:
         """Quantize layer by layer, going on where a killed run was, and put the checkpoint together."""

@@ -1,19 +1,36 @@
 """Rotate the residual stream and the values of a network, folded into its weights: it computes what it did.
 
 Outliers are what a block's grid is worst at, and a rotation spreads them over all channels, as in QuaRot
-(https://arxiv.org/abs/2404.00456). Only the rotations that cost nothing at run time are done. With small groups it
-gains little: measure it against the same algorithm without.
+(https://arxiv.org/abs/2404.00456). Only the rotations that cost nothing at run time are done. ``quarot`` turns at random;
+``spinquant`` learns the rotation of the stream for the grid that the weights will be rounded to, from the Gram matrices of
+their inputs (quant/learned_rotation.py). With small groups a random rotation gains little, or loses: measure it against the
+same algorithm without.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from typing import ClassVar
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from coldpress.errors import ColdpressError
 from coldpress.model import Model
 from coldpress.parts import Context, Pass
 from coldpress.target import Target
+
+if TYPE_CHECKING:
+    from coldpress.networks.layerwise import Layerwise
+    from coldpress.networks.rotation import Rotations
+    from coldpress.quant.rotate import Doubles
+
+ROTATIONS = ("quarot", "spinquant")
+_UNTIED = "The rotation made the head a matrix of its own: it and the token embedding were one in the source."
+
+
+def _option(default: Any, text: str, choices: tuple[Any, ...] = ()) -> Any:
+    return field(default=default, metadata={"help": text, "choices": choices})
 
 
 @dataclass(frozen=True)
@@ -23,22 +40,82 @@ class Rotate(Pass):
     accepts: ClassVar[tuple[str, ...]] = ("hf",)
     produces: ClassVar[str] = "hf"
     needs: ClassVar[tuple[str, ...]] = ("torch", "transformers")
+    reads: ClassVar[tuple[str, ...]] = ("data_files",)
+    version: ClassVar[int] = 2
 
-    trust_remote_code: bool = field(default=False, metadata={"help": "run model code that comes with the model"})
+    rotation: str = _option("quarot", "quarot is random, spinquant learned", ROTATIONS)
+    group_size: int = _option(32, "group size that a rotation is learned for", (16, 32, 64, 128, 256))
+    symmetric: bool = _option(False, "learn it for a grid without zero points")
+    data_name: str | None = _option(None, "data to learn from: json, csv, parquet, text, or a dataset of the hub")
+    data_files: tuple[str, ...] = _option((), "files of data to learn from; without any, coldpress's own text")
+    text_template: str | None = _option(None, "text of a row, such as '### Question: {prompt}'")
+    use_chat_template: bool | None = _option(None, "put each text into the model's chat template")
+    max_seq_len: int = _option(512, "tokens of a window of data")
+    num_samples: int = _option(128, "windows of data at most")
+    max_memory: float | None = _option(None, "gigabytes that running the network on the data may take")
+    trust_remote_code: bool = _option(False, "run model code that comes with the model")
 
     def check(self, model: Model, target: Target) -> None:
         from coldpress.networks.rotation import check_rotation
 
+        if self.rotation == "quarot":
+            for entry in fields(self):
+                if entry.name not in ("rotation", "trust_remote_code") and getattr(self, entry.name) != entry.default:
+                    raise ColdpressError(
+                        f"{entry.name} has no effect with the rotation quarot, which is random",
+                        hint="use spinquant, which is learned",
+                    )
         if (model.path / "config.json").is_file():
             check_rotation(json.loads((model.path / "config.json").read_text(encoding="utf-8")))
 
     def run(self, model: Model, ctx: Context) -> Model:
         import numpy as np
+        import torch
 
+        from coldpress.data.calibration import windows
         from coldpress.networks.layerwise import Layerwise
-        from coldpress.networks.rotation import rotate_checkpoint
+        from coldpress.networks.rotation import Rotations, rotate_checkpoint
 
-        decoder = Layerwise(model.path, np.zeros((1, 8), np.int64), trust_remote_code=self.trust_remote_code)
-        with ctx.kept("rotate", {"model": model.key, "seed": ctx.seed}) as work:
-            rotate_checkpoint(decoder, ctx.scratch, work, ctx.seed, ctx.progress)
-        return Model(ctx.scratch, "hf", "", dict(model.notes))
+        torch.set_num_threads(ctx.target.thread_count)
+        text = windows(model.path, self.text(), ctx.seed) if self.rotation == "spinquant" else None
+        ids = np.zeros((1, 8), np.int64) if text is None else text.ids
+        device = "cuda" if ctx.target.device == "gpu" and torch.cuda.is_available() else "cpu"
+        decoder = Layerwise(model.path, ids, device=device, trust_remote_code=self.trust_remote_code)
+        rotations = Rotations.random(decoder, ctx.seed)
+        facts: dict[str, Any] = {"pass": self.version, "model": model.key, "seed": ctx.seed}
+        if text is not None:
+            facts |= {"text": text.digest, "group_size": self.group_size, "symmetric": self.symmetric}
+            rotations = replace(rotations, stream=self._learned(decoder, rotations, facts, ctx))
+        with ctx.kept("rotate", facts) as work:
+            rotate_checkpoint(decoder, ctx.scratch, work, rotations, ctx.progress)
+        remarks = [*model.notes.get("warnings", []), *([_UNTIED] if decoder.is_tied else [])]
+        return Model(ctx.scratch, "hf", "", {**model.notes, "warnings": remarks, "rotation": self.rotation})
+
+    def text(self) -> Any:
+        """The text that is asked for."""
+        from coldpress.data.calibration import CalibrationText
+
+        return CalibrationText(**{entry.name: getattr(self, entry.name) for entry in fields(CalibrationText)})
+
+    def _learned(self, decoder: Layerwise, start: Rotations, facts: Mapping[str, Any], ctx: Context) -> Doubles:
+        """The rotation of the stream; it and the Gram matrices it is learned from are kept."""
+        import numpy as np
+
+        from coldpress.networks.grams import collect
+        from coldpress.networks.learned_rotation import StreamLearner
+        from coldpress.networks.rotation import stream_of
+        from coldpress.quant.grid import Grid
+
+        grid = Grid(4, self.group_size, self.symmetric)
+        decoder.batch = decoder.windows_at_once(self.max_memory)
+        with ctx.kept("rotation", facts) as folder:
+            file = folder / "stream.npy"
+            if not file.is_file():
+                with ctx.kept("grams", {"model": facts["model"], "text": facts["text"], "float": "all"}) as kept:
+                    grams = collect(decoder, grid, kept, lambda name: True, ctx.progress)
+                    learner = StreamLearner(decoder, stream_of(decoder), grams, start.heads)
+                    learned = learner.learn(start.stream, grid, ctx.seed, ctx.progress)
+                np.save(folder / "stream.part.npy", learned)
+                os.replace(folder / "stream.part.npy", file)
+            found: Doubles = np.load(file)
+        return found

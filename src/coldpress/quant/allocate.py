@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from coldpress.errors import ColdpressError
 
 _STATES = 50_000
-_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 @dataclass(frozen=True)
@@ -109,16 +108,3 @@ def _thin(order: _Places, sizes: NDArray[np.int64]) -> _Places:
     last = np.append(step[1:] != step[:-1], True)
     kept: _Places = order[last]
     return kept
-
-
-def bytes_of(text: str) -> int:
-    """``90MB``, ``1.5 GB`` or a plain number of bytes, in decimal units."""
-    number, unit = text.strip().rstrip("BbKkMmGg").strip(), text.strip().upper()
-    factor = next((factor for ending, factor in _UNITS.items() if unit.endswith(ending)), 1)
-    try:
-        size = float(number) * factor
-    except ValueError:
-        size = 0.0
-    if size <= 0:
-        raise ColdpressError(f"max_size: '{text}' is not a size", hint="write 90MB or 1.5GB")
-    return int(size)

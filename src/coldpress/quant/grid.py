@@ -209,7 +209,10 @@ def block_range(columns: Floats) -> tuple[Floats, Floats]:
     low = np.minimum(np.minimum.reduce(columns, axis=0), np.float32(0))
     high = np.maximum(np.maximum.reduce(columns, axis=0), np.float32(0))
     if not ((low > -_HUGE) & (high < _HUGE)).all():
-        raise ColdpressError("a weight to quantize holds values that are not finite, or above 1e16")
+        raise ColdpressError(
+            "a weight to quantize holds values that are not finite, or above 1e16",
+            hint="the checkpoint is damaged: download or save it again",
+        )
     return low, high
 
 

@@ -200,9 +200,9 @@ def _making(report: Report) -> str:
     lines += [_step(index, step) for index, step in enumerate(entries(report, "passes"), start=1)]
     if command := report.get("command"):
         lines += ["", _fence(plain(command), "bash")]
-    versions = ", ".join(f"{_inline(k)} {_inline(v)}" for k, v in section(report, "versions").items())
-    made_by = f"coldpress {_inline(report['coldpress'])}" if report.get("coldpress") else ""
-    lines += ["", f"Versions: {', '.join(filter(None, (made_by, versions)))}.", ""] if made_by or versions else [""]
+    own = {"coldpress": report["coldpress"]} if report.get("coldpress") else {}
+    versions = ", ".join(f"{_inline(k)} {_inline(v)}" for k, v in {**own, **section(report, "versions")}.items())
+    lines += ["", f"Versions: {versions}.", ""] if versions else [""]
     return "\n".join([*lines, "## Licence", "", "See the source model: its licence holds for this one too.", ""])
 
 
