@@ -169,7 +169,8 @@ class Metric:
     """One measurement of a model: named numbers, each described in ``values``.
 
     ``reads``: as of a pass. ``runs_model``: whether the model is loaded, which is then done in a fresh process, as an
-    app would. ``quick``: parameters with which a search takes a cheap first look; empty where there is none.
+    app would. ``is_timed``: whether the numbers are times, so that models are compared by it in turns, never from the store.
+    ``quick``: parameters with which a search takes a cheap first look; empty where there is none.
     """
 
     values: ClassVar[Mapping[str, Value]] = {}
@@ -177,6 +178,7 @@ class Metric:
     reads: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
     runs_model: ClassVar[bool] = True
+    is_timed: ClassVar[bool] = False
     quick: ClassVar[Mapping[str, Any]] = {}
     version: ClassVar[int] = 1
 
@@ -194,8 +196,8 @@ class Sampler:
     def make(self, seed: int) -> Any:
         """An `optuna.samplers.BaseSampler`, or None for one point of the grid after the other.
 
-        It is made anew for every point: what it knows must be in the study, and its random choices follow from ``seed``,
-        so that a search that was killed goes on as if nothing had happened.
+        With the same seed, asked and told the same, it must propose the same: so a search that was killed goes on as if
+        nothing had happened.
         """
         raise NotImplementedError
 
