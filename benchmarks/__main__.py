@@ -18,6 +18,7 @@ NAMES = (
     "quality",
     "calibrate_smollm2",
     "calibrate_phi_shape",
+    "search",
 )
 
 

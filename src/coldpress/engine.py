@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -167,7 +168,11 @@ def _searched(request: _Run, prepared: Prepared) -> _Made:
         _check_passes(steps, source, workflow.target)
         return _pass_by_pass(replace(quiet, results=[]), source, steps)[1]
 
-    bench = Bench(passes, lambda model, measure: _numbers(quiet, model, measure))
+    def measure_anew(model: Model, measure: Measure) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory(prefix="coldpress-") as place:  # a store of its own: never a known time
+            return _numbers(replace(quiet, store=Store(place)), model, measure)
+
+    bench = Bench(passes, lambda model, measure: _numbers(quiet, model, measure), measure_anew)
     with request.store.kept(f"search-{_search_key(request, prepared)}") as folder:
         found = search(prepared, bench, folder, request.console.say)
         journal = (folder / JOURNAL).read_text(encoding="utf-8")

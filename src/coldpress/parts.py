@@ -221,8 +221,8 @@ class Sampler:
     def make(self, seed: int) -> Any:
         """An `optuna.samplers.BaseSampler`, or None for one point of the grid after the other.
 
-        It is made anew for every point: what it knows must be in the study, and its random choices follow from ``seed``,
-        so that a search that was killed goes on as if nothing had happened.
+        With the same seed, asked and told the same, it must propose the same: so a search that was killed goes on as if
+        nothing had happened.
         """
         raise NotImplementedError
 

@@ -65,7 +65,7 @@ def test_the_second_priority_decides_between_ties():
     assert judge(*ordered).ranked(POINTS, 1) == [0]
 
     def within_a_tenth(label, one, other):
-        return abs(one[label] - other[label]) <= 0.1
+        return abs(POINTS[one][label] - POINTS[other][label]) <= 0.1
 
     tied = judge(*ordered, ties=within_a_tenth)
     assert tied.ranked(POINTS, 1) == [1]

@@ -328,3 +328,22 @@ def test_sizes_of_stages_share_the_trials(workflow, search):
     first, last = points(report)[:3], points(report)[3:]
     assert len({point["parameters"]["dial.y"] for point in first}) == 3
     assert all(a["parameters"]["dial.y"] == b["parameters"]["dial.y"] for a, b in itertools.pairwise(last))
+
+
+def test_times_of_the_best_few_are_taken_again_in_turns(workflow, search, tmp_path, lab):
+    """Point 0 looked fastest once, but in turns it is not; 4 and 2 bits tie, and the smaller one is taken."""
+    times = {"8": [1.0, 9.0, 9.1, 9.2], "4": [5.0, 5.0, 5.2, 5.1], "2": [5.1, 5.1, 5.0, 5.2]}
+    measures = [
+        {"type": "clock", "parameters": {"folder": str(tmp_path), "times": times}, "goals": {"ms": {"priority": 1}}},
+        {"type": "weight", "goals": {"mass": {"priority": 2}}},
+    ]
+    report = search(workflow(metrics=measures))
+    found = report.data["search"]
+    assert found["finals"]["0"] == {"clock.ms": [9.0, 9.1, 9.2]}
+    assert found["points"][0]["numbers"]["clock.ms"] == 9.1
+    assert found["chosen"] == 2 and found["ranking"][:3] == [2, 1, 0]
+    assert "Point 1" in found["why"] and "noise" in found["why"]
+    turns = [line for line in worked(lab, "clock") if "16" not in line][3:12]
+    assert turns == [f"clock {bits}" for bits in (8, 4, 2, 2, 4, 8, 8, 4, 2)]
+    again = search(workflow(metrics=measures))
+    assert again.data["search"]["finals"] == found["finals"], "what the finals measured is kept"

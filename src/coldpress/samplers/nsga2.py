@@ -23,21 +23,11 @@ class Nsga2(Sampler):
     crossover: float = field(default=0.9, metadata={"help": "chance that a point has two parents"})
 
     def make(self, seed: int) -> Any:
-        return _sampler_class()(
+        from optuna.samplers import NSGAIISampler
+
+        return NSGAIISampler(
             seed=seed,
             population_size=self.population,
             mutation_prob=self.mutation,
             crossover_prob=self.crossover,
         )
-
-
-def _sampler_class() -> type[Any]:
-    from optuna.samplers import NSGAIISampler
-
-    class InOrder(NSGAIISampler):
-        """With parents in the order of trials; Optuna's first child of a generation would see another than the rest."""
-
-        def get_parent_population(self, study: Any, generation: int) -> list[Any]:
-            return sorted(super().get_parent_population(study, generation), key=lambda trial: trial.number)
-
-    return InOrder

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from coldpress.errors import ColdpressError
 from coldpress.model import Model
 from coldpress.search.check import check_passes
 from coldpress.search.evaluate import Bench, Evaluator
-from coldpress.search.goals import Judge, Objective, Ties, equal, labels_of, numbers_of, objectives_of, ranking_of
+from coldpress.search.finals import finals
+from coldpress.search.goals import Judge, Numbers, Objective, labels_of, numbers_of, objectives_of, ranking_of
 from coldpress.search.history import History
 from coldpress.search.run import PASS_BY_PASS, Found, Request, Say, check_search, run
 from coldpress.search.space import Space
@@ -112,13 +113,14 @@ def _measurable(measure: Measure, model: Model) -> bool:
     return model.format in measure.make().accepts
 
 
-def search(prepared: Prepared, bench: Bench, folder: Path, say: Say, ties: Ties = equal) -> Found:
-    """Do a search. ``folder`` holds its history, from which it goes on; ``ties`` says which numbers differ by noise alone."""
-    judge = Judge(prepared.objectives, _source_numbers(prepared, bench, say), ties)
+def search(prepared: Prepared, bench: Bench, folder: Path, say: Say) -> Found:
+    """Do a search. ``folder`` holds its history, from which it goes on."""
+    judge = Judge(prepared.objectives, _source_numbers(prepared, bench, say))
     evaluate = Evaluator(bench, prepared.measures, judge, prepared.source, prepared.search.first_look)
     directions = {one.label: one.sign > 0 for one in ranking_of(prepared.objectives)}
     history = History(folder / JOURNAL, directions, prepared.space.dimensions)
-    return run(Request(prepared.space, prepared.search, judge, evaluate, prepared.seed, say), history)
+    found = run(Request(prepared.space, prepared.search, judge, evaluate, prepared.seed, say), history)
+    return replace(found, finals=finals(found, prepared.measures, bench, folder))
 
 
 def _source_numbers(prepared: Prepared, bench: Bench, say: Say) -> dict[str, float]:
@@ -158,8 +160,8 @@ def reached_goals(
 
 def section(found: Found, chosen: int, kept: Mapping[int, str]) -> dict[str, Any]:
     """What a report says of a search. ``kept``: the folders of points, relative to the output."""
-    request = found.request
-    judge, asked = request.judge, request.search
+    request, numbers = found.request, found.numbers
+    judge, asked = found.judge, request.search
     return {
         "sampler": asked.sampler,
         "order": asked.order,
@@ -170,12 +172,13 @@ def section(found: Found, chosen: int, kept: Mapping[int, str]) -> dict[str, Any
         "parameters": [one.name for one in request.space.dimensions],
         "objectives": [_objective(one, judge) for one in judge.objectives],
         "source": dict(judge.source),
-        "points": [_point(trial, found) for trial in found.trials],
-        "front": judge.front(found.numbers),
-        "ranking": found.ranked(len(found.trials)) if len(found.trials) <= _RANKED else found.ranked(_RANKED),
+        "points": [_point(trial, found, numbers.get(trial.number, {})) for trial in found.trials],
+        "front": judge.front(numbers),
+        "ranking": judge.ranked(numbers, _RANKED),
         "chosen": chosen,
-        "meets_goals": judge.meets(found.trials[chosen].numbers),
-        "why": judge.why(chosen, found.numbers),
+        "meets_goals": judge.meets(numbers[chosen]),
+        "finals": {str(number): dict(rounds) for number, rounds in found.finals.items()},
+        "why": judge.why(chosen, numbers),
         "kept": {str(number): folder for number, folder in kept.items()},
     }
 
@@ -196,16 +199,14 @@ def _objective(one: Objective, judge: Judge) -> dict[str, Any]:
     }
 
 
-def _point(trial: Trial, found: Found) -> dict[str, Any]:
-    judge = found.request.judge
-    failed = trial.state == FAILED
+def _point(trial: Trial, found: Found, numbers: Numbers) -> dict[str, Any]:
     return {
         "number": trial.number,
         "state": trial.state,
         "parameters": dict(trial.point),
         "passes": schema.plain(found.steps(trial.number)),
-        "numbers": dict(trial.numbers),
-        "meets_goals": not failed and judge.meets(trial.numbers),
+        "numbers": dict(numbers),
+        "meets_goals": trial.state != FAILED and found.request.judge.meets(numbers),
         "reason": trial.reason,
         "traceback": trial.traceback,
         "seconds": trial.seconds,

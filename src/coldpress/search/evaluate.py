@@ -18,10 +18,14 @@ from coldpress.workflow import Measure, Step
 
 @dataclass(frozen=True)
 class Bench:
-    """Where the work is done: ``passes`` turns the source into a model, ``measure`` gives the numbers of a metric."""
+    """Where the work is done: ``passes`` turns the source into a model, ``measure`` gives the numbers of a metric.
+
+    ``measure_anew`` measures whatever is known already.
+    """
 
     passes: Callable[[tuple[Step, ...]], Model]
     measure: Callable[[Model, Measure], Mapping[str, Any]]
+    measure_anew: Callable[[Model, Measure], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)

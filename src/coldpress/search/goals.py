@@ -14,15 +14,15 @@ from coldpress.workflow import Goal, Measure
 
 #: measured numbers by label, such as ``latency.median_ms``
 Numbers = Mapping[str, float]
-#: whether two measurements of one number, each with all numbers of its point, differ by no more than noise
-Ties = Callable[[str, Numbers, Numbers], bool]
+#: whether two points, by their numbers, differ in one measured number by no more than noise
+Ties = Callable[[str, int, int], bool]
 #: from here on a quick number that misses its limit is taken for hopeless: half of the limit beyond it
 _HOPELESS = 0.5
 
 
-def equal(label: str, one: Numbers, other: Numbers) -> bool:
+def never(label: str, one: int, other: int) -> bool:
     """The strictest comparison: only equal numbers are a tie."""
-    return one[label] == other[label]
+    return False
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class Judge:
 
     objectives: Sequence[Objective]
     source: Numbers
-    ties: Ties = equal
+    ties: Ties = never
 
     def shortfalls(self, numbers: Numbers) -> dict[str, float]:
         """By how much each known number misses its goal."""
@@ -207,7 +207,10 @@ class Judge:
         if not known:
             return found
         best = min(known, key=lambda index: one.sign * points[index][one.label])
-        return [i for i in known if i == best or self.ties(one.label, points[i], points[best])]
+        return [i for i in known if self._is_tie(one.label, points, i, best)]
+
+    def _is_tie(self, label: str, points: Mapping[int, Numbers], one: int, other: int) -> bool:
+        return points[one][label] == points[other][label] or self.ties(label, one, other)
 
     def _unknown(self, numbers: Numbers) -> int:
         return sum(one.label not in numbers for one in self.objectives)

@@ -1,8 +1,8 @@
 """Which point is tried next: Optuna's ask and tell, in a form that depends on nothing but the seed and the trials before.
 
-The sampler is made anew for every point, with a seed that follows from the search's and the point's number, and sees the
-trials so far. So a search that was killed proposes what it would have proposed otherwise. A point that was tried already is
-never proposed again; a space of which every point was tried is at its end.
+A search that goes on asks its sampler again for every trial that is known, and tells it what became of it: so the sampler is where it
+was, without its state being stored. A point that was tried already is never proposed again; a space of which every point was
+tried is at its end.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import hashlib
 import random
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 from coldpress.parts import Sampler
 from coldpress.search.space import Dimension, Point, Space, held_value, key_of
-from coldpress.search.trials import COMPLETE, FAILED, Trial, frozen_trial, new_study, state_of, suggested, to_optuna
+from coldpress.search.trials import COMPLETE, FAILED, Trial, new_study, state_of, suggested, to_optuna
 
 _ATTEMPTS = 32
 #: points of a space that are looked through for one that was not tried, when the sampler finds none
@@ -45,55 +44,48 @@ class Proposer:
         self._seed = f"{seed}/{name}"
         self._held = {**_single(space), **(held or {})}
         self._tried: set[str] = set()
-        self._grid = space.points(self._values) if sampler.make(0) is None else None
-        self._study = new_study(directions)
+        own = sampler.make(_number(self._seed))
+        self._grid = space.points(self._values) if own is None else None
+        self._study = new_study(directions, sampler=own)
         self._asked: Any = None
 
     def _values(self, dimension: Dimension) -> Iterable[Any]:
         return (self._held[dimension.name],) if dimension.name in self._held else dimension.values()
 
-    def note(self, trial: Trial, learn: bool = True) -> None:
-        """Take note of a trial from before, and let the sampler learn from it."""
-        self._tried.add(key_of(trial.point))
-        if learn and self._grid is None:
-            free = [one for one in self._space.dimensions if one.name not in self._held]
-            self._study.add_trial(frozen_trial(trial, free, self._directions))
+    def skip(self, point: Point) -> None:
+        """Do not propose a point that another stage tried."""
+        self._tried.add(key_of(point))
 
     def ask(self, number: int) -> Point | None:
         """The point for trial ``number``; None when every point was tried."""
         if self._grid is not None:
             return next((point for point in self._grid if key_of(point) not in self._tried), None)
-        for attempt in range(_ATTEMPTS):
-            point = self._sampled(self._seeded(number, attempt))
+        for _ in range(_ATTEMPTS):
+            point = self._sampled()
             if key_of(point) not in self._tried:
                 return point
             self._study.tell(self._asked, state=state_of(FAILED))
-        return self._untried(self._seeded(number, _ATTEMPTS))
+        return self._untried(_number(f"{self._seed}/{number}"))
 
-    def again(self, point: Point, seed: int = 0) -> Point:
-        """Propose just this point."""
+    def instead(self, point: Point) -> None:
+        """Take back what was asked for last, for a point that an earlier run tried in its place."""
         if self._grid is None:
-            free = {name: to_optuna(value) for name, value in point.items() if name not in self._held}
-            self._study.enqueue_trial(free)
-            self._sampled(seed)
-        return point
+            self._study.tell(self._asked, state=state_of(FAILED))
+            self._enqueued(point)
 
-    def tell(self, trial: Trial, shortfalls: Mapping[str, float]) -> Trial:
-        """Let the sampler learn from the point that was asked for last; returns the trial with what it notes of it."""
+    def tell(self, trial: Trial) -> None:
+        """Let the sampler learn from the point that was asked for last."""
         self._tried.add(key_of(trial.point))
         if self._grid is not None:
-            return trial
-        for label, missed in shortfalls.items():
+            return
+        for label, missed in trial.shortfalls.items():
             self._asked.set_constraint(label, missed)
         values = [trial.numbers[label] for label in self._directions] if trial.state == COMPLETE else None
         self._study.tell(self._asked, values, state=state_of(trial.state))
-        kept = self._study.get_trials(deepcopy=False)[self._asked.number]
-        return replace(trial, system_attrs=dict(kept.system_attrs))
 
-    def _sampled(self, seed: int) -> Point:
+    def _sampled(self) -> Point:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Optuna's of parts that it calls experimental
-            self._study.sampler = self._sampler.make(seed)
             self._asked = self._study.ask()
             return self._space.point(self._suggested)
 
@@ -111,11 +103,17 @@ class Proposer:
         if not found:
             return None
         chosen: Point = random.Random(seed).choice(found)
-        return self.again(chosen, seed)
+        return self._enqueued(chosen)
 
-    def _seeded(self, number: int, attempt: int) -> int:
-        digest = hashlib.sha256(f"{self._seed}/{number}/{attempt}".encode()).digest()
-        return int.from_bytes(digest[:4], "big")
+    def _enqueued(self, point: Point) -> Point:
+        """Let Optuna propose just this point."""
+        self._study.enqueue_trial({name: to_optuna(value) for name, value in point.items() if name not in self._held})
+        return self._sampled()
+
+
+def _number(text: str) -> int:
+    """A seed that follows from a text."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
 
 def _single(space: Space) -> dict[str, Any]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from statistics import median
 
 from coldpress import parts, schema
 from coldpress.errors import WORK_FAILED, ColdpressError, did_you_mean
+from coldpress.noise import is_tie
 from coldpress.search.evaluate import Outcome
 from coldpress.search.goals import Judge, ranking_of
 from coldpress.search.history import History
@@ -36,24 +38,45 @@ class Request:
 
 @dataclass
 class Found:
-    """What came of a search: its ``trials`` in order, and why it ended."""
+    """What came of a search: its ``trials`` in order, and why it ended.
+
+    ``finals``: for the points that were measured again in turns, what each round gave for a number, by label.
+    """
 
     request: Request
     trials: list[Trial] = field(default_factory=list)
     stopped: str = ""
+    finals: Mapping[int, Mapping[str, list[float]]] = field(default_factory=dict)
+    seconds: float = 0.0
 
-    @property
-    def seconds(self) -> float:
-        return sum(trial.seconds for trial in self.trials)
+    def add(self, trial: Trial) -> None:
+        self.trials.append(trial)
+        self.seconds += trial.seconds
 
     @property
     def numbers(self) -> dict[int, Mapping[str, float]]:
-        """The numbers of the trials that did not fail, by trial number."""
-        return {trial.number: trial.numbers for trial in self.trials if trial.state != FAILED}
+        """The numbers of the trials that did not fail, by trial number; of the finals the medians."""
+        return {
+            trial.number: {
+                **trial.numbers,
+                **{label: median(rounds) for label, rounds in self.finals.get(trial.number, {}).items()},
+            }
+            for trial in self.trials
+            if trial.state != FAILED
+        }
+
+    @property
+    def judge(self) -> Judge:
+        """Compares trials; those that were in the finals by their rounds."""
+        return replace(self.request.judge, ties=self._is_tie) if self.finals else self.request.judge
+
+    def _is_tie(self, label: str, one: int, other: int) -> bool:
+        rounds = [self.finals.get(number, {}).get(label) for number in (one, other)]
+        return rounds[0] is not None and rounds[1] is not None and is_tie(rounds[0], rounds[1])
 
     def ranked(self, count: int) -> list[int]:
         """The numbers of the best trials, best first."""
-        return self.request.judge.ranked(self.numbers, count)
+        return self.judge.ranked(self.numbers, count)
 
     def steps(self, number: int) -> tuple[Step, ...]:
         return self.request.space.steps_at(self.trials[number].point)
@@ -151,19 +174,17 @@ class _Loop:
         while not (stopped := self._over(stage)):
             number = len(self.found.trials)
             known = self._recorded.get(number)
-            if known is not None and known.state != FAILED:
-                proposer.note(known)
-                self.found.trials.append(known)
-                continue
-            point = proposer.ask(number) if known is None else proposer.again(known.point)
-            if point is None:
+            point = proposer.ask(number)
+            if point is None and known is None:
                 stopped = "every point was tried"
                 break
-            trial = self._tried(number, point, stage.slot)
-            shortfalls = self._request.judge.shortfalls(trial.numbers) if trial.state != FAILED else {}
-            trial = proposer.tell(trial, shortfalls)
-            self._history.add(trial)
-            self.found.trials.append(trial)
+            if known is not None and known.point != point:
+                proposer.instead(known.point)
+                point = known.point
+            assert point is not None
+            trial = known if known is not None and known.state != FAILED else self._tried(number, point, stage.slot)
+            proposer.tell(trial)
+            self.found.add(trial)
         self.found.stopped = stopped
 
     def _over(self, stage: _Stage) -> str:
@@ -185,14 +206,25 @@ class _Loop:
         name = "" if slot is None else str(slot)
         proposer = Proposer(request.space, self._sampler, self._directions, seed=request.seed, held=held, name=name)
         for trial in self.found.trials:
-            proposer.note(trial, learn=False)
+            proposer.skip(trial.point)
         return proposer
 
     def _tried(self, number: int, point: Point, slot: int | None) -> Trial:
+        """Try a point and write down what became of it."""
         started = time.perf_counter()
         outcome = self._request.evaluate(self._request.space.steps_at(point))
-        seconds = time.perf_counter() - started
-        trial = Trial(number, point, outcome.state, outcome.numbers, slot, outcome.reason, outcome.traceback, seconds)
+        trial = Trial(
+            number,
+            point,
+            outcome.state,
+            outcome.numbers,
+            slot,
+            outcome.reason,
+            outcome.traceback,
+            time.perf_counter() - started,
+            self._request.judge.shortfalls(outcome.numbers),
+        )
+        self._history.add(trial)
         self._request.say(f"point {number}, {described(point)}: {outcome.reason or self._said(trial)}")
         return trial
 

@@ -25,7 +25,7 @@ class Trial:
     """One point that was tried. ``number`` counts from 0 in the order of the search; ``stage`` is the slot that was searched.
 
     ``state``: complete; dropped after a first look; failed. ``numbers`` are those measured, by label; ``reason`` says why it is not
-    complete, with the ``traceback`` of a failure. ``system_attrs`` is what the sampler noted.
+    complete, with the ``traceback`` of a failure. ``shortfalls``: by how much each known number misses its goal.
     """
 
     number: int
@@ -36,7 +36,7 @@ class Trial:
     reason: str = ""
     traceback: str = ""
     seconds: float = 0.0
-    system_attrs: Mapping[str, Any] = field(default_factory=dict)
+    shortfalls: Mapping[str, float] = field(default_factory=dict)
 
 
 def frozen_trial(trial: Trial, dimensions: Iterable[Dimension], objectives: Iterable[str]) -> FrozenTrial:
@@ -51,7 +51,7 @@ def frozen_trial(trial: Trial, dimensions: Iterable[Dimension], objectives: Iter
         params={name: to_optuna(trial.point[name]) for name in known},
         distributions={name: _distribution(one) for name, one in known.items()},
         user_attrs={**trial.numbers, _FACTS: facts},
-        system_attrs=dict(trial.system_attrs),
+        constraints=dict(trial.shortfalls),
     )
 
 
@@ -62,7 +62,7 @@ def thawed_trial(frozen: FrozenTrial, dimensions: Iterable[Dimension]) -> Trial:
     params = frozen.params
     point = {one.name: _from_optuna(params[one.name], one) for one in dimensions if one.name in params}
     state = next(state for state, name in _STATES.items() if name == frozen.state.name)
-    return Trial(point=point, state=state, numbers=numbers, system_attrs=dict(frozen.system_attrs), **facts)
+    return Trial(point=point, state=state, numbers=numbers, shortfalls=frozen.constraints, **facts)
 
 
 def state_of(state: str) -> TrialState:
