@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,25 +74,27 @@ def resolve_data(workflow: Workflow) -> Workflow:
 
     Raises ColdpressError for a name that is no entry.
     """
-    resolved = partial(_with_data, data=workflow.data)
+    metrics = workflow.metrics
     return replace(
         workflow,
-        passes=tuple(map(resolved, workflow.passes)),
-        metrics=None if workflow.metrics is None else tuple(map(resolved, workflow.metrics)),
+        passes=_with_data(workflow.passes, "passes", workflow.data),
+        metrics=None if metrics is None else _with_data(metrics, "metrics", workflow.data),
     )
 
 
-def _with_data(part: Any, data: Mapping[str, parts.DataSource]) -> Any:
-    """A step, its alternatives too, or a measure, with data in place of its names."""
-    kind = "passes" if isinstance(part, Step) else "metrics"
-    if isinstance(part, Step) and part.any_of:
-        return replace(part, any_of=tuple(_with_data(one, data) for one in part.any_of))
-    named = {
-        name: _named_data(value, data, f"{kind}.{part.type}.{name}")
-        for name in _data_fields(kind, part.type)
-        if (value := part.parameters.get(name)) is not None
-    }
-    return replace(part, parameters={**part.parameters, **named})
+def _with_data(named: tuple[Any, ...], where: str, data: Mapping[str, parts.DataSource]) -> tuple[Any, ...]:
+    """Steps, their alternatives too, or measures, with data in place of its names."""
+    found = []
+    for index, part in enumerate(named):
+        place = f"{where}[{index}]"
+        if isinstance(part, Step) and part.any_of:
+            found.append(replace(part, any_of=_with_data(part.any_of, f"{place}.any_of", data)))
+            continue
+        fields_of_data = _data_fields("passes" if isinstance(part, Step) else "metrics", part.type)
+        given = {name: part.parameters[name] for name in fields_of_data if part.parameters.get(name) is not None}
+        known = {name: _named_data(value, data, f"{place}.parameters.{name}") for name, value in given.items()}
+        found.append(replace(part, parameters={**part.parameters, **known}))
+    return tuple(found)
 
 
 def _data_fields(kind: str, name: str) -> tuple[str, ...]:
@@ -111,7 +112,7 @@ def _named_data(value: Any, data: Mapping[str, parts.DataSource], where: str) ->
         return schema.plain(value)
     if value not in data:
         hint = did_you_mean(value, data) if data else "describe it under 'data', with a type and parameters"
-        raise ColdpressError(f"{where}: there is no data '{value}' in the workflow", hint=hint)
+        raise Misfit(where, f"there is no data '{value}' in the workflow", hint)
     return schema.plain(data[value])
 
 

@@ -44,9 +44,8 @@ _GRID_OPTIONS = (
 #: those of them that have an effect on codes of the checkpoint, which stay codes at any precision
 _ON_CODES = ("accuracy_level", "modules_to_not_convert")
 _FLOATS = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
-#: what belongs to a model besides its graph: what its outputs stand for, and how its inputs are made
-_CARRIED_FILES = (
-    "config.json",
+#: what makes a model's inputs
+_TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -247,11 +246,13 @@ def _takes_last_logits() -> bool:
 
 
 def copy_settings(folder: Path, output: Path) -> None:
-    """Copy the settings and the tokenizer's files, in the form that older runtimes and readers know too.
+    """Copy the tokenizer's files, in the form that older runtimes and readers know too.
 
-    Newer tokenizers leave out special_tokens_map.json and call their class ``TokenizersBackend``.
+    Newer tokenizers leave out special_tokens_map.json and call their class ``TokenizersBackend``. Models that are no chat models
+    keep their config.json, which says what their outputs stand for.
     """
-    for name in _CARRIED_FILES:
+    says_outputs = () if (output / "genai_config.json").exists() else ("config.json",)
+    for name in (*_TOKENIZER_FILES, *says_outputs):
         if (folder / name).exists():
             shutil.copyfile(folder / name, output / name)
     if not (folder / "tokenizer_config.json").exists():

@@ -72,9 +72,9 @@ class Rotate(Pass):
         import numpy as np
         import torch
 
-        from coldpress.data.calibration import windows
         from coldpress.networks.layerwise import Layerwise
         from coldpress.networks.rotation import Rotations, rotate_checkpoint
+        from coldpress.texts.calibration import windows
 
         torch.set_num_threads(ctx.target.thread_count)
         text = windows(model.path, self.text(), ctx.seed) if self.rotation == "spinquant" else None
@@ -93,7 +93,7 @@ class Rotate(Pass):
 
     def text(self) -> Any:
         """The text that is asked for."""
-        from coldpress.data.calibration import CalibrationText
+        from coldpress.texts.calibration import CalibrationText
 
         return CalibrationText(**{entry.name: getattr(self, entry.name) for entry in fields(CalibrationText)})
 
