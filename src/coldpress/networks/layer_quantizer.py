@@ -52,7 +52,7 @@ class LayerQuantizer:
     seconds: float | None = None
 
     def layer(self, name: str) -> tuple[Tensors, list[Note]]:
-        """The tensors of a layer, all of them, and what is to be noted of each quantized module."""
+        """The tensors of a layer that are not the source's, and what is to be noted of each quantized module."""
         weights, grams = self.decoder.weights(name), self._grams_of(name)
         alphas: dict[str, float] = {}
         if self.algorithm in SCALED:
@@ -66,8 +66,8 @@ class LayerQuantizer:
             packed = self._packed(module, made.codes, weight.shape[1])
             tensors.update(packed)
             notes.append({**self._note(module, weight, made, packed, gram), "alpha": alphas.get(module)})
-        left = set(weights) - {f"{module}.weight" for module in modules}
-        tensors.update({key: weights[key].astype(self._dtype) for key in sorted(left)})
+        scaled = weights.touched - {f"{module}.weight" for module in modules}
+        tensors.update({key: weights[key].astype(self._dtype) for key in sorted(scaled)})
         return tensors, notes
 
     def head(self) -> tuple[Tensors, list[Note]]:

@@ -69,7 +69,8 @@ def menu(
     for place, layer in enumerate(decoder.layers):
         progress("measuring sensitivities", place, len(decoder.layers))
         weights = decoder.held(layer)
-        decoder.run(layer, weights, branches.all(), branches.all())
+        if len(branches):
+            decoder.run(layer, weights, branches.all(), branches.all())
         for group in groups[layer]:
             name = ", ".join(group)
             errors[name] = together([_choices(weights, module, gram, question) for module, gram in group.items()])
@@ -99,6 +100,9 @@ class _Branches:
 
     def __init__(self, shape: tuple[int, ...], most: int):
         self._states, self._places = np.empty((most, *shape), np.float32), dict[str, int]()
+
+    def __len__(self) -> int:
+        return len(self._places)
 
     def new(self, name: str) -> States:
         self._places[name] = len(self._places)

@@ -38,6 +38,11 @@ class Weights(Mapping[str, Floats]):
     def __contains__(self, name: object) -> bool:
         return name in self._names
 
+    @property
+    def touched(self) -> set[str]:
+        """Those that something is done to."""
+        return set(self._changes)
+
     def changed(self, changes: Mapping[str, Change]) -> Weights:
         """These weights, with one more change to some of them."""
         more = {name: (*self._changes.get(name, ()), change) for name, change in changes.items()}
