@@ -286,7 +286,11 @@ def test_the_card_of_a_folder_says_how_to_load_it(tiny_model, quantize, tmp_path
     assert "coldpress auto-opt -m ." in card
     assert "register" not in card
     quantize(tiny_model, "mixed", algorithm="kquant", overrides=("*.v_proj=int8",))
-    assert "register()" in (tmp_path / "mixed" / "README.md").read_text()
+    mixed = (tmp_path / "mixed" / "README.md").read_text()
+    assert "register()" in mixed
+    assert "pip install transformers compressed-tensors coldpress" in mixed
+    quantize(tiny_model, "gptq", algorithm="kquant", format="gptq")
+    assert "pip install transformers optimum gptqmodel" in (tmp_path / "gptq" / "README.md").read_text()
 
 
 def test_an_onnx_model_stays_one(tiny_model, tmp_path):

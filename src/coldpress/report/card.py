@@ -57,6 +57,13 @@ model = AutoModelForCausalLM.from_pretrained(".")
 inputs = tokenizer("The capital of France is", return_tensors="pt")
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0]))
 """
+_COMPILES = "\nGPTQModel compiles its kernels when it first loads such a model, which can take minutes.\n"
+#: format of a folder -> what transformers needs to load it, and what one should know
+_LOADERS = {
+    "compressed-tensors": ("transformers compressed-tensors", ""),
+    "gptq": ("transformers optimum gptqmodel", _COMPILES),
+    "awq": ("transformers gptqmodel", _COMPILES),
+}
 RUN_SESSION = """\
 from pathlib import Path
 
@@ -114,8 +121,13 @@ def _generates(report: Report) -> bool:
     return not architecture or architecture.endswith(_GENERATES)
 
 
+def _parameters(report: Report) -> list[Mapping[str, Any]]:
+    """Those of each pass."""
+    return [section(step, "parameters") for step in entries(report, "passes")]
+
+
 def _precision(report: Report) -> str | None:
-    found = (section(step, "parameters").get("precision") for step in entries(report, "passes"))
+    found = (parameters.get("precision") for parameters in _parameters(report))
     return next((str(precision) for precision in found if precision), None)
 
 
@@ -151,16 +163,19 @@ def _usage(report: Report) -> str:
 
 def _usage_of_folder(report: Report) -> str:
     """How a Hugging Face folder is loaded, and pressed."""
+    form = next((str(found["format"]) for found in _parameters(report) if "format" in found), "")
+    packages, remark = _LOADERS.get(form, _LOADERS["compressed-tensors"])
     code = RUN_TRANSFORMERS
     if why := _refused(entries(report, "layers")):
+        packages += " coldpress"
         code = f"from coldpress.networks.packed.loading import register\n{code}\n"
         code = code.replace(
             "\ntokenizer =", f"\nregister()  # transformers 5.23 itself refuses {why}\n\ntokenizer =", 1
         )
-    needs = _fence("pip install transformers compressed-tensors", "bash")
+    needs = _fence(f"pip install {packages}", "bash")
     press = _fence("coldpress auto-opt -m . -o ../onnx", "bash")
     return (
-        f"## Run it\n\n{needs}\nThen, in this folder:\n\n{_fence(code, 'python')}\n"
+        f"## Run it\n\n{needs}\nThen, in this folder:\n\n{_fence(code, 'python')}{remark}\n"
         f"As an ONNX model, with exactly these codes:\n\n{press}"
     )
 
