@@ -33,6 +33,8 @@ GridOf = Callable[[str, int], Grid]
 _MEASURED_BITS = 4
 _HEAD_MODULE = "lm_head"
 _TINY = 1e-12
+#: tokens whose logits are turned into float64 at once
+_TOKENS = 32
 
 
 #: modules that get the same bits, with what comes to them; None: nothing does
@@ -118,7 +120,7 @@ class _Branches:
 
 def _scaled(decoder: Layerwise, clean: States, branches: _Branches, errors: Menu, question: Question) -> Menu:
     """The squared errors of each group turned into divergences, by the one that was measured."""
-    expected = decoder.logits(clean).log_softmax(-1)
+    expected = decoder.logits(clean)
     found: Menu = {}
     for name in errors:
         is_head = name == _HEAD_MODULE or (name == decoder.embedding and decoder.is_tied)
@@ -130,9 +132,15 @@ def _scaled(decoder: Layerwise, clean: States, branches: _Branches, errors: Menu
 
 
 def _divergence(expected: torch.Tensor, logits: torch.Tensor) -> float:
-    """KL(expected || logits), the mean over tokens."""
-    other = logits.log_softmax(-1)
-    return float((expected.exp() * (expected - other)).sum(-1).mean().clamp_min(0))
+    """KL(expected || logits), the mean over tokens; ``expected`` are logits too.
+
+    In float64: the divergence of a small disturbance is the square of it, which float32 loses in the rounding of its terms.
+    """
+    total, rows, others = 0.0, expected.flatten(0, -2), logits.flatten(0, -2)
+    for one, other in zip(rows.split(_TOKENS), others.split(_TOKENS), strict=True):
+        known, found = one.double().log_softmax(-1), other.double().log_softmax(-1)
+        total += float((known.exp() * (known - found)).sum())
+    return max(total, 0.0) / len(rows)
 
 
 def _choices(weights: Weights, module: str, gram: Gram | None, question: Question) -> dict[int, Choice]:
