@@ -17,7 +17,18 @@ from coldpress.errors import WORSE_THAN_TOLERANCE, ColdpressError
 from coldpress.job import Job, Progress, Result
 from coldpress.model import Model, content_key
 from coldpress.output import Candidate, check_output, is_current, publish
-from coldpress.search import JOURNAL, Bench, Found, Prepared, check_goals, prepare, reached_goals, search, section
+from coldpress.search import (
+    JOURNAL,
+    Bench,
+    Found,
+    Prepared,
+    check_goals,
+    goals_by,
+    prepare,
+    reached_goals,
+    search,
+    section,
+)
 from coldpress.search.goals import labels_of
 from coldpress.sources import find_model
 from coldpress.store import Store
@@ -61,6 +72,9 @@ class Report:
         return WORSE_THAN_TOLERANCE if self.data["verdict"] == WORSE or misses else 0
 
 
+GoalsOf = Callable[["_Run", Model, dict[str, dict[str, Any]]], list[dict[str, Any]]]
+
+
 @dataclass
 class _Run:
     workflow: Workflow
@@ -102,7 +116,7 @@ def run(
             console.say(f"{output} is up to date")
             return Report(known, Model(output, known["format"], content_key(output), {}), up_to_date=True)
         check_output(output, overwrite)
-    made = _finished(request, source, steps) if prepared is None else _searched(request, prepared)
+    made = _finished(request, source, steps, _goals) if prepared is None else _searched(request, prepared)
     if output is not None:
         report = {**made.report, "identity": identity}
         publish(made.model, output, report, _resolved(workflow).to_yaml(), made.candidates, made.extra)
@@ -136,8 +150,8 @@ class _Made:
     extra: dict[str, str] = field(default_factory=dict)
 
 
-def _finished(request: _Run, source: Model, steps: Sequence[Step]) -> _Made:
-    """The result of passes that leave nothing open, verified and measured."""
+def _finished(request: _Run, source: Model, steps: Sequence[Step], goals_of: GoalsOf) -> _Made:
+    """The result of passes that leave nothing open, verified and measured; ``goals_of`` says which goals it meets."""
     request = replace(request, results=[])
     workflow = request.workflow
     original, pressed = _pass_by_pass(request, source, steps)
@@ -145,8 +159,12 @@ def _finished(request: _Run, source: Model, steps: Sequence[Step]) -> _Made:
     request.console.say(_verdict_line(verdict))
     measured = _measure(request, pressed)
     report = _report(request, source, pressed, verdict, measured)
-    goals = reached_goals(workflow, measured, lambda measure: _numbers(request, source, measure))
+    goals = goals_of(request, source, measured)
     return _Made(pressed, {**report, "goals": goals} if goals else report)
+
+
+def _goals(request: _Run, source: Model, measured: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    return reached_goals(request.workflow, measured, lambda measure: _numbers(request, source, measure))
 
 
 def _searched(request: _Run, prepared: Prepared) -> _Made:
@@ -188,7 +206,8 @@ def _best(request: _Run, source: Model, found: Found) -> dict[int, _Made]:
     for number in found.ranked(keep + _PASSED_OVER):
         if len(good) == keep:
             break
-        finished[number] = _finished(request, source, found.steps(number))
+        goals = goals_by(*found.best_known(number))
+        finished[number] = _finished(request, source, found.steps(number), lambda *known, goals=goals: goals)
         if finished[number].report["verdict"] != WORSE:
             good.append(number)
         else:
