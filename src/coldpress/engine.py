@@ -19,7 +19,18 @@ from coldpress.output import Beside, Candidate, check_output, is_current, publis
 from coldpress.packaging import check_package
 from coldpress.run_log import logged
 from coldpress.run_report import Finished, read_report
-from coldpress.search import JOURNAL, Bench, Found, Prepared, check_goals, prepare, reached_goals, search, section
+from coldpress.search import (
+    JOURNAL,
+    Bench,
+    Found,
+    Prepared,
+    check_goals,
+    goals_by,
+    prepare,
+    reached_goals,
+    search,
+    section,
+)
 from coldpress.search.goals import labels_of
 from coldpress.sources import find_model, hub_config
 from coldpress.store import Store
@@ -50,6 +61,9 @@ class Report:
         """0 when a model was written (and verified, unless that was turned off), 3 when it is worse than was allowed."""
         misses = any(not goal["met"] for goal in self.data.get("goals", []))
         return WORSE_THAN_TOLERANCE if self.data["verdict"] == WORSE or misses else 0
+
+
+GoalsOf = Callable[["_Run", Model, dict[str, dict[str, Any]]], list[dict[str, Any]]]
 
 
 @dataclass
@@ -98,7 +112,7 @@ def _run(request: _Run, overwrite: bool) -> Report:
             console.say(f"{output} is up to date")
             return Report(known, Model(output, known["format"], content_key(output), {}), up_to_date=True)
         check_output(output, overwrite or known is not None)
-    made = _finished(request, source, steps) if prepared is None else _searched(request, prepared)
+    made = _finished(request, source, steps, _goals) if prepared is None else _searched(request, prepared)
     if output is not None:
         best = Candidate(made.model, {**made.report, "identity": identity}, workflow.resolved().to_yaml())
         publish(best, output, Beside(made.candidates, made.texts, workflow.packaging, workflow.artifacts))
@@ -146,8 +160,8 @@ class _Made:
     texts: dict[str, str] = field(default_factory=dict)
 
 
-def _finished(request: _Run, source: Model, steps: Sequence[Step]) -> _Made:
-    """The result of passes that leave nothing open, verified and measured."""
+def _finished(request: _Run, source: Model, steps: Sequence[Step], goals_of: GoalsOf) -> _Made:
+    """The result of passes that leave nothing open, verified and measured; ``goals_of`` says which goals it meets."""
     request = replace(request, results=[])
     workflow = request.workflow
     original, pressed = _pass_by_pass(request, source, steps)
@@ -155,8 +169,12 @@ def _finished(request: _Run, source: Model, steps: Sequence[Step]) -> _Made:
     request.console.say(_verdict_line(verdict))
     measured = _measure(request, pressed)
     report = Finished(workflow, source, pressed, verdict, measured, request.results, request.command).report()
-    goals = reached_goals(workflow, measured, lambda measure: _numbers(request, source, measure))
+    goals = goals_of(request, source, measured)
     return _Made(pressed, {**report, "goals": goals} if goals else report)
+
+
+def _goals(request: _Run, source: Model, measured: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    return reached_goals(request.workflow, measured, lambda measure: _numbers(request, source, measure))
 
 
 def _searched(request: _Run, prepared: Prepared) -> _Made:
@@ -198,7 +216,8 @@ def _best(request: _Run, source: Model, found: Found) -> dict[int, _Made]:
     for number in found.ranked(keep + _PASSED_OVER):
         if len(good) == keep:
             break
-        finished[number] = _finished(request, source, found.steps(number))
+        goals = goals_by(*found.best_known(number))
+        finished[number] = _finished(request, source, found.steps(number), lambda *known, goals=goals: goals)
         if finished[number].report["verdict"] != WORSE:
             good.append(number)
         else:

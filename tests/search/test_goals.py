@@ -78,7 +78,7 @@ def test_why_says_what_is_missed_when_no_point_meets_all_goals():
     points = {0: {"a.x": 0.4}, 1: {"a.x": 0.3}}
     assert found.ranked(points, 1) == [1]
     assert found.why(1, points) == (
-        "No point meets all goals; point 1 comes nearest: a.x 0.3 is above the limit 0.2 (a.x 0.3 (source 2))."
+        "No point meets all goals; point 1 comes nearest: a.x 0.3 is above the limit 0.2. It has a.x 0.3 (source 2)."
     )
 
 

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from coldpress.report import NOT_MEASURED, Report, entries, number, plain, quantity, seconds, section, size
@@ -136,6 +137,9 @@ def _outcome(found: Search, point: Mapping[str, Any]) -> str:
     words = "chosen" if point.get("number") == found.get("chosen") else _STATES[kind_of(found, point)]
     reason = f"<small>{_text(point['reason'])}</small>" if point.get("reason") else ""
     trace = point.get("traceback")
+    final = section(section(found, "finals"), plain(point.get("number")))
+    turns = ", ".join(f"{plain(name)} {quantity(median(rounds))}" for name, rounds in final.items() if rounds)
+    reason += f"<small>in turns: {_text(turns)}</small>" if turns else ""
     details = f"<details><summary>traceback</summary><pre>{_text(trace)}</pre></details>" if trace else ""
     return f"{words}{reason}{details}"
 

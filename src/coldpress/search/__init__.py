@@ -29,6 +29,7 @@ __all__ = [
     "Found",
     "Prepared",
     "check_goals",
+    "goals_by",
     "prepare",
     "reached_goals",
     "search",
@@ -120,7 +121,7 @@ def search(prepared: Prepared, bench: Bench, folder: Path, say: Say) -> Found:
     directions = {one.label: one.sign > 0 for one in ranking_of(prepared.objectives)}
     history = History(folder / JOURNAL, directions, prepared.space.dimensions)
     found = run(Request(prepared.space, prepared.search, judge, evaluate, prepared.seed, say), history)
-    return replace(found, finals=finals(found, prepared.measures, bench, folder))
+    return replace(found, finals=finals(found, prepared.measures, prepared.source, bench, folder))
 
 
 def _source_numbers(prepared: Prepared, bench: Bench, say: Say) -> dict[str, float]:
@@ -143,25 +144,30 @@ def reached_goals(
     measured: Mapping[str, Mapping[str, Any]],
     of_source: Callable[[Measure], Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Each goal with the number that was reached. ``measured``: the numbers of each metric by its label."""
+    """Each goal of a workflow with the number that was reached. ``measured``: the numbers of each metric by its label."""
     objectives = objectives_of(workflow.metrics or ())
-    numbers = {key: value for label, values in measured.items() for key, value in numbers_of(label, values).items()}
     source: dict[str, float] = {}
     for one in objectives:
         if one.is_relative and one.label not in source:
             source |= numbers_of(one.label.rpartition(".")[0], of_source(one.measure))
-    judge = Judge(objectives, source)
+    numbers = {key: value for label, values in measured.items() for key, value in numbers_of(label, values).items()}
+    return goals_by(Judge(objectives, source), numbers)
+
+
+def goals_by(judge: Judge, numbers: Numbers) -> list[dict[str, Any]]:
+    """Each goal with the number that was reached; one that was not measured is not met."""
     missed = judge.shortfalls(numbers)
     return [
         {**_objective(one, judge), "value": numbers.get(one.label), "met": missed.get(one.label, 1.0) == 0.0}
-        for one in objectives
+        for one in judge.objectives
     ]
 
 
 def section(found: Found, chosen: int, kept: Mapping[int, str]) -> dict[str, Any]:
     """What a report says of a search. ``kept``: the folders of points, relative to the output."""
     request, numbers = found.request, found.numbers
-    judge, asked = found.judge, request.search
+    judge, asked = request.judge, request.search
+    last_judge, last = found.best_known(chosen)
     return {
         "sampler": asked.sampler,
         "order": asked.order,
@@ -172,13 +178,13 @@ def section(found: Found, chosen: int, kept: Mapping[int, str]) -> dict[str, Any
         "parameters": [one.name for one in request.space.dimensions],
         "objectives": [_objective(one, judge) for one in judge.objectives],
         "source": dict(judge.source),
-        "points": [_point(trial, found, numbers.get(trial.number, {})) for trial in found.trials],
+        "points": [_point(trial, found) for trial in found.trials],
         "front": judge.front(numbers),
-        "ranking": judge.ranked(numbers, _RANKED),
+        "finals": {"source" if number is None else str(number): dict(one) for number, one in found.finals.items()},
+        "ranking": found.ranked(_RANKED),
         "chosen": chosen,
-        "meets_goals": judge.meets(numbers[chosen]),
-        "finals": {str(number): dict(rounds) for number, rounds in found.finals.items()},
-        "why": judge.why(chosen, numbers),
+        "meets_goals": last_judge.meets(last),
+        "why": found.why(chosen),
         "kept": {str(number): folder for number, folder in kept.items()},
     }
 
@@ -199,14 +205,14 @@ def _objective(one: Objective, judge: Judge) -> dict[str, Any]:
     }
 
 
-def _point(trial: Trial, found: Found, numbers: Numbers) -> dict[str, Any]:
+def _point(trial: Trial, found: Found) -> dict[str, Any]:
     return {
         "number": trial.number,
         "state": trial.state,
         "parameters": dict(trial.point),
         "passes": schema.plain(found.steps(trial.number)),
-        "numbers": dict(numbers),
-        "meets_goals": trial.state != FAILED and found.request.judge.meets(numbers),
+        "numbers": dict(trial.numbers),
+        "meets_goals": trial.state != FAILED and found.request.judge.meets(trial.numbers),
         "reason": trial.reason,
         "traceback": trial.traceback,
         "seconds": trial.seconds,

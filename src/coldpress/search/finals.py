@@ -11,51 +11,62 @@ import json
 from pathlib import Path
 
 from coldpress import schema
+from coldpress.model import Model
 from coldpress.search.evaluate import Bench
-from coldpress.search.goals import labels_of, ranking_of
-from coldpress.search.run import Found
+from coldpress.search.goals import labels_of, numbers_of, ranking_of
+from coldpress.search.run import Found, Say
 from coldpress.workflow import Measure
 
 _FINALISTS = 4
 _ROUNDS = 3
 
-Rounds = dict[int, dict[str, list[float]]]
+Rounds = dict[str, list[float]]
 
 
-def finals(found: Found, measures: tuple[Measure, ...], bench: Bench, folder: Path) -> Rounds:
-    """What each round gave for the times of the best points; nothing where no time ranks them, or only one is in question."""
-    judge = found.judge
-    timed = {one.label for one in ranking_of(judge.objectives) if one.measure.make().is_timed}
+def finals(
+    found: Found, measures: tuple[Measure, ...], source: Model, bench: Bench, folder: Path
+) -> dict[int | None, Rounds]:
+    """What each round gave for the times of the best points, and under None for the source where goals are set against it.
+
+    Nothing where no time ranks them, or only one is in question.
+    """
+    judge, numbers = found.request.judge, found.numbers
+    timed = [one for one in judge.objectives if one.measure.make().is_timed]
     best = found.ranked(_FINALISTS)
-    if judge.meets(found.numbers[best[0]]):
-        best = [number for number in best if judge.meets(found.numbers[number])]
-    if not timed or len(best) < 2:
+    if judge.meets(numbers[best[0]]):
+        best = [number for number in best if judge.meets(numbers[number])]
+    if len(best) < 2 or not any(one in ranking_of(judge.objectives) for one in timed):
         return {}
     entrants = {str(number): schema.plain(found.steps(number)) for number in best}
     digest = hashlib.sha256(json.dumps(entrants, sort_keys=True).encode()).hexdigest()
     file = folder / f"finals-{digest}.json"
     if not file.exists():
+        models = {str(number): bench.passes(found.steps(number)) for number in best}
+        if any(one.is_relative for one in timed):
+            models[_SOURCE] = source
         written = file.with_suffix(".part")
-        written.write_text(json.dumps(_measured(found, best, measures, bench)), encoding="utf-8")
+        written.write_text(json.dumps(_measured(models, measures, bench, found.request.say)), encoding="utf-8")
         written.replace(file)
+    labels = {one.label for one in timed}
+    taken = json.loads(file.read_text(encoding="utf-8"))
     return {
-        int(number): {label: rounds for label, rounds in numbers.items() if label in timed}
-        for number, numbers in json.loads(file.read_text(encoding="utf-8")).items()
+        None if number == _SOURCE else int(number): {label: rounds for label, rounds in one.items() if label in labels}
+        for number, one in taken.items()
     }
 
 
-def _measured(
-    found: Found, numbers: list[int], measures: tuple[Measure, ...], bench: Bench
-) -> dict[str, dict[str, list[float]]]:
-    models = {number: bench.passes(found.steps(number)) for number in numbers}
-    taken: dict[str, dict[str, list[float]]] = {str(number): {} for number in numbers}
+_SOURCE = "source"
+
+
+def _measured(models: dict[str, Model], measures: tuple[Measure, ...], bench: Bench, say: Say) -> dict[str, Rounds]:
+    """The rounds of every number of the metrics that take times, for each model."""
+    taken: dict[str, Rounds] = {name: {} for name in models}
     for label, measure in zip(labels_of(measures), measures, strict=True):
         if not measure.make().is_timed:
             continue
         for turn in range(_ROUNDS):
-            found.request.say(f"{label}: round {turn + 1} of {_ROUNDS} for points {', '.join(map(str, numbers))}")
-            for number in numbers if turn % 2 == 0 else reversed(numbers):
-                for name, value in bench.measure_anew(models[number], measure).items():
-                    if isinstance(value, int | float) and not isinstance(value, bool):
-                        taken[str(number)].setdefault(f"{label}.{name}", []).append(float(value))
+            say(f"{label}: round {turn + 1} of {_ROUNDS} for points {', '.join(models)}")
+            for name in list(models)[:: 1 if turn % 2 == 0 else -1]:
+                for key, value in numbers_of(label, bench.measure_anew(models[name], measure)).items():
+                    taken[name].setdefault(key, []).append(value)
     return taken

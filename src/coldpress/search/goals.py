@@ -235,25 +235,28 @@ class Judge:
     def why(self, chosen: int, points: Mapping[int, Numbers]) -> str:
         """Why a point was chosen, in a sentence or two."""
         numbers, ranking = points[chosen], ranking_of(self.objectives)
-        facts = ", ".join(self._compared(one, numbers) for one in ranking if one.label in numbers)
+        facts = [self._compared(one, numbers) for one in ranking if one.label in numbers]
         if not self.meets(numbers):
             lacks = self.missed(numbers) or "not all of its numbers are known"
-            return f"No point meets all goals; point {chosen} comes nearest: {lacks} ({facts})."
+            return f"No point meets all goals; point {chosen} comes nearest: {lacks}. It has {_and(facts)}."
         rivals = [index for index, other in points.items() if self.meets(other)]
-        first = ranking[0]
-        tied = [i for i in self._tied(first, rivals, points) if i != chosen]
         if len(rivals) == 1:
-            return f"Point {chosen} is the only one that meets all goals: {facts}."
-        said = f"Of {len(rivals)} points that meet all goals, point {chosen} has the best {first.label}: {facts}."
-        if tied and len(ranking) > 1:
-            said += f" {_listed(tied)} no worse than it within the noise; the next priorities decided."
-        elif tied:
-            said += f" {_listed(tied)} no worse than it within the noise; the first of them was taken."
+            return f"Point {chosen} is the only one that meets all goals. It has {_and(facts)}."
+        first = ranking[0]
+        said = f"Of {len(rivals)} points that meet all goals, point {chosen} has the best {first.label}: it has {_and(facts)}."
+        tied = [index for index in self._tied(first, rivals, points) if index != chosen]
+        if tied:
+            decided = "the next priorities decided" if len(ranking) > 1 else "the first was taken"
+            said += f" {_listed(tied)} no worse in {first.label}, within the noise; {decided}."
         return said
 
     def _compared(self, one: Objective, numbers: Numbers) -> str:
         said, before = one.said(numbers[one.label]), self.source.get(one.label)
         return f"{said} (source {one.amount(before)})" if before is not None else said
+
+
+def _and(facts: Sequence[str]) -> str:
+    return " and ".join([", ".join(facts[:-1]), facts[-1]] if len(facts) > 1 else facts)
 
 
 def _dominates(one: Iterable[float], other: Iterable[float]) -> bool:

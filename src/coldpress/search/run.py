@@ -40,14 +40,15 @@ class Request:
 class Found:
     """What came of a search: its ``trials`` in order, and why it ended.
 
-    ``finals``: for the points that were measured again in turns, what each round gave for a number, by label.
+    ``finals``: for the best points, which were measured again in turns, what each round gave for a number, by label; for None
+    those of the source.
     """
 
     request: Request
     trials: list[Trial] = field(default_factory=list)
     stopped: str = ""
-    finals: Mapping[int, Mapping[str, list[float]]] = field(default_factory=dict)
     seconds: float = 0.0
+    finals: Mapping[int | None, Mapping[str, list[float]]] = field(default_factory=dict)
 
     def add(self, trial: Trial) -> None:
         self.trials.append(trial)
@@ -55,31 +56,57 @@ class Found:
 
     @property
     def numbers(self) -> dict[int, Mapping[str, float]]:
-        """The numbers of the trials that did not fail, by trial number; of the finals the medians."""
+        """The numbers of the trials that did not fail, by trial number, as each was measured by itself."""
+        return {trial.number: trial.numbers for trial in self.trials if trial.state != FAILED}
+
+    @property
+    def finalists(self) -> dict[int, Mapping[str, float]]:
+        """The numbers of the points in the finals: medians of the rounds where there are any."""
         return {
-            trial.number: {
-                **trial.numbers,
-                **{label: median(rounds) for label, rounds in self.finals.get(trial.number, {}).items()},
-            }
-            for trial in self.trials
-            if trial.state != FAILED
+            number: {**self.trials[number].numbers, **_medians(rounds)}
+            for number, rounds in self.finals.items()
+            if number is not None
         }
 
     @property
     def judge(self) -> Judge:
-        """Compares trials; those that were in the finals by their rounds."""
-        return replace(self.request.judge, ties=self._is_tie) if self.finals else self.request.judge
+        """Compares finalists by their rounds, with the source as it was measured among them."""
+        source = {**self.request.judge.source, **_medians(self.finals.get(None, {}))}
+        return replace(self.request.judge, source=source, ties=self._is_tie)
 
     def _is_tie(self, label: str, one: int, other: int) -> bool:
-        rounds = [self.finals.get(number, {}).get(label) for number in (one, other)]
+        rounds = [self.finals[number].get(label) for number in (one, other)]
         return rounds[0] is not None and rounds[1] is not None and is_tie(rounds[0], rounds[1])
 
     def ranked(self, count: int) -> list[int]:
-        """The numbers of the best trials, best first."""
-        return self.judge.ranked(self.numbers, count)
+        """The numbers of the best trials, best first: finalists by their finals, all others behind them."""
+        finalists = self.finalists
+        first = self.judge.ranked(finalists, count)
+        rest = {number: numbers for number, numbers in self.numbers.items() if number not in finalists}
+        return [*first, *self.request.judge.ranked(rest, count - len(first))]
 
     def steps(self, number: int) -> tuple[Step, ...]:
         return self.request.space.steps_at(self.trials[number].point)
+
+    def best_known(self, number: int) -> tuple[Judge, Mapping[str, float]]:
+        """The numbers of a trial, of the finals where it was in them, and what they are compared with."""
+        finalists = self.finalists
+        if number in finalists:
+            return self.judge, finalists[number]
+        return self.request.judge, self.trials[number].numbers
+
+    def why(self, chosen: int) -> str:
+        """Why a trial was chosen."""
+        finalists = self.finalists
+        if chosen not in finalists:
+            return self.request.judge.why(chosen, self.numbers)
+        met = sum(self.request.judge.meets(numbers) for numbers in self.numbers.values())
+        before = f"{met} points met all goals at first; the best {len(finalists)} were measured again, in turns. "
+        return before + self.judge.why(chosen, finalists)
+
+
+def _medians(rounds: Mapping[str, list[float]]) -> dict[str, float]:
+    return {label: median(values) for label, values in rounds.items()}
 
 
 @dataclass(frozen=True)
