@@ -213,5 +213,4 @@ def _calibration(kind: str, parameters: Mapping[str, Any]) -> Calibration:
 
 def _check(kind: str, parameters: dict[str, Any], section: Section) -> None:
     """Whether there is such data, and it takes these parameters."""
-    if "data" in parts.KINDS:
-        section.log.attempt(section.place, lambda: schema.build(parts.find("data", kind), parameters, section.place))
+    section.log.attempt(section.place, lambda: schema.build(parts.find("data", kind), parameters, section.place))
