@@ -310,6 +310,13 @@ def test_rotary_caches_of_short_and_long_texts(tokens: int, tiny: Load, pressed:
     assert np.abs(decode(graph, ids, cuts=()) - theirs).max() < CLOSE
 
 
+@pytest.mark.parametrize(("name", "is_kept"), [("bert", True), ("vit", True), ("llama", False)])
+def test_models_that_do_not_chat_keep_what_says_what_their_outputs_are(
+    name: str, is_kept: bool, pressed: Pressed
+) -> None:
+    assert (pressed(name).path / "config.json").exists() == is_kept
+
+
 def test_a_classifier_without_its_head_is_refused(tmp_path: Path) -> None:
     import transformers
 
