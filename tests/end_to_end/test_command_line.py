@@ -325,6 +325,20 @@ def test_an_interrupt_leaves_nothing_behind(environment, tiny_model, tmp_path):
     assert not list(cache.glob("scratch/*")) and not list(tmp_path.glob(".out*"))
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_an_interrupt_while_code_is_made_of_a_string_ends_with_130_too(environment, tmp_path):
+    """As while dataclasses are made; Python then ends by the signal, whoever catches the exception, if it is its own."""
+    (tmp_path / "interrupted.py").write_text(
+        "from coldpress import cli\n"
+        "cli.app.main = lambda *rest, **more: exec('import os, signal; os.kill(os.getpid(), signal.SIGINT); 1 + 1')\n"
+        "cli.main([])\n"
+    )
+    command = [sys.executable, "-m", "interrupted"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert "stopped" in done.stderr
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="resource limits")
 def test_a_full_disk_is_said_and_leaves_nothing_behind(environment, tiny_model, tmp_path):
     """A limit on the size of files makes writing fail as a full disk does."""
