@@ -6,6 +6,9 @@ The documents about fine-tuning print theirs in blocks, with two variants of dat
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,6 +61,21 @@ class TestSuite:
         report = coldpress.run(workflow)
         assert (tmp_path / "out/model.onnx").exists() and report.data["quality"]["kl"] > 0
         assert {layer["bits"] for layer in report.data["layers"]} == {4, 8}  # the head has 8
+
+    @pytest.mark.full
+    def test_it_runs_as_printed_with_another_models_name(self, tmp_path):
+        text = (FOLDER / "suite.json").read_text(encoding="utf-8")
+        file = tmp_path / "olive-config.json"
+        file.write_text(text.replace("Qwen/Qwen2.5-0.5B-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"))
+        command = [sys.executable, "-m", "coldpress", "run", "--config", file.name]
+        offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(command, cwd=tmp_path, env=offline, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        report = json.loads((tmp_path / "models/optimized/report.json").read_text(encoding="utf-8"))
+        assert report["verdict"] == "verified" and {layer["bits"] for layer in report["layers"]} == {4, 8}
+        points = report["search"]["points"]
+        assert len(points) == 6 and all(one["numbers"]["latency.latency_avg_ms"] > 0 for one in points)
+        assert "latency" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("name", ["finetuning_local", "finetuning_azure"])
