@@ -19,7 +19,7 @@ from typing import Any
 from coldpress import recipes
 from coldpress.errors import ColdpressError
 from coldpress.graphs.kernels import Encoding
-from coldpress.graphs.stored import readable_encoding
+from coldpress.graphs.stored import readable_encoding, stored_scale_dtype
 from coldpress.model import Model
 from coldpress.networks.checkpoint import Span
 from coldpress.networks.packed import tensors_to_press, usual_grid
@@ -28,6 +28,7 @@ from coldpress.sources import find_model, hub_config
 from coldpress.target import Target
 from coldpress.workflow import Workflow
 
+_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _CAPTURE_S, _CAPTURE_BYTES = 2.0, 130_000_000
 _WEIGHTS_PER_SECOND_AND_THREAD = {"rtn": 120e6, "kquant": 30e6, AS_STORED: 120e6}
 _CHUNK_BYTES = 24_000_000  # float32 rows and the quantizer's temporaries, for each thread
@@ -38,17 +39,27 @@ _VERIFY_BYTES = 700_000_000  # torch, transformers and a chunk of logits
 
 
 @dataclass(frozen=True)
+class Stored:
+    """So many weights of one role that a checkpoint holds as codes."""
+
+    role: str
+    weights: int
+    encoding: Encoding
+    scale_dtype: str = "float16"
+
+
+@dataclass(frozen=True)
 class Shape:
     """How many weights a model has, and where: in linear layers, token embeddings and the head.
 
-    ``stored``: (role, weights, encoding) of those that the checkpoint holds as codes. A tied embedding is the head.
+    ``stored``: those that the checkpoint holds as codes. A tied embedding is the head.
     """
 
     linear: int
     embedding: int
     tied: bool
     hidden: int
-    stored: tuple[tuple[str, int, Encoding], ...] = ()
+    stored: tuple[Stored, ...] = ()
 
     @property
     def roles(self) -> dict[str, int]:
@@ -61,7 +72,7 @@ class Shape:
 
     @property
     def total_stored(self) -> int:
-        return sum(weights for _, weights, _ in self.stored)
+        return sum(one.weights for one in self.stored)
 
 
 @dataclass(frozen=True)
@@ -148,7 +159,7 @@ def shape_from_config(config: dict[str, Any]) -> Shape:
     wide = int(config.get("moe_intermediate_size") or config["intermediate_size"])
     layer = 2 * hidden * head * (heads + keys) + 3 * hidden * wide * experts
     tied = bool(config.get("tie_word_embeddings", False))
-    stored = (("linear", layers * layer, Encoding(grid.bits, grid.block_size, grid.symmetric)),) if grid else ()
+    stored = (Stored("linear", layers * layer, Encoding(grid.bits, grid.block_size, grid.symmetric)),) if grid else ()
     return Shape(layers * layer, int(config["vocab_size"]) * hidden, tied, hidden, stored)
 
 
@@ -167,28 +178,29 @@ def shape_of(model: Model) -> Shape:
     return Shape(linear, embedding, tied, hidden, _stored(tensors, roles))
 
 
-def _stored(tensors: Mapping[str, Span], roles: Mapping[str, str]) -> tuple[tuple[str, int, Encoding], ...]:
-    counts: Counter[tuple[str, Encoding]] = Counter()
+def _stored(tensors: Mapping[str, Span], roles: Mapping[str, str]) -> tuple[Stored, ...]:
+    counts: Counter[tuple[str, Encoding, str]] = Counter()
     for name, span in tensors.items():
         if (encoding := readable_encoding(span)) is not None:
-            counts[roles.get(name, "linear"), encoding] += math.prod(span.shape)
-    return tuple((role, weights, encoding) for (role, encoding), weights in counts.items())
+            scale_dtype = stored_scale_dtype([span]) or "float32"
+            counts[roles.get(name, "linear"), encoding, scale_dtype] += math.prod(span.shape)
+    return tuple(Stored(role, weights, encoding, dtype) for (role, encoding, dtype), weights in counts.items())
 
 
 def output_bytes(shape: Shape, press: Press, target: Target) -> int:
     """The bytes of graph and weights that ``press`` writes for a model of this shape."""
     request = press.request(target)["precision"]
-    width = {"float32": 4, "float16": 2, "bfloat16": 2}[request["dtype"]]
+    width = _BYTES[request["dtype"]]
 
-    def bytes_of(weights: int, encoding: dict[str, Any] | None) -> float:
+    def bytes_of(weights: int, encoding: dict[str, Any] | None, scale_dtype: str = request["scale_dtype"]) -> float:
         if encoding is None:
             return weights * width
-        zero_bits = 0 if encoding["symmetric"] else encoding["bits"]
-        return weights * (encoding["bits"] + (8 * width + zero_bits) / encoding["block_size"]) / 8
+        zero_bits, scale_bits = 0 if encoding["symmetric"] else encoding["bits"], 8 * min(width, _BYTES[scale_dtype])
+        return weights * (encoding["bits"] + (scale_bits + zero_bits) / encoding["block_size"]) / 8
 
-    total = sum(bytes_of(weights, asdict(encoding)) for _, weights, encoding in shape.stored)
+    total = sum(bytes_of(one.weights, asdict(one.encoding), one.scale_dtype) for one in shape.stored)
     for role, weights in shape.roles.items():
-        total += bytes_of(weights - sum(count for own, count, _ in shape.stored if own == role), request[role])
+        total += bytes_of(weights - sum(one.weights for one in shape.stored if one.role == role), request[role])
     return int(total) + 3_000_000  # the graph, norms and rotary tables
 
 

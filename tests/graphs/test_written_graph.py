@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import onnx
+import onnxruntime
 import pytest
 
 from coldpress.errors import ColdpressError
@@ -108,3 +109,38 @@ def test_gpu_graphs_hold_halves_and_symmetric_codes(tiny_model, tmp_path):
     assert products and all(len(node.input) == 3 for node in products)
     kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
     assert {kinds[node.input[2]] for node in products} == {onnx.TensorProto.FLOAT16}
+
+
+class TestScales:
+    """Stored as halves, and cast when the graph is loaded."""
+
+    def test_they_are_halves_and_every_kernel_gets_them_as_floats(self, graph):
+        kinds = {tensor.name: tensor.data_type for tensor in graph.graph.initializer if tensor.name.endswith(".scales")}
+        assert len(kinds) == 9 and set(kinds.values()) == {onnx.TensorProto.FLOAT16}
+        casts = {node.output[0] for node in graph.graph.node if node.op_type == "Cast" and node.input[0] in kinds}
+        readers = [node for node in graph.graph.node if node.op_type in ("MatMulNBits", "GatherBlockQuantized")]
+        assert len(readers) == 10 and {node.input[2] for node in readers} == casts  # the tied embedding shares the head's
+
+    def test_the_runtime_folds_the_casts_so_that_what_runs_is_the_same(self, folder, tmp_path):
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
+        onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+        loaded = onnx.load(tmp_path / "loaded.onnx", load_external_data=False).graph
+        kinds = {tensor.name: tensor.data_type for tensor in loaded.initializer}
+        products = [node for node in loaded.node if node.op_type == "MatMulNBits"]
+        assert products and {kinds[node.input[2]] for node in products} == {onnx.TensorProto.FLOAT}
+
+    def test_a_graph_can_have_them_as_floats(self, tiny_model, folder, tmp_path):
+        Press(scale_dtype="float32").run(Model(tiny_model, "hf", "tiny"), Context(tmp_path))
+        kinds = {one.name: one.data_type for one in onnx.load(tmp_path / "model.onnx").graph.initializer}
+        assert {kind for name, kind in kinds.items() if name.endswith(".scales")} == {onnx.TensorProto.FLOAT}
+        halves, floats = ((place / "model.onnx.data").stat().st_size for place in (folder, tmp_path))
+        assert halves < 0.93 * floats
+
+    def test_where_they_have_no_effect_they_are_refused(self, tiny_model):
+        model = Model(tiny_model, "hf", "tiny")
+        with pytest.raises(ColdpressError, match="scale_dtype has no effect on CUDAExecutionProvider"):
+            Press(scale_dtype="float16").check(model, Target("gpu", "CUDAExecutionProvider"))
+        with pytest.raises(ColdpressError, match="scale_dtype has no effect with precision fp32"):
+            Press(precision="fp32", scale_dtype="float16").check(model, Target())

@@ -22,7 +22,7 @@ import onnx_ir as ir
 from coldpress.graphs.kernels import Encoding, fitting_block
 from coldpress.graphs.layout import Layout, Place, Quantized
 from coldpress.graphs.linears import Embedding, Linear, find_embeddings, find_head, find_linears
-from coldpress.graphs.stored import stored_encoding
+from coldpress.graphs.stored import stored_encoding, stored_scale_dtype
 from coldpress.networks.checkpoint import Span
 from coldpress.networks.routers import is_router
 
@@ -39,6 +39,7 @@ class Precision:
     the role's encoding. A layer has several names: the graph's, those of the parts it is fused of, those of the
     checkpoint, and ``lm_head`` for the one that gives the logits; a fused layer is one weight, so a glob that matches
     a part decides on all of it. ``accuracy_level`` 4 lets the CPU multiply in int8, 0 leaves activations float.
+    ``scale_dtype``: what new scales are stored as in a graph of float32, which casts them when it is loaded.
     """
 
     dtype: str
@@ -46,6 +47,7 @@ class Precision:
     head: Encoding | None = None
     embedding: Encoding | None = None
     accuracy_level: int = 0
+    scale_dtype: str = "float32"
     overrides: list[tuple[str, Encoding | None]] = field(default_factory=list)
 
     def of(self, role: str, names: list[str], columns: int, own: Encoding | None = None) -> Encoding | None:
@@ -65,7 +67,8 @@ class Precision:
     def from_json(cls, data: Mapping[str, Any]) -> Precision:
         encodings = {role: Encoding(**data[role]) if data[role] else None for role in ("linear", "head", "embedding")}
         overrides = [(pattern, Encoding(**code) if code else None) for pattern, code in data["overrides"]]
-        return cls(data["dtype"], **encodings, accuracy_level=data["accuracy_level"], overrides=overrides)
+        kept = {name: data[name] for name in ("accuracy_level", "scale_dtype")}
+        return cls(data["dtype"], **encodings, **kept, overrides=overrides)
 
 
 @dataclass
@@ -154,7 +157,14 @@ class _Rewriter:
         return ir.node("Slice", [padded.outputs[0], *limits], name=f"{padded.name}.cut")
 
     def _quantize(self, module: str, role: str, weights: list[ir.Value], encoding: Encoding) -> Quantized:
-        return self.layout.add_quantized(f"{module}.weight", role, self._spans(weights), encoding, self.precision.dtype)
+        spans = self._spans(weights)
+        return self.layout.add_quantized(f"{module}.weight", role, spans, encoding, self._scale_dtype(spans))
+
+    def _scale_dtype(self, spans: list[Span]) -> str:
+        """Kernels want scales in the type of the graph; one of float32 stores them smaller, in the type they came in."""
+        if self.precision.dtype != "float32":
+            return self.precision.dtype
+        return stored_scale_dtype(spans) or self.precision.scale_dtype
 
     def _spans(self, weights: list[ir.Value]) -> list[Span]:
         return [self.sources[str(weight.name)] for weight in weights]
@@ -166,13 +176,28 @@ class _Rewriter:
             left //= size
         zero_columns = -(-entry.blocks * entry.encoding.bits // 8)
         values = [self._stored(f"{entry.name}.codes{suffix}", entry.codes, [*shape[:-1], left], ir.DataType.UINT8)]
-        scale_type = _ONNX_TYPES[entry.scale_dtype]
-        values.append(self._stored(f"{entry.name}.scales", entry.scales, [entry.rows, entry.blocks], scale_type))
+        values.append(self._scales(entry))
         if entry.zero_points is not None:
             place = entry.zero_points
             name = f"{entry.name}.zero_points"
             values.append(self._stored(name, place, [entry.rows, zero_columns], ir.DataType.UINT8))
         return values
+
+    def _scales(self, entry: Quantized) -> ir.Value:
+        """The scales in the type of the graph: where they are stored smaller, cast from that.
+
+        ONNX Runtime folds a cast of a constant when it loads the graph, before its kernels pack their weights.
+        """
+        kept, wanted = _ONNX_TYPES[entry.scale_dtype], _ONNX_TYPES[self.precision.dtype]
+        value = self._stored(f"{entry.name}.scales", entry.scales, [entry.rows, entry.blocks], kept)
+        if kept == wanted:
+            return value
+        known = [node for node, _ in value.uses() if node.op_type == "Cast"]
+        cast = known[0] if known else ir.node("Cast", [value], {"to": wanted}, name=f"{entry.name}.scales.cast")
+        if not known:
+            cast.outputs[0].name, cast.outputs[0].type = cast.name, ir.TensorType(wanted)
+            self.graph.insert_before(self.graph[0], cast)
+        return cast.outputs[0]
 
     def _stored(self, name: str, place: Place, shape: list[int], dtype: ir.DataType) -> ir.Value:
         if name in self.graph.initializers:

@@ -29,6 +29,12 @@ def stored_encoding(spans: Sequence[Span]) -> Encoding | None:
     return replace(first, symmetric=all(other is None or other.symmetric for other in (first, *others)))
 
 
+def stored_scale_dtype(spans: Sequence[Span]) -> str | None:
+    """The type that holds the scales of weights one above the other as the checkpoint does; None where one has floats."""
+    found = {span.scale_dtype if isinstance(span, PackedSpan) else None for span in spans}
+    return next(iter(found)) if len(found) == 1 else None if None in found else "float32"
+
+
 def stack(spans: Sequence[Span]) -> bool:
     """Whether weights can lie one above the other: all floats, or all codes with the same bits and blocks."""
     encodings = [readable_encoding(span) for span in spans]

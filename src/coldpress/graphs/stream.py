@@ -142,7 +142,7 @@ class _Quantize:
         entry, encoding = self.entry, self.entry.encoding
         weight = np.ascontiguousarray(self.span.rows(self.start, self.stop))
         norm = _finite_norm(weight, self.span)
-        codes = self.quantizer(weight, Grid(encoding.bits, encoding.block_size, encoding.symmetric))
+        codes = self.quantizer(weight, Grid(encoding.bits, encoding.block_size, encoding.symmetric, entry.scale_dtype))
         _write_codes(self.data, entry, self.row, codes)
         difference = dequantize(codes, entry.columns)
         np.subtract(difference, weight, out=difference)

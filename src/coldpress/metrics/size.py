@@ -83,6 +83,8 @@ def _count_graph(file: Path) -> tuple[list[Path], int, int]:
     counts: dict[tuple[str, str], int] = {}
     stored: dict[tuple[str, str], int] = {}
     for node in graph.node:
+        if node.op_type in _SAME_VALUES:
+            continue  # whoever reads what it gives says what that is
         for index, name in enumerate(node.input):
             tensor = tensors.get(_origin(name, made))
             if tensor is None or index in _TABLES.get(node.op_type, ()):

@@ -30,11 +30,6 @@ class Budget:
     def is_set(self) -> bool:
         return self.target_bits is not None or self.max_size is not None
 
-    @property
-    def scale_bytes(self) -> int:
-        """What a scale takes: a half in a checkpoint, float32 in a graph."""
-        return 2 if self.max_size is None else 4
-
     def check(self) -> None:
         if self.target_bits is not None and self.max_size is not None:
             raise ColdpressError("target_bits and max_size are two budgets for the same bits", hint="leave one out")

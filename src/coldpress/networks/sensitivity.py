@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 Menu = dict[str, dict[int, Choice]]
 GridOf = Callable[[str, int], Grid]
 _MEASURED_BITS = 4
+#: a scale is a half, in a checkpoint and in a graph
+_SCALE_BYTES = 2
 _HEAD_MODULE = "lm_head"
 _TINY = 1e-12
 #: tokens whose logits are turned into float64 at once
@@ -43,15 +45,11 @@ Group = dict[str, Gram | None]
 
 @dataclass(frozen=True)
 class Question:
-    """What is to be decided: the modules that are open, the bits they may have, and the grid for so many bits.
-
-    ``scale_bytes``: what a scale counts.
-    """
+    """What is to be decided: the modules that are open, the bits they may have, and the grid for so many bits."""
 
     modules: frozenset[str]
     bits: Sequence[int]
     grid_of: GridOf
-    scale_bytes: int
 
 
 def menu(
@@ -152,7 +150,7 @@ def _choices(weights: Weights, module: str, gram: Gram | None, question: Questio
         if matrix is not None:
             missed = weight - _rounded(weight, grid, matrix)
             error = float(np.einsum("rk,rk->", missed @ matrix, missed))
-        found[bits] = Choice(stored_bytes(weight.shape, grid, question.scale_bytes), error)
+        found[bits] = Choice(stored_bytes(weight.shape, grid), error)
     return found
 
 
@@ -171,10 +169,10 @@ def _with_rounded(weights: Weights, group: Group, question: Question) -> Weights
     )
 
 
-def stored_bytes(shape: tuple[int, ...], grid: Grid, scale_bytes: int) -> int:
+def stored_bytes(shape: tuple[int, ...], grid: Grid) -> int:
     """Codes, scales and zero points of a weight ``[rows, K]``."""
     blocks = shape[0] * grid.blocks(shape[1])
-    bits = blocks * (grid.block_size * grid.bits + 8 * scale_bytes + (0 if grid.symmetric else grid.bits))
+    bits = blocks * (grid.block_size * grid.bits + 8 * _SCALE_BYTES + (0 if grid.symmetric else grid.bits))
     return -(-bits // 8)
 
 
@@ -189,7 +187,7 @@ def _table_choices(decoder: Layerwise, name: str, question: Question) -> dict[in
     table, found = _table(decoder, name), {}
     for bits in question.bits:
         grid = question.grid_of(name, bits)
-        size = stored_bytes(table.shape, grid, question.scale_bytes)
+        size = stored_bytes(table.shape, grid)
         found[bits] = Choice(size, squared_error(table, kquant(table, grid)))
     return found
 

@@ -39,6 +39,7 @@ _GRID_OPTIONS = (
     "head_bits",
     "embedding_bits",
     "accuracy_level",
+    "scale_dtype",
     "modules_to_not_convert",
 )
 #: those of them that have an effect on codes of the checkpoint, which stay codes at any precision
@@ -68,7 +69,7 @@ class Press(Pass):
     accepts = ("hf",)
     produces = "onnx"
     needs = ("mobius-onnx", "onnxruntime", "onnxruntime-genai")
-    version = 3
+    version = 4
 
     precision: str = _option("int4", "what weights are stored as", PRECISIONS)
     algorithm: str = _option(
@@ -82,6 +83,11 @@ class Press(Pass):
     )
     accuracy_level: int | None = _option(
         None, "what the CPU multiplies in: 0 float, 4 int8; default: 4 on CPUs", (0, 1, 2, 3, 4)
+    )
+    scale_dtype: str | None = _option(
+        None,
+        "what scales are stored as where the graph computes in float32; default: float16",
+        ("float16", "float32"),
     )
     modules_to_not_convert: tuple[str, ...] = _option((), "globs over module names whose weights stay float")
     use_ort_genai: bool = _option(True, "write genai_config.json, for onnxruntime-genai")
@@ -97,6 +103,11 @@ class Press(Pass):
             raise ColdpressError(
                 f"{self.precision} on CPUExecutionProvider: it has no {self.precision} matrix product, so every layer would be cast and run slower than fp32",
                 hint="use --precision int8 (a quarter of the size, faster) or fp32, or a GPU with --device gpu",
+            )
+        if self.scale_dtype is not None and target.short_name != "cpu":
+            raise ColdpressError(
+                f"scale_dtype has no effect on {target.provider}, whose graphs compute in half precision, scales included",
+                hint="leave it out",
             )
         packed = _packed_in(model)
         if self._bits == 16:
@@ -188,6 +199,7 @@ class Press(Pass):
                 "dtype": dtype,
                 **{role: asdict(encoding) if encoding else None for role, encoding in encodings.items()},
                 "accuracy_level": self._accuracy(target),
+                "scale_dtype": (self.scale_dtype or "float16") if dtype == "float32" else dtype,
                 "overrides": [(pattern, None) for pattern in self.modules_to_not_convert],
             },
             "logits": self.logits or ("last" if self.use_ort_genai and _takes_last_logits() else "all"),

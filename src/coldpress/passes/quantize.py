@@ -52,7 +52,7 @@ class Quantize(Pass):
     produces: ClassVar[str] = "hf"
     needs: ClassVar[tuple[str, ...]] = ("torch", "transformers")
     reads: ClassVar[tuple[str, ...]] = ("data_files",)
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     algorithm: str = _option("best", "best is AWQ scales, GPTQ and a polish together", ALGORITHMS)
     precision: str = _option("int4", "bits of a weight", PRECISIONS)
@@ -298,12 +298,10 @@ class _Run:
         assert self.windows is not None
         request = self.request
         fixed = {name: grid for name, grid in self.grids.items() if request.has_override(name)}
-        scale_bytes = request.budget.scale_bytes
         question = Question(
             frozenset(self.grids) - frozenset(fixed),
             MIXED_BITS,
             lambda name, bits: request.grid(name, self.shapes[name][1], self.scale_dtype, bits),
-            scale_bytes,
         )
         walker = type(self.decoder)(
             self.model.path,
@@ -313,7 +311,7 @@ class _Run:
             trust_remote_code=request.trust_remote_code,
         )
         found = menu(walker, grams, question, self.ctx.progress)
-        taken = sum(stored_bytes(self.shapes[name], grid, scale_bytes) for name, grid in fixed.items())
+        taken = sum(stored_bytes(self.shapes[name], grid) for name, grid in fixed.items())
         least = taken + sum(min(choice.size for choice in choices.values()) for choices in found.values())
         shapes = {name: shape for name, shape in self.shapes.items() if name in self.grids}
         chosen = allocate(found, request.budget.bytes_for(self.decoder, shapes, least) - taken)

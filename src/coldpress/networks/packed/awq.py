@@ -87,7 +87,6 @@ class AwqLinear(PackedLinear):
     """A linear layer of an AWQ checkpoint."""
 
     words: Span
-    scales: Span
     zeros: Span
 
     @cached_property
@@ -124,4 +123,4 @@ def _linear(module: str, tensors: Mapping[str, Span], group_size: int) -> AwqLin
     for span, shape in ((zeros, (groups, rows // 8)), (scales, (groups, rows))):
         if span.shape != shape:
             raise ColdpressError(f"'{span.name}' is {list(span.shape)}; groups of {group_size} make it {list(shape)}")
-    return AwqLinear(module, rows, columns, BITS, group_size, None, words, scales, zeros)
+    return AwqLinear(module, rows, columns, BITS, group_size, None, scales, words, zeros)

@@ -131,7 +131,6 @@ class CompressedLinear(PackedLinear):
     """A linear layer of a ``pack-quantized`` checkpoint; ``zero_points`` is None where the scheme is symmetric."""
 
     words: Span
-    scales: Span
     zero_points: Span | None
 
     @property
@@ -197,7 +196,7 @@ def _linear(module: str, tensors: Mapping[str, Span], scheme: Mapping[str, Any])
     group_size = columns if group_size < 1 else group_size
     order = found["weight_g_idx"]
     groups = None if order is None else groups_out_of_order(order.view(), group_size)
-    return CompressedLinear(module, rows, columns, bits, group_size, groups, words, scales, zero_points)
+    return CompressedLinear(module, rows, columns, bits, group_size, groups, scales, words, zero_points)
 
 
 def _check(module: str, stored: tuple[Span, Span], shape: tuple[int, int], bits: int) -> None:

@@ -2,7 +2,7 @@
 
 No loader of Hugging Face checkpoints reads a packed embedding, so its values are stored as floats where every loader
 looks, and what they were rounded to here. ``embedding_codes.safetensors`` holds the tensors that compressed-tensors
-would have (scales in float32), and in its header, under each module's name, ``{"bits", "block_size", "symmetric"}``.
+would have, and in its header, under each module's name, ``{"bits", "block_size", "symmetric"}``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def write(folder: Path, module: str, codes: Codes, columns: int) -> None:
     tensors = load_file(file) if file.is_file() else {}
     settings = read_metadata(file) if file.is_file() else {}
     settings[module] = json.dumps({"bits": grid.bits, "block_size": grid.block_size, "symmetric": grid.symmetric})
-    tensors.update(compressed_tensors.tensors_of(module, codes, columns))
+    tensors.update(compressed_tensors.tensors_of(module, codes, columns, grid.scale_dtype))
     save_file(tensors, file, metadata=settings)
 
 

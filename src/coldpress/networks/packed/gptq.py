@@ -99,7 +99,6 @@ class GptqLinear(PackedLinear):
     """A linear layer of a GPTQ checkpoint. ``zero_points_as``: "plain", "less one", or "words less one" (GPTQModel)."""
 
     words: Span
-    scales: Span
     zeros: Span
     zero_points_as: str
 
@@ -155,7 +154,7 @@ def _linear(module: str, tensors: Mapping[str, Span], config: Mapping[str, Any])
             )
     out_of_order = None if order is None else groups_out_of_order(order.view(), group_size)
     stored_as = _zero_points_as(config, bits)
-    return GptqLinear(module, rows, columns, bits, group_size, out_of_order, words, scales, zeros, stored_as)
+    return GptqLinear(module, rows, columns, bits, group_size, out_of_order, scales, words, zeros, stored_as)
 
 
 def _settings_of(module: str, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coldpress.errors import ColdpressError
+from coldpress.networks.checkpoint import Span
 from coldpress.networks.packed.words import ALIGNED
 from coldpress.quant.grid import ONNX_BITS, Bytes, Codes, Floats, Grid
 
 _BLOCK_SIZES = (256, 128, 64, 32, 16)
 _CHUNK_WEIGHTS = 1 << 22
+_SCALES = {"F16": "float16", "BF16": "bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class StoredRows:
 
 @dataclass(frozen=True, eq=False)
 class PackedLinear(ABC):
-    """The weight ``[rows, columns]`` of ``module``, ``bits`` per code, one scale for ``group_size`` columns of a row.
+    """The weight ``[rows, columns]`` of ``module``, ``bits`` per code, one of the ``scales`` for ``group_size`` columns of a row.
 
     ``column_groups [columns]`` is the group of each column where the columns of a group do not lie together
     (GPTQ's act-order), else None. Nothing is read before it is asked for.
@@ -44,11 +46,17 @@ class PackedLinear(ABC):
     bits: int
     group_size: int
     column_groups: NDArray[np.intp] | None
+    scales: Span
 
     @property
     @abstractmethod
     def symmetric(self) -> bool:
         """Whether every zero point is the middle code."""
+
+    @property
+    def scale_dtype(self) -> str:
+        """What the file has the scales as: float16, bfloat16, or float32 for anything wider."""
+        return _SCALES.get(self.scales.dtype, "float32")
 
     @abstractmethod
     def stored(self, start: int, stop: int) -> StoredRows:

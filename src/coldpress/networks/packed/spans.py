@@ -42,6 +42,10 @@ class PackedSpan(Span):
         """The grid of the codes. ColdpressError where no ONNX kernel reads them."""
         return self._linear.grid
 
+    @property
+    def scale_dtype(self) -> str:
+        return self._linear.scale_dtype
+
     def cut(self, start: int, stop: int) -> PackedSpan:
         return replace(self, shape=(stop - start, *self.shape[1:]), first=self.first + start)
 
