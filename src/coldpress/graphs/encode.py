@@ -29,6 +29,7 @@ from coldpress.networks.routers import is_router
 CONTRIB = "com.microsoft"
 _ONNX_TYPES = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 _NAMES = {**{code: name for name, code in _ONNX_TYPES.items()}, ir.DataType.INT64: "int64", ir.DataType.INT32: "int32"}
+_ROLES = ("linear", "head", "embedding")
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,9 @@ class Precision:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Precision:
-        encodings = {role: Encoding(**data[role]) if data[role] else None for role in ("linear", "head", "embedding")}
         overrides = [(pattern, Encoding(**code) if code else None) for pattern, code in data["overrides"]]
-        kept = {name: data[name] for name in ("accuracy_level", "scale_dtype")}
-        return cls(data["dtype"], **encodings, **kept, overrides=overrides)
+        linear, head, embedding = (Encoding(**data[role]) if data[role] else None for role in _ROLES)
+        return cls(data["dtype"], linear, head, embedding, data["accuracy_level"], data["scale_dtype"], overrides)
 
 
 @dataclass
