@@ -53,10 +53,14 @@ class PackedLinear(ABC):
     def symmetric(self) -> bool:
         """Whether every zero point is the middle code."""
 
-    @property
+    @cached_property
     def scale_dtype(self) -> str:
-        """What the file has the scales as: float16, bfloat16, or float32 for anything wider."""
-        return _SCALES.get(self.scales.dtype, "float32")
+        """The smallest type that holds the scales as they are: the file's, or float16 if wider ones have no more digits."""
+        if self.scales.dtype in _SCALES:
+            return _SCALES[self.scales.dtype]
+        values = self.scales.rows(0, self.scales.shape[0])
+        with np.errstate(over="ignore"):
+            return "float16" if np.array_equal(values.astype(np.float16).astype(np.float32), values) else "float32"
 
     @abstractmethod
     def stored(self, start: int, stop: int) -> StoredRows:
