@@ -20,6 +20,7 @@ from typing import Any, cast
 from coldpress.azure import is_resource, refuse_to_fetch
 from coldpress.errors import WORK_FAILED, ColdpressError, did_you_mean
 from coldpress.model import Model, content_key
+from coldpress.networks import adapter_folder
 
 Say = Callable[[str], None]
 
@@ -126,6 +127,9 @@ def _recognise(path: Path, name: str, trust_remote_code: bool) -> tuple[Path, st
             raise ColdpressError(f"{path} is not a model file", hint=f"known: {', '.join(_FILES)}, or a folder")
         _refuse_pointers([path])
         return path, _FILES[path.suffix]
+    if adapter_folder.is_one(path):
+        _recognise(path / adapter_folder.BASE, name, trust_remote_code)
+        return path, "adapter"
     weights = sorted(path.glob("*.safetensors"))
     graphs, packed = sorted(path.glob("*.onnx")), sorted(path.glob("*.gguf"))
     has_config = (path / "config.json").is_file()
