@@ -25,6 +25,7 @@ from coldpress.networks import adapter_folder
 Say = Callable[[str], None]
 
 _FILES = {".gguf": "gguf", ".onnx": "onnx"}
+_INNER = "model"
 _INDEX = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # what is fetched from a hub repository, and what of that is not: sources of other formats, half-precision duplicates
@@ -140,6 +141,8 @@ def _recognise(path: Path, name: str, trust_remote_code: bool) -> tuple[Path, st
         return path, "hf"
     if graphs or (path / "genai_config.json").is_file():
         return path, "onnx"
+    if (path / _INNER / "genai_config.json").is_file():  # pressed with adapters
+        return path / _INNER, "onnx"
     if len(packed) == 1 and not has_config:
         return packed[0], "gguf"
     raise _nothing_to_read(path, packed, weights, has_config)

@@ -149,7 +149,7 @@ def test_an_adapter_of_another_base(llama, tmp_path):
         on_base(adapter, Base.read(other.folder))
     assert "c_attn" in caught.value.hint
     wider = checkpoint("llama", tmp_path / "wider", hidden_size=96)
-    with pytest.raises(ColdpressError, match=r"for a weight \[64, 64\], in .* it is \[64, 96\]|\[96, 96\]"):
+    with pytest.raises(ColdpressError, match=r"for a weight \[32, 64\], in .* it is \[48, 96\]"):
         on_base(adapter, Base.read(wider.folder))
 
 

@@ -16,7 +16,8 @@ from coldpress.networks.peft import Adapter
 #: layers that some checkpoints have apart and others one above the other, in the order of their rows
 FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 _FUSED_OF = {part: fused for fused, parts in FUSED.items() for part in parts}
-_EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings")
+#: how the names of token embeddings end, which a head may be tied to
+EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings")
 _NAMED_IN_MESSAGES = 3
 
 
@@ -34,7 +35,7 @@ class Base:
         found = {name: span.shape for name, span in plain_tensors(folder).items() if name.endswith(".weight")}
         shapes = {name.removesuffix(".weight"): (s[0], s[1]) for name, s in found.items() if len(s) == 2}
         if config.get("tie_word_embeddings") and not any(name.endswith("lm_head") for name in shapes):
-            tables = [shape for name, shape in shapes.items() if name.endswith(_EMBEDDINGS)]
+            tables = [shape for name, shape in shapes.items() if name.endswith(EMBEDDINGS)]
             if tables:
                 shapes["lm_head"] = tables[0]
         return cls(folder, shapes, {**config, **(config.get("text_config") or {})})

@@ -32,6 +32,8 @@ _PARTS = {
     "LOHA": ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
     "LOKR": ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b"),
 }
+#: PEFT saves a head's own weight, which no adapter changes, beside the products for it
+BASES_OWN = ".base_layer.weight"
 #: settings under which an adapter is more than a sum of low-rank products
 _BEYOND = {
     "use_dora": "is a DoRA, which rescales whole weights",
@@ -79,6 +81,8 @@ class Adapter:
         """Raises ColdpressError for tensors that are no part of a low-rank product."""
         found: dict[str, dict[str, Span]] = {}
         for name, span in read_header(self.folder / WEIGHTS).items():
+            if name.endswith(BASES_OWN):
+                continue
             match = _TENSOR.fullmatch(name)
             part = "bias" if match and match["bias"] else match["part"] if match else ""
             if match is None or part not in _PARTS[self.method]:
