@@ -6,9 +6,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from coldpress.errors import ColdpressError
 from coldpress.networks import peft
 from coldpress.networks.adapter_base import Base, on_base
 from coldpress.networks.low_rank import LowRank
+
+#: what PEFT calls the adapter within its modules
+_NAME = "coldpress"
 
 
 def attach(model: Any, folder: Path, base: Path) -> str:
@@ -28,19 +32,22 @@ def attach(model: Any, folder: Path, base: Path) -> str:
 
 
 def _attach_by_peft(model: Any, folder: Path) -> None:
+    """PEFT puts its modules in. Its own loading of their weights would move them to ``meta``, where the base's are."""
     from peft import PeftConfig, inject_adapter_in_model
-    from peft.utils import load_peft_weights, set_peft_model_state_dict
+    from peft.utils import load_peft_weights
 
     config = PeftConfig.from_pretrained(str(folder))
     config.inference_mode = True
-    inject_adapter_in_model(config, model, low_cpu_mem_usage=True)
-    weights = load_peft_weights(str(folder), device="cpu")
-    plain = {
+    inject_adapter_in_model(config, model, adapter_name=_NAME, low_cpu_mem_usage=True)
+    empty = {name.replace(f".{_NAME}", ""): name for name, _ in model.named_parameters() if f".{_NAME}" in name}
+    stored = {
         name.removeprefix("base_model.model."): tensor.float()
-        for name, tensor in weights.items()
+        for name, tensor in load_peft_weights(str(folder), device="cpu").items()
         if not name.endswith(peft.BASES_OWN)
     }
-    set_peft_model_state_dict(model, plain, low_cpu_mem_usage=True)
+    model.load_state_dict({empty.pop(name): tensor for name, tensor in stored.items()}, strict=False, assign=True)
+    if empty:
+        raise ColdpressError(f"adapter '{folder}' has no tensor for '{min(empty)}', which its configuration names")
     model.eval()
 
 
