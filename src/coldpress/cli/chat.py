@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from coldpress.chat import Conversation
 
 _ADAPTER = "/adapter"
-_HELP = f"""{VERBS["chat"]}
+_EPILOG = (
+    f"In the conversation, {_ADAPTER} NAME lets another adapter answer, {_ADAPTER} none the base alone; "
+    "an empty line ends it."
+)
 
-In the conversation, {_ADAPTER} NAME lets another adapter answer, {_ADAPTER} none the base alone; an empty line ends it."""
 
-
-@click.command("chat", help=_HELP)
+@click.command("chat", help=VERBS["chat"], epilog=_EPILOG)
 @click.argument("model")
 @click.option("--prompt", help="Ask this one question, print the answer and stop.")
 @click.option("--system", help="Instructions given to the model before the conversation.")

@@ -31,7 +31,7 @@ FORMATS = ("onnx_adapter", "safetensors", "numpy")
 @click.option(
     "--dtype", type=Choice(("float32", "float16")), help="Type of the numbers. [default: float32, or that of the slots]"
 )
-@click.option("--quantize_int4", is_flag=True, hidden=True)
+@click.option("--quantize_int4", is_flag=True, help="Olive's; refused, as slots take floats.")
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 @common_options

@@ -134,11 +134,12 @@ class Several(click.Command):
         }
         spread, last = [], ""
         for argument in args:
-            if argument.startswith("-"):
-                last = argument.replace("-", "_").replace("__", "--", 1) if argument.startswith("--") else argument
+            is_option = argument.startswith("-")
+            if is_option:
+                last = f"--{argument[2:].replace('-', '_')}" if argument.startswith("--") else argument
             elif last in repeatable and spread[-1] != last:
                 spread.append(last)
-            spread.append(last if argument.startswith("-") and last in repeatable else argument)
+            spread.append(last if is_option and last in repeatable else argument)
         return super().parse_args(ctx, spread)
 
 
