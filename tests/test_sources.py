@@ -51,6 +51,17 @@ def test_folder_with_config_and_weights_is_a_hugging_face_model(tmp_path: Path) 
     assert model.key == find_model(str(tmp_path / "m")).key
 
 
+def test_a_base_with_its_adapter_is_one_model(tmp_path: Path) -> None:
+    hf_folder(tmp_path / "ft" / "model")
+    (tmp_path / "ft" / "adapter").mkdir()
+    (tmp_path / "ft" / "adapter" / "adapter_config.json").write_text("{}")
+    model = find_model(str(tmp_path / "ft"))
+    assert (model.format, model.path) == ("adapter", tmp_path / "ft")
+    (tmp_path / "ft" / "model" / "config.json").write_text('{"auto_map": {}}')
+    assert "its own Python code" in refusal(tmp_path / "ft").message
+    assert "--adapter_path" in str(refusal(tmp_path / "ft" / "adapter").hint)
+
+
 @pytest.mark.parametrize("name", ["model.onnx", "genai_config.json"])
 def test_folder_with_a_graph_is_an_onnx_model(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"{}")

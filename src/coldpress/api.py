@@ -28,7 +28,7 @@ def optimize_workflow(
     """The workflow behind ``auto-opt`` and ``optimize``.
 
     ``options``: ``device``, ``provider``, ``threads``, ``no_verify``, ``tolerance``, ``eval_data``, ``trust_remote_code``,
-    and the parameters of the pass ``press``.
+    ``adapter_path`` (PEFT folders), and the parameters of the pass ``press``.
     """
     return _workflow(model_name_or_path, output_path, recipes.press_recipe, options)
 

@@ -15,6 +15,7 @@ from coldpress.azure import is_resource, refuse_remote
 from coldpress.errors import WORSE_THAN_TOLERANCE, ColdpressError
 from coldpress.job import Job, Progress, Result
 from coldpress.model import Model, content_key
+from coldpress.networks import adapter_folder
 from coldpress.output import Beside, Candidate, check_output, is_current, publish
 from coldpress.packaging import check_package
 from coldpress.run_log import logged
@@ -36,7 +37,7 @@ from coldpress.sources import find_model, hub_config
 from coldpress.store import Store
 from coldpress.systems.local import Local
 from coldpress.target import Target
-from coldpress.verify import WORSE, Verdict, check_request, verify
+from coldpress.verify import WORSE, Origin, Verdict, check_request, verify
 from coldpress.workflow import Measure, Running, Step, Workflow
 
 
@@ -164,8 +165,8 @@ def _finished(request: _Run, source: Model, steps: Sequence[Step], goals_of: Goa
     """The result of passes that leave nothing open, verified and measured; ``goals_of`` says which goals it meets."""
     request = replace(request, results=[])
     workflow = request.workflow
-    original, pressed = _pass_by_pass(request, source, steps)
-    verdict = verify(pressed, original, workflow, request.store, request.console.progress)
+    origin, pressed = _pass_by_pass(request, source, steps)
+    verdict = verify(pressed, origin, workflow, request.store, request.console.progress)
     request.console.say(_verdict_line(verdict))
     measured = _measure(request, pressed)
     report = Finished(workflow, source, pressed, verdict, measured, request.results, request.command).report()
@@ -244,9 +245,9 @@ def _search_key(request: _Run, prepared: Prepared) -> str:
     return hashlib.sha256(facts.encode()).hexdigest()
 
 
-def _pass_by_pass(request: _Run, source: Model, steps: Sequence[Step]) -> tuple[Model, Model]:
-    """The source in its first Hugging Face form (what the result is compared with) and the result."""
-    original = model = source
+def _pass_by_pass(request: _Run, source: Model, steps: Sequence[Step]) -> tuple[Origin, Model]:
+    """What the result is compared with (the source in its first Hugging Face form, with its adapters if any), and the result."""
+    model, origin = source, _origin(Origin(source), source)
     for step in steps:
         job = _job(request, step, model)
         [(_, result)] = Local().map([job], request.store, request.console.progress)
@@ -254,8 +255,19 @@ def _pass_by_pass(request: _Run, source: Model, steps: Sequence[Step]) -> tuple[
         request.results.append((Step(step.type, dict(job.parameters)), result))
         request.console.say(f"{step.type}: {'found in the cache' if result.cached else f'{result.seconds:.1f} s'}")
         model = result.model
-        original = original if original.format == "hf" else model
-    return original, model
+        origin = _origin(origin, model)
+    return origin, model
+
+
+def _origin(known: Origin, model: Model) -> Origin:
+    """What a result is compared with, after ``model`` has been on the way to it."""
+    attached = model if model.format == "adapter" else known.attached
+    if known.source.format == "hf":
+        return Origin(known.source, attached)
+    if attached is not None:
+        base = adapter_folder.read(attached.path).base
+        return Origin(Model(base, "hf", content_key(base), attached.notes), attached)
+    return Origin(model)
 
 
 def _job(request: _Run, step: Step, model: Model) -> Job:
@@ -288,8 +300,8 @@ def verify_pressed(model: str, workflow: Workflow, store: Store, console: Consol
     original = find_model(workflow.model, trust_remote_code=workflow.trust_remote_code, say=console.say)
     notes = {"precision": _precision_in(pressed.path), **pressed.notes}
     steps = recipes.complete(workflow, original)
-    original, _ = _pass_by_pass(_Run(workflow, store, console, None), original, steps)
-    return verify(replace(pressed, notes=notes), original, workflow, store, console.progress)
+    origin, _ = _pass_by_pass(_Run(workflow, store, console, None), original, steps)
+    return verify(replace(pressed, notes=notes), origin, workflow, store, console.progress)
 
 
 def _precision_in(folder: Path) -> str:

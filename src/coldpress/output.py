@@ -46,6 +46,11 @@ class Candidate:
     report: dict[str, Any]
     workflow_yaml: str
 
+    @property
+    def place(self) -> str:
+        """A model with adapters lies in a folder of its own, where apps look for it and for them."""
+        return "model" if self.model.notes.get("adapters") else ""
+
 
 @dataclass(frozen=True)
 class Beside:
@@ -80,7 +85,7 @@ def _write(folder: Path, one: Candidate, artifacts: bool, packaging: Sequence[Pa
     """The files of a model and what describes it; its report knows all files that are then in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in files_of(one.model.path):
-        link_or_copy(file, folder / file.relative_to(one.model.path))
+        link_or_copy(file, folder / one.place / file.relative_to(one.model.path))
     if artifacts:
         _describe(folder, one)
     for package in packaging:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,8 @@ _ROTATED = ("quarot", "spinquant")
 DATA = ("data_name", "data_files", "text_template", "use_chat_template", "max_seq_len", "num_samples")
 _BY_WEIGHTS, _BUDGETS = ("rtn", "hqq"), {"target_bits", "max_size"}
 _FOR_BOTH = ("precision", "symmetric", "modules_to_not_convert", "trust_remote_code")
+#: algorithms that leave the inputs of layers as they are, so that an adapter of the float model fits the result still
+_KEEPS_INPUTS = ("rtn", "kquant", "hqq", "gptq")
 #: what a learned rotation takes of the options of the pass that follows
 _LEARNED_FOR = ("group_size", "symmetric", *DATA, "max_memory")
 
@@ -32,6 +34,7 @@ def press_recipe(options: dict[str, Any], target: Target) -> tuple[Step, ...]:
     """
     given = {name: value for name, value in options.items() if value is not None}
     rotation, data = given.pop("rotation", None), {name: given.pop(name) for name in DATA if name in given}
+    attached = _attached(given.pop("adapter_path", ()), rotation or given.get("algorithm"))
     algorithm, is_float = given.get("algorithm"), given.get("precision", "int4") not in ("int4", "int8")
     if is_float and (rotation or algorithm in QUANTIZED_FIRST):
         raise ColdpressError(
@@ -44,13 +47,29 @@ def press_recipe(options: dict[str, Any], target: Target) -> tuple[Step, ...]:
     first = {**grid, **data, **{name: given[name] for name in _FOR_BOTH if name in given}}
     if algorithm in QUANTIZED_FIRST:
         del given["algorithm"]
-        return (*quantize_recipe({**first, "algorithm": algorithm, "rotation": rotation}), Step("press", given))
+        return (
+            *quantize_recipe({**first, "algorithm": algorithm, "rotation": rotation}),
+            *attached,
+            Step("press", given),
+        )
     if data and rotation != "spinquant":
         raise ColdpressError(
             f"{next(iter(data))} has no effect with --algorithm {algorithm or 'kquant'}, which needs no data",
             hint=f"use --algorithm {' or '.join(QUANTIZED_FIRST[:2])}",
         )
-    return (*_rotation(rotation, first), Step("press", given))
+    return (*_rotation(rotation, first), *attached, Step("press", given))
+
+
+def _attached(adapters: Sequence[str], algorithm: str | None) -> tuple[Step, ...]:
+    """The step that puts adapters onto the model, quantized or not."""
+    if not adapters:
+        return ()
+    if algorithm not in (None, *_KEEPS_INPUTS):
+        raise ColdpressError(
+            f"{algorithm} rescales or rotates what layers read, so adapters of the model before it would not fit",
+            hint=f"use --algorithm {', '.join(_KEEPS_INPUTS)}; or quantize first, and fine-tune on the quantized folder",
+        )
+    return (Step("attach_adapters", {"adapter_path": list(map(str, adapters))}),)
 
 
 def quantize_recipe(options: dict[str, Any]) -> tuple[Step, ...]:

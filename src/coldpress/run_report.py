@@ -14,6 +14,7 @@ from coldpress import recipes, schema
 from coldpress.errors import ColdpressError
 from coldpress.job import Result
 from coldpress.model import Model
+from coldpress.networks import adapter_folder
 from coldpress.search.goals import labels_of
 from coldpress.target import machine
 from coldpress.verify import Verdict
@@ -59,11 +60,12 @@ class Finished:
             "source": _source(self.source, notes),
             "target": schema.plain(self.workflow.target),
             "passes": _history(self.source, self.results),
-            "quality": {name: value for name, value in verdict.numbers.items() if name != "answers"},
+            "quality": {name: value for name, value in verdict.numbers.items() if name not in ("answers", "adapters")},
             "tolerance": schema.plain(verdict.tolerance) if verdict.tolerance else None,
             "answers": [{"prompt": answer["question"], **answer} for answer in verdict.numbers.get("answers", [])],
             **{_SECTIONS.get(name, name): values for name, values in self.measured.items()},
             "directions": {label: _directions(one) for label, one in zip(labels_of(measures), measures, strict=True)},
+            **_adapters(notes.get("adapters", []), verdict),
             "layers": notes.get("layers", []),
             "calibration": notes.get("calibration"),
             "timings": [*notes.get("timings", []), {"step": "verify", "seconds": verdict.seconds}],
@@ -75,6 +77,12 @@ class Finished:
 
 
 _SECTIONS = {"generation": "speed"}
+
+
+def _adapters(made: Sequence[Mapping[str, Any]], verdict: Verdict) -> dict[str, Any]:
+    """What is known of each adapter, if there are any: its file, and how far it is from PEFT's."""
+    compared = {one["name"]: one for one in verdict.numbers.get("adapters", [])}
+    return {"adapters": [{**one, **compared.get(one["name"], {})} for one in made]} if made else {}
 
 
 def _history(source: Model, results: Sequence[tuple[Step, Result]]) -> list[dict[str, Any]]:
@@ -134,6 +142,8 @@ def _remarks(notes: Any) -> list[str]:
 def _weight_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
+    if adapter_folder.is_one(path):
+        path = adapter_folder.read(path).base
     return [file for file in path.iterdir() if file.suffix in (".safetensors", ".onnx", ".data", ".gguf")]
 
 

@@ -20,10 +20,12 @@ from typing import Any, cast
 from coldpress.azure import is_resource, refuse_to_fetch
 from coldpress.errors import WORK_FAILED, ColdpressError, did_you_mean
 from coldpress.model import Model, content_key
+from coldpress.networks import adapter_folder
 
 Say = Callable[[str], None]
 
 _FILES = {".gguf": "gguf", ".onnx": "onnx"}
+_INNER = "model"
 _INDEX = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # what is fetched from a hub repository, and what of that is not: sources of other formats, half-precision duplicates
@@ -126,6 +128,9 @@ def _recognise(path: Path, name: str, trust_remote_code: bool) -> tuple[Path, st
             raise ColdpressError(f"{path} is not a model file", hint=f"known: {', '.join(_FILES)}, or a folder")
         _refuse_pointers([path])
         return path, _FILES[path.suffix]
+    if adapter_folder.is_one(path):
+        _recognise(path / adapter_folder.BASE, name, trust_remote_code)
+        return path, "adapter"
     weights = sorted(path.glob("*.safetensors"))
     graphs, packed = sorted(path.glob("*.onnx")), sorted(path.glob("*.gguf"))
     has_config = (path / "config.json").is_file()
@@ -136,6 +141,8 @@ def _recognise(path: Path, name: str, trust_remote_code: bool) -> tuple[Path, st
         return path, "hf"
     if graphs or (path / "genai_config.json").is_file():
         return path, "onnx"
+    if (path / _INNER / "genai_config.json").is_file():  # pressed with adapters
+        return path / _INNER, "onnx"
     if len(packed) == 1 and not has_config:
         return packed[0], "gguf"
     raise _nothing_to_read(path, packed, weights, has_config)

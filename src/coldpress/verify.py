@@ -13,7 +13,7 @@ from coldpress.model import Model
 from coldpress.schema import plain
 from coldpress.store import Store
 from coldpress.systems.local import Local
-from coldpress.tolerance import TOLERANCES, Tolerance, judge, parse_tolerance
+from coldpress.tolerance import TOLERANCES, Tolerance, judge, judge_adapter, parse_tolerance
 from coldpress.workflow import Verify, Workflow
 
 VERIFIED, WORSE, UNVERIFIED = "verified", "worse than tolerance", "unverified"
@@ -45,8 +45,17 @@ def check_request(request: Verify) -> None:
             raise ColdpressError(f"text to verify on: '{file}' does not exist")
 
 
-def verify(model: Model, source: Model, workflow: Workflow, store: Store, progress: Progress) -> Verdict:
-    """Compare a pressed model with its source in a fresh process, as ``workflow.verify`` asks."""
+@dataclass(frozen=True)
+class Origin:
+    """What a result is compared with: the model it was made from, and, if it has adapters, the base with these."""
+
+    source: Model
+    attached: Model | None = None
+
+
+def verify(model: Model, origin: Origin, workflow: Workflow, store: Store, progress: Progress) -> Verdict:
+    """Compare a pressed model, and each of its adapters, with its source in a fresh process, as ``workflow.verify`` asks."""
+    source = origin.source
     request, target = workflow.verify, workflow.target
     if not request.enabled:
         return Verdict(UNVERIFIED, ["verification was turned off"])
@@ -62,11 +71,16 @@ def verify(model: Model, source: Model, workflow: Workflow, store: Store, progre
     trust = {"trust_remote_code": workflow.trust_remote_code}
     job = Job("metric", "divergence", {"files": list(request.data), **trust}, model, target, source)
     [(_, result)] = Local().map([job], store, progress)
-    reasons = judge(result.numbers, tolerance)
+    reasons, numbers, seconds = judge(result.numbers, tolerance), dict(result.numbers), result.seconds
     if reasons:
         noted = _worst_noted(model)
         reasons.append(noted or _worst_layer(replace(job, part="worst_layer", parameters=trust), store, progress))
-    return Verdict(WORSE if reasons else VERIFIED, reasons, result.numbers, tolerance, result.seconds)
+    if origin.attached is not None:
+        job = replace(job, part="adapter_divergence", source=origin.attached)
+        [(_, result)] = Local().map([job], store, progress)
+        numbers["adapters"], seconds = result.numbers["adapters"], seconds + result.seconds
+        reasons += [why for found in numbers["adapters"] for why in judge_adapter(found, tolerance)]
+    return Verdict(WORSE if reasons else VERIFIED, reasons, numbers, tolerance, seconds)
 
 
 def _worst_noted(model: Model) -> str | None:

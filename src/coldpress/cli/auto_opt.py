@@ -9,6 +9,8 @@ import click
 from coldpress.cli import VERBS
 from coldpress.cli.options import (
     Choice,
+    Several,
+    adapter_option,
     common_options,
     given,
     model_option,
@@ -28,8 +30,9 @@ _ALGORITHM_HELP = (
 )
 
 
-@click.command("auto-opt", help=VERBS["auto-opt"])
+@click.command("auto-opt", cls=Several, help=VERBS["auto-opt"])
 @model_option
+@adapter_option
 @output_option("models/optimized")
 @click.option("--algorithm", type=Choice(_ALGORITHMS), help=_ALGORITHM_HELP)
 @rotation_option

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import click
-
 from coldpress.cli import VERBS
 from coldpress.cli.auto_opt import command as auto_opt
+from coldpress.cli.options import Several
 
-command = click.Command("optimize", params=auto_opt.params, callback=auto_opt.callback, help=VERBS["optimize"])
+command = Several("optimize", params=auto_opt.params, callback=auto_opt.callback, help=VERBS["optimize"])

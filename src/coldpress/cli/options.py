@@ -27,6 +27,11 @@ def output_option(default: str) -> Callable[..., Any]:
     return click.option("-o", "--output_path", default=default, show_default=True, help="Folder for the result.")
 
 
+def adapter_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    text = "PEFT folders whose adapters the model shall have; several: one after the other."
+    return click.option("-a", "--adapter_path", multiple=True, metavar="FOLDER...", help=text)(command)
+
+
 def rotation_option(command: Callable[..., Any]) -> Callable[..., Any]:
     from coldpress.passes.rotate import ROTATIONS
 
@@ -118,6 +123,24 @@ def _option(field: dataclasses.Field[Any], hint: Any) -> Callable[..., Any]:
         return click.option(f"--{field.name}", type=Json(), help=help_text)
     kind = Choice(choices) if choices else Source() if plain is DataSource else plain
     return click.option(f"--{field.name}", type=kind, default=None, help=help_text)
+
+
+class Several(click.Command):
+    """A command whose repeatable options also take several values at once: ``--adapter_path a b``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        repeatable = {
+            name for one in self.params if one.multiple and one.param_type_name == "option" for name in one.opts
+        }
+        spread, last = [], ""
+        for argument in args:
+            is_option = argument.startswith("-")
+            if is_option:
+                last = f"--{argument[2:].replace('-', '_')}" if argument.startswith("--") else argument
+            elif last in repeatable and spread[-1] != last:
+                spread.append(last)
+            spread.append(last if is_option and last in repeatable else argument)
+        return super().parse_args(ctx, spread)
 
 
 class Json(click.ParamType):

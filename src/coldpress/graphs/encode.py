@@ -107,6 +107,7 @@ class _Rewriter:
 
     def _transpose(self, linear: Linear) -> None:
         """Store a float weight as ``[in, out]``: a runtime would otherwise keep a transposed copy in memory."""
+        linear.matmul.name = linear.module
         readers = {id(node) for weight in linear.weights for node, _ in weight.uses()}
         if readers - {id(node) for node in linear.obsolete}:
             return  # tied to an embedding, which reads it as it is
@@ -116,7 +117,6 @@ class _Rewriter:
         )
         weight = stored(self.graph, entry.name, entry.place, shape, dtype, self.layout.data)
         linear.matmul.replace_input_with(1, weight)
-        linear.matmul.name = linear.module
         self._remove_unread(linear.obsolete)
 
     def embedding(self, embedding: Embedding) -> None:

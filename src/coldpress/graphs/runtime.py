@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coldpress.errors import WORK_FAILED, ColdpressError
+from coldpress.graphs.adapter_file import read_adapter
 from coldpress.graphs.signature import empty_cache
 from coldpress.target import physical_cores
 
@@ -46,9 +47,9 @@ class Decoder:
         self._graph = scoring_graph(graph_file(self.folder))
         self._session = self._open(self._graph)
 
-    def logits(self, window: np.ndarray) -> np.ndarray:
-        """For token ids [tokens], the logits [tokens, vocab] in float32."""
-        (scores,) = self._run(self._session, [_SCORED], window)
+    def logits(self, window: np.ndarray, adapter: Path | None = None) -> np.ndarray:
+        """For token ids [tokens], the logits [tokens, vocab] in float32, with an adapter file if one is given."""
+        (scores,) = self._run(self._session, [_SCORED], window, adapter)
         return scores.reshape(-1, scores.shape[-1])
 
     def linears(self) -> dict[str, tuple[str, ...]]:
@@ -89,8 +90,12 @@ class Decoder:
                 f"{self._provider} cannot run {self.folder}: {error}", exit_code=WORK_FAILED
             ) from error
 
-    def _run(self, session: Any, outputs: list[str], window: np.ndarray) -> list[np.ndarray]:
+    def _run(
+        self, session: Any, outputs: list[str], window: np.ndarray, adapter: Path | None = None
+    ) -> list[np.ndarray]:
         feeds = {value.name: self._feed(value, len(window), window) for value in session.get_inputs()}
+        if adapter is not None:
+            feeds |= read_adapter(adapter)
         try:
             return [value.numpy() for value in session.run_with_ort_values(outputs, feeds)]
         except runtime_errors() as error:

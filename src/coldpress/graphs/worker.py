@@ -18,6 +18,7 @@ from typing import Any
 from coldpress.errors import WORK_FAILED, ColdpressError
 from coldpress.graphs.layout import Layout, read_layouts, write_layouts
 from coldpress.networks.checkpoint import Checkpoint, Span, read_header
+from coldpress.networks.packed import tensors_to_press
 
 _LARGE_CONSTANT_BYTES = 1 << 16
 
@@ -25,7 +26,8 @@ _LARGE_CONSTANT_BYTES = 1 << 16
 def build_graph(folder: Path, output: Path, request: Mapping[str, Any]) -> tuple[list[Layout], dict[str, Any]]:
     """Run the worker; returns the layouts of the graphs written to ``output`` and what is worth noting of the model.
 
-    ``request``: ``provider``, ``dtype``, ``precision``, ``logits``, ``genai``, ``trust_remote_code``.
+    ``request``: ``provider``, ``dtype``, ``precision``, ``logits``, ``genai``, ``trust_remote_code``, and ``slots``: the modules
+    of the checkpoint that adapters change.
     """
     Checkpoint(folder).tensors  # noqa: B018  a broken checkpoint is said here, before a process starts
     question = output / "request.json"
@@ -55,6 +57,7 @@ def main(question: Path) -> dict[str, Any]:
     from coldpress.graphs.capture import capture
     from coldpress.graphs.encode import Precision, encode, last_position_only
     from coldpress.graphs.genai import write_genai_config
+    from coldpress.graphs.lora_slots import add_slots
     from coldpress.graphs.opset import lower_opset
     from coldpress.graphs.siblings import join_siblings, part_strangers
 
@@ -80,9 +83,12 @@ def main(question: Path) -> dict[str, Any]:
         _prefer_checkpoint(model, captured.sources)
         sources = {**captured.sources, **_large_constants(model, scratch / f"{name}_constants.safetensors")}
         _require_all(model, sources)
+        slots = _slots(captured, model, sources, request)
         layouts.append(encode(model, sources, precision, f"{name}.onnx", vocabulary))
         if request["logits"] == "last" and (head := _head_name(model, captured.sources)):
             last_position_only(model.graph, head)
+        if slots:
+            add_slots(model, slots)
         lower_opset(model)
         _save(model, output / f"{name}.onnx")
     write_layouts(layouts, output / "layouts.json")
@@ -100,6 +106,20 @@ def _require_matches(captured: Any, precision: Any, vocabulary: int) -> None:
             f"modules_to_not_convert: '{pattern}' matches no module of this model",
             hint="it is a glob over whole names, such as '*.v_proj' or 'lm_head'",
         )
+
+
+def _slots(captured: Any, model: Any, sources: Mapping[str, Span], request: Mapping[str, Any]) -> dict[str, Any]:
+    """The slots that the request asks for, by the names that products get when the graph is encoded."""
+    from coldpress.graphs.lora_slots import find_slots
+
+    if not request.get("slots"):
+        return {}
+    if len(captured.components) > 1:
+        raise ColdpressError(
+            f"this model has the parts {', '.join(captured.components)}; adapters are for models of one graph",
+            hint="merge the adapter into its base (pass merge_adapter_weights) and press the merged model",
+        )
+    return find_slots(model.graph, sources, tensors_to_press(Path(request["folder"]))[0], request["slots"])
 
 
 def _head_name(model: Any, sources: Mapping[str, Span]) -> str | None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coldpress.errors import ColdpressError
+from coldpress.networks.attach import attach
 from coldpress.networks.checkpoint import EMBEDDING_CODES
 from coldpress.networks.packed import PackedLinear, read_packed
 from coldpress.networks.packed.folder import packing_tensors
@@ -40,11 +41,17 @@ class Reference:
         self._trust = trust_remote_code
         self._shards = _Shards(self.folder)
         self._model, stored = _empty_model(self.folder, self._shards, trust_remote_code)
+        self._adapter: Path | None = None
         self.streamed = stored is not None
         if stored is None:
             self._load_whole()
         else:
             self._stream(stored)
+
+    def attach(self, adapter: Path) -> str:
+        """Put a PEFT folder's adapter onto the model; says who did it: PEFT, or coldpress where PEFT cannot or is not there."""
+        self._adapter = adapter
+        return attach(self._model, adapter, self.folder)
 
     def logits(self, windows: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         """For each window of token ids [tokens], its logits [tokens, vocab] in float32, in order.
@@ -135,6 +142,8 @@ class Reference:
                 self.folder, dtype=torch.float32, trust_remote_code=self._trust, local_files_only=True
             )
         self._model = model.eval()
+        if self._adapter is not None:
+            self.attach(self._adapter)
 
     def _stream(self, stored: Mapping[str, str]) -> None:
         head = self._model.get_output_embeddings()

@@ -15,13 +15,17 @@ from coldpress.olive_config.tables import names
 
 @dataclass(frozen=True)
 class Source:
-    """The model: ``name`` as coldpress takes it; what it is for. ``dataset``: data that old configurations put beside it."""
+    """The model: ``name`` as coldpress takes it; what it is for. ``dataset``: data that old configurations put beside it.
+
+    ``adapter``: a PEFT folder that is put onto it.
+    """
 
     name: str = ""
     trust_remote_code: bool = False
     kind: str = "hf"
     task: str = ""
     dataset: Mapping[str, Any] = field(default_factory=dict)
+    adapter: str = ""
 
 
 def read_model(root: Section, client: Mapping[str, Any]) -> Source:
@@ -44,6 +48,7 @@ def read_model(root: Section, client: Mapping[str, Any]) -> Source:
         kind=kind,
         task=model.take("task", "", of=str) or hf.take("task", "", of=str),
         dataset=hf.take("dataset", {}, of=dict),
+        adapter=resource(model.take("adapter_path"), model.place_of("adapter_path"), log, client),
     )
     if not source.name:
         hint = "pass it in model_path" if kind == "hf" else "name its file in model_path"

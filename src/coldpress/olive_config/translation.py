@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from coldpress import parts
 from coldpress.errors import did_you_mean
 from coldpress.olive_config import Translation
 from coldpress.olive_config.data import read_data
@@ -42,6 +43,8 @@ def translated(config: Mapping[str, Any]) -> Translation:
     if searches and steps and not any(step.is_open for step in steps):
         root.log.note(root.place_of("search_strategy"), "nothing is left open, so there is nothing to search")
         workflow.pop("search")
+    if source.adapter:
+        steps = _with_adapter(steps, source.adapter, root)
     workflow["passes"] = [_concise(step) for step in steps]
     workflow |= {"target": target} if target else {}
     workflow |= place
@@ -53,6 +56,16 @@ def translated(config: Mapping[str, Any]) -> Translation:
     if not log.problems:
         log.attempt("", lambda: check(build(Workflow, workflow)))
     return Translation(_in_order(workflow), log.notes, log.problems)
+
+
+def _with_adapter(steps: list[Step], adapter: str, root: Section) -> list[Step]:
+    """The steps, with one that puts an adapter onto the model in front of the first that takes a model with one."""
+    for index, step in enumerate(steps):
+        if all("adapter" in parts.find("passes", one.type).accepts for one in step.any_of or (step,)):
+            return [*steps[:index], Step("attach_adapters", {"adapter_path": [adapter]}), *steps[index:]]
+    place = f"{root.place_of('input_model')}.adapter_path"
+    root.log.refuse(place, "none of the passes takes a model with an adapter", "add a pass such as OnnxConversion")
+    return steps
 
 
 def _concise(step: Step) -> dict[str, Any]:

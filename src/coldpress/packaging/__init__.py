@@ -87,7 +87,7 @@ def _requirements(package: Package, folder: Path) -> str:
 
 
 def _runtime(folder: Path) -> str:
-    if (folder / "genai_config.json").exists():
+    if any((place / "genai_config.json").exists() for place in (folder, folder / "model")):
         return "onnxruntime-genai"
     return "onnxruntime" if any(folder.rglob("*.onnx")) else "transformers"
 
@@ -101,8 +101,12 @@ def _version(name: str) -> str | None:
 
 def _dockerfile(package: Package, entries: list[Path]) -> str:
     files = [entry.name for entry in entries if entry.is_file()]
-    copies = [["requirements.txt", "serve.py", "./"], [*files, "./model/"]]
-    copies += [[entry.name, f"./model/{entry.name}"] for entry in entries if entry.is_dir()]
+    copies = [["requirements.txt", "serve.py", "./"]]
+    folders = [entry.name for entry in entries if entry.is_dir()]
+    if folders == ["model"]:  # with its adapters
+        copies.append(["model/", "./model/"])
+    else:
+        copies += [[*files, "./model/"], *([name, f"./model/{name}"] for name in folders)]
     copy = [f"COPY {json.dumps(names)}" for names in copies]
     lines = [
         f"# docker build -t {package.name.lower()} . && docker run -p 8000:8000 {package.name.lower()}",

@@ -1,7 +1,7 @@
 """Serves the model in the folder ``model`` beside this file over HTTP: POST a JSON object, get one back.
 
 A chat model takes ``{"prompt": "...", "max_new_tokens": 64}``; any other takes an array for each of its inputs, such as
-``{"input_ids": [[1, 2]]}``. GET answers what the model takes. The port is $PORT, or 8000. This file knows nothing of coldpress.
+``{"input_ids": [[1, 2]]}``. Where adapter files lie beside a chat model, ``"adapter": "NAME"`` lets that one answer. GET answers what the model takes. The port is $PORT, or 8000. This file knows nothing of coldpress.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ def chat_model() -> tuple[Answer, Request]:
 
     model = og.Model(str(FOLDER))
     tokenizer = og.Tokenizer(model)
+    adapters = og.Adapters(model)
+    names = [file.stem for file in sorted(FOLDER.glob("*.onnx_adapter"))]
+    for name in names:
+        adapters.load(str(FOLDER / f"{name}.onnx_adapter"), name)
 
     def answer(request: Request) -> Request:
         prompt = str(request["prompt"])
@@ -38,6 +42,10 @@ def chat_model() -> tuple[Answer, Request]:
         params = og.GeneratorParams(model)
         params.set_search_options(max_length=len(tokens) + int(request.get("max_new_tokens", 64)))
         generator = og.Generator(model, params)
+        if request.get("adapter"):
+            if request["adapter"] not in names:
+                raise ValueError(f"there is no adapter '{request['adapter']}', only {', '.join(names) or 'the base'}")
+            generator.set_active_adapter(adapters, str(request["adapter"]))
         generator.append_tokens(tokens)
         made = []
         while not generator.is_done():
@@ -45,7 +53,7 @@ def chat_model() -> tuple[Answer, Request]:
             made.append(generator.get_next_tokens()[0])
         return {"text": tokenizer.decode(made)}
 
-    return answer, {"prompt": "text", "max_new_tokens": 64}
+    return answer, {"prompt": "text", "max_new_tokens": 64, **({"adapter": " or ".join(names)} if names else {})}
 
 
 def onnx_model() -> tuple[Answer, Request]:

@@ -4,6 +4,9 @@ The graph comes from mobius, without weights; each weight is read from the check
 written to its place, so that memory does not grow with the model. Linear layers become ``MatMulNBits``, the
 embedding ``GatherBlockQuantized``; an embedding that is tied to the head is stored once. What the checkpoint holds as
 codes (compressed-tensors, GPTQ, AWQ) is not quantized again: the same codes, scales and zero points are written.
+
+A base with adapters becomes a graph with LoRA slots, and an adapter file for each adapter beside it. The base's weights are
+written as without them.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +29,7 @@ from coldpress.parts import Context, Pass
 from coldpress.target import Target
 
 if TYPE_CHECKING:
+    from coldpress.networks.low_rank import LowRank
     from coldpress.networks.packed import PackedLinear
 
 PRECISIONS = ("int4", "int8", "fp16", "bf16", "fp32")
@@ -66,7 +70,7 @@ def _option(default: Any, text: str, choices: tuple[Any, ...] = ()) -> Any:
 
 @dataclass(frozen=True)
 class Press(Pass):
-    accepts = ("hf",)
+    accepts = ("hf", "adapter")
     produces = "onnx"
     needs = ("mobius-onnx", "onnxruntime", "onnxruntime-genai")
     version = 4
@@ -109,7 +113,8 @@ class Press(Pass):
                 f"scale_dtype has no effect on {target.provider}, whose graphs compute in half precision, scales included",
                 hint="leave it out",
             )
-        packed = _packed_in(model)
+        packed = _packed_in(_base(model))
+        _layers_of_adapters(model)
         if self._bits == 16:
             self._refuse_grid_options(effective=_ON_CODES if packed else ())
         for encoding in (self._encoding(bits) for bits in {self._bits, self.head_bits, self.embedding_bits}):
@@ -147,7 +152,9 @@ class Press(Pass):
 
         started = time.perf_counter()
         ctx.progress("capturing the graph", 0, 1)
-        layouts, notes = build_graph(model.path, ctx.scratch, self.request(ctx.target))
+        base, adapters = _base(model), _layers_of_adapters(model)
+        slots = sorted({module for layers in adapters.values() for module in layers})
+        layouts, notes = build_graph(base, ctx.scratch, {**self.request(ctx.target), "slots": slots})
         captured = time.perf_counter()
         errors = []
         for layout in layouts:
@@ -159,12 +166,14 @@ class Press(Pass):
                 progress=lambda done, total: ctx.progress("pressing weights", done, total),
             )
         shutil.rmtree(ctx.scratch / "capture")
-        copy_settings(model.path, ctx.scratch)
+        copy_settings(base, ctx.scratch)
+        if adapters:
+            notes["adapters"] = _write_adapters(adapters, ctx.scratch)
         timings = [
             {"step": "capture the graph", "seconds": captured - started},
             {"step": "press the weights", "seconds": time.perf_counter() - captured},
         ]
-        notes["source_weights"] = sum(math.prod(span.shape) for span in plain_tensors(model.path).values())
+        notes["source_weights"] = sum(math.prod(span.shape) for span in plain_tensors(base).values())
         return Model(ctx.scratch, "onnx", "", self._notes(model, notes, errors, timings))
 
     @property
@@ -242,13 +251,55 @@ class Press(Pass):
         }
 
 
-def _packed_in(model: Model) -> dict[str, PackedLinear]:
-    """The quantized layers and embeddings of a model by name; none are known of one that is still on the hub."""
-    if not (model.path / "config.json").is_file():
+def _packed_in(base: Path) -> dict[str, PackedLinear]:
+    """The quantized layers and embeddings of a folder by name; none are known of one that is still on the hub."""
+    if not (base / "config.json").is_file():
         return {}
     from coldpress.networks.packed import embedding, read_packed
 
-    return {**read_packed(model.path), **embedding.read(model.path)}
+    return {**read_packed(base), **embedding.read(base)}
+
+
+def _base(model: Model) -> Path:
+    """The Hugging Face folder that gives the graph and its weights."""
+    from coldpress.networks import adapter_folder
+
+    is_alone = model.format != "adapter" or not adapter_folder.is_one(model.path)
+    return model.path if is_alone else adapter_folder.read(model.path).base
+
+
+def _layers_of_adapters(model: Model) -> dict[str, dict[str, LowRank]]:
+    """What each adapter of a model adds to the layers of its base, by the adapter's name; all of it checked."""
+    from coldpress.networks import adapter_folder, peft
+    from coldpress.networks.adapter_base import Base, on_base
+
+    if model.format != "adapter" or not adapter_folder.is_one(model.path):  # a plan is made before it is there
+        return {}
+    folder = adapter_folder.read(model.path)
+    base = Base.read(folder.base)
+    names = model.notes.get("adapter_names") or list(folder.adapters)
+    return {name: on_base(peft.read(path), base) for name, path in zip(names, folder.adapters.values(), strict=True)}
+
+
+def _write_adapters(adapters: Mapping[str, Mapping[str, LowRank]], folder: Path) -> list[dict[str, Any]]:
+    """An adapter file for each adapter beside the graph that has the slots; what there is to know of them."""
+    from coldpress.graphs import adapter_file
+    from coldpress.graphs.lora_slots import read_slots
+
+    slots, written = read_slots(folder / "model.onnx"), []
+    for name, layers in adapters.items():
+        file = adapter_file.beside(folder, name, len(adapters))
+        adapter_file.write(file, adapter_file.fill_slots(slots, layers))
+        written.append(
+            {
+                "name": name,
+                "file": file.name,
+                "ranks": sorted({layer.rank for layer in layers.values()}),
+                "modules": len(layers),
+                "bytes": file.stat().st_size,
+            }
+        )
+    return written
 
 
 def _takes_last_logits() -> bool:

@@ -147,7 +147,8 @@ def model_name(report: Report) -> str:
 
 def facts(report: Report) -> list[Fact]:
     """Everything measured about the model next to its source, in reading order: size, quality, speed, memory."""
-    return [*_size_facts(report), _perplexity_fact(report), *_quality_facts(report), *speed_facts(report)]
+    quality = [_perplexity_fact(report), *_quality_facts(report), *_adapter_facts(report)]
+    return [*_size_facts(report), *quality, *speed_facts(report)]
 
 
 def _size_facts(report: Report) -> list[Fact]:
@@ -191,6 +192,22 @@ def _quality_facts(report: Report) -> list[Fact]:
         limit = "" if allowed is None else f"{bound} {_round(allowed, text is share)}"
         lines.append(Fact(key, name, text(number(quality, key)), limit=limit, meaning=meaning))
     return lines
+
+
+def _adapter_facts(report: Report) -> list[Fact]:
+    """For each adapter, how far the model with it is from the source with it."""
+    allowed = number(section(report, "tolerance"), "kl")
+    return [
+        Fact(
+            "adapter",
+            f"Adapter {plain(one.get('name', ''))}, KL divergence",
+            quantity(number(one, "kl")),
+            change=f"{quantity(number(one, 'kl_without'))} without it" if number(one, "kl") is not None else "",
+            limit="" if allowed is None else f"at most {_round(allowed, False)}",
+            meaning=f"on a prompt, from the source with the adapter put on by {plain(one.get('reference', 'PEFT'))}",
+        )
+        for one in entries(report, "adapters")
+    ]
 
 
 def _circumstances(speed: Mapping[str, Any]) -> str:

@@ -151,7 +151,24 @@ def sample_code(report: Report) -> str:
     """A program that runs the model in the folder it is started in."""
     if not _is_onnx(report):
         return RUN_TRANSFORMERS
-    return RUN_GENERATION if _generates(report) else RUN_SESSION
+    if not _generates(report):
+        return RUN_SESSION
+    adapters = entries(report, "adapters")
+    return _with_adapter(adapters[0]) if adapters else RUN_GENERATION
+
+
+def _with_adapter(adapter: Mapping[str, Any]) -> str:
+    """The program, the model in its folder beside the report, with an adapter that is switched on."""
+    file, name = json.dumps(f"model/{adapter['file']}"), json.dumps(adapter["name"])
+    return (
+        RUN_GENERATION.replace('og.Model(".")  # this folder', 'og.Model("model")  # the folder in this one')
+        .replace("tokenizer =", f"adapters = og.Adapters(model)\nadapters.load({file}, {name})\ntokenizer =", 1)
+        .replace(
+            "generator.append",
+            f"generator.set_active_adapter(adapters, {name})  # leave this out for the base alone\ngenerator.append",
+            1,
+        )
+    )
 
 
 def _usage(report: Report) -> str:

@@ -19,6 +19,7 @@ _SHOWN = (
     "perplexity",
     "kl",
     "top1_agreement",
+    "adapter",
     "speed",
     "first_token_ms",
     "prompt_tokens_per_second",

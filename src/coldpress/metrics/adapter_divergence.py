@@ -1,0 +1,79 @@
+"""How far the adapters of an ONNX model are from PEFT's: the same prompt through both, adapter by adapter.
+
+The reference is the Hugging Face base with the adapter put on by PEFT itself, weights streamed. Where PEFT is not installed, or
+cannot put an adapter on (it is for fused layers that this base has apart, or the reverse), the low-rank products are added here.
+``kl_without`` is the same divergence with the adapter left off: what the adapter is worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from coldpress.errors import ColdpressError
+from coldpress.graphs import adapter_file
+from coldpress.graphs.runtime import Decoder
+from coldpress.metrics.divergence import kl_divergence
+from coldpress.metrics.perplexity import scoring_provider
+from coldpress.model import Model
+from coldpress.networks import adapter_folder, heldout
+from coldpress.networks.reference import Reference
+from coldpress.parts import Context, Metric, Value
+
+
+@dataclass(frozen=True)
+class AdapterDivergence(Metric):
+    """Compares each adapter file of an ONNX model with ``ctx.source``, the base with its adapters it was made from.
+
+    The numbers are those of the worst adapter; ``adapters`` has them one by one.
+    """
+
+    tokens: int = field(default=128, metadata={"help": "length of the prompt, taken from held-out text"})
+    files: tuple[str, ...] = field(default=(), metadata={"help": "text or jsonl files instead of the built-in text"})
+    trust_remote_code: bool = field(default=False, metadata={"help": "run model code from the source folder"})
+
+    values: ClassVar[Mapping[str, Value]] = {
+        "kl": Value("lower", "nats"),
+        "top1_agreement": Value("higher"),
+        "logit_difference": Value("lower"),
+    }
+    accepts: ClassVar[tuple[str, ...]] = ("onnx",)
+    reads: ClassVar[tuple[str, ...]] = ("files",)
+    needs: ClassVar[tuple[str, ...]] = ("onnxruntime", "transformers")
+
+    def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
+        if ctx.source is None or ctx.source.format != "adapter":
+            raise ColdpressError("adapter_divergence needs the base with its adapters to compare with")
+        folder = adapter_folder.read(ctx.source.path)
+        names = list(ctx.source.notes.get("adapter_names") or folder.adapters)
+        [window] = [window for _, window in heldout.named_windows(folder.base, self.tokens, 1, self.files)]
+        decoder = Decoder(model.path, ctx.target.thread_count, scoring_provider(ctx))
+        without = decoder.logits(window)
+        found = []
+        for name, path in zip(names, folder.adapters.values(), strict=True):
+            file = adapter_file.beside(model.path, name, len(names))
+            reference = Reference(folder.base, self.trust_remote_code)
+            put_on_by = reference.attach(path)
+            [expected] = reference.logits([window])
+            numbers = _compared(expected, decoder.logits(window, file), without)
+            found.append({"name": name, **numbers, "reference": put_on_by})
+            ctx.progress("comparing adapters with the source", len(found), len(names))
+        return {
+            "kl": max(one["kl"] for one in found),
+            "top1_agreement": min(one["top1_agreement"] for one in found),
+            "logit_difference": max(one["logit_difference"] for one in found),
+            "adapters": found,
+        }
+
+
+def _compared(expected: np.ndarray, logits: np.ndarray, without: np.ndarray) -> dict[str, float]:
+    """``logit_difference``: the largest one, in units of the spread of the source's logits."""
+    return {
+        "kl": float(max(kl_divergence(expected, logits).mean(), 0.0)),
+        "kl_without": float(max(kl_divergence(expected, without).mean(), 0.0)),
+        "top1_agreement": float((expected.argmax(-1) == logits.argmax(-1)).mean()),
+        "logit_difference": float(np.abs(expected - logits).max() / expected.std()),
+    }

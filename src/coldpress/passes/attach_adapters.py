@@ -1,0 +1,51 @@
+"""Put adapters onto a model: the result is the base with its adapters, which are checked against it, ready to be pressed.
+
+An adapter is a PEFT folder (LoRA, rsLoRA, LoHa, LoKr). Its name is that of the folder, or of the one around it if the folder is
+called ``adapter``. The base stays as it is, quantized or not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from coldpress.errors import ColdpressError
+from coldpress.model import Model
+from coldpress.networks import adapter_folder
+from coldpress.parts import Context, Pass, option
+from coldpress.target import Target
+
+
+@dataclass(frozen=True)
+class AttachAdapters(Pass):
+    accepts = ("hf",)
+    produces = "adapter"
+    reads = ("adapter_path",)
+
+    adapter_path: tuple[str, ...] = option("PEFT folders, one for each adapter", ())
+
+    def check(self, model: Model, target: Target) -> None:
+        from coldpress.networks import peft
+        from coldpress.networks.adapter_base import Base, on_base
+
+        if not self.adapter_path:
+            raise ColdpressError("no adapter was named", hint="pass PEFT folders in adapter_path")
+        adapters = [peft.read(folder) for folder in self._folders().values()]
+        if (model.path / "config.json").is_file():  # it may be on the hub still
+            base = Base.read(model.path)
+            for adapter in adapters:
+                on_base(adapter, base)
+
+    def run(self, model: Model, ctx: Context) -> Model:
+        folders = self._folders()
+        adapter_folder.write(ctx.scratch, model.path, folders)
+        names = list(folders) if len(folders) == 1 else sorted(folders)
+        return Model(ctx.scratch, "adapter", "", {**model.notes, "adapter_names": names})
+
+    def _folders(self) -> dict[str, Path]:
+        """PEFT folders by the name of their adapter; ColdpressError for one that does not exist."""
+        paths = [Path(path).expanduser() for path in self.adapter_path]
+        for path in paths:
+            if not path.is_dir():
+                raise ColdpressError(f"adapter_path: '{path}' is no folder", hint="pass PEFT folders")
+        return adapter_folder.named(paths)
