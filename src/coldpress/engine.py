@@ -245,7 +245,10 @@ def _search_key(request: _Run, prepared: Prepared) -> str:
 
 
 def _pass_by_pass(request: _Run, source: Model, steps: Sequence[Step]) -> tuple[Model, Model]:
-    """The source in its first Hugging Face form (what the result is compared with) and the result."""
+    """What the result is compared with, and the result.
+
+    That is the source in its first Hugging Face form; or, where a pass trains it, the first such form of what was trained.
+    """
     original = model = source
     for step in steps:
         job = _job(request, step, model)
@@ -254,7 +257,8 @@ def _pass_by_pass(request: _Run, source: Model, steps: Sequence[Step]) -> tuple[
         request.results.append((Step(step.type, dict(job.parameters)), result))
         request.console.say(f"{step.type}: {'found in the cache' if result.cached else f'{result.seconds:.1f} s'}")
         model = result.model
-        original = original if original.format == "hf" else model
+        if job.part_class.retrains or (original.format != "hf" and model.format == "hf"):
+            original = model
     return original, model
 
 

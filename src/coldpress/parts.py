@@ -69,7 +69,8 @@ class Pass:
     Each field carries its help text in ``field(metadata={"help": ...})`` and, where only some values are
     allowed, ``{"choices": (...)}``. The file's docstring is the pass's documentation. ``reads`` names the fields that
     are paths of files: what is in these counts when a result is looked up. ``is_timed``: whether the result depends on how
-    fast things run; then the target's number of threads counts, too.
+    fast things run; then the target's number of threads counts, too. ``retrains``: whether the model is meant to answer otherwise
+    afterwards, so that it is not compared with what it was.
     """
 
     accepts: ClassVar[tuple[str, ...]] = ()
@@ -77,6 +78,7 @@ class Pass:
     produces: ClassVar[str] = "onnx"
     needs: ClassVar[tuple[str, ...]] = ()
     is_timed: ClassVar[bool] = False
+    retrains: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     def check(self, model: Model, target: Target) -> None:
@@ -93,10 +95,12 @@ class Batch:
 
     ``inputs``: name of the model's input -> array ``[samples, ...]``. ``labels``: what is right, int64 ``[samples]`` or
     ``[samples, tokens]`` with -100 where nothing counts, or one text for each sample; None where nobody said.
+    ``truncated``: how many of the samples were longer, and lost their end.
     """
 
     inputs: Mapping[str, np.ndarray]
     labels: np.ndarray | list[str] | None = None
+    truncated: int = 0
 
     @property
     def size(self) -> int:

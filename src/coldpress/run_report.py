@@ -28,6 +28,7 @@ _REPORTED_VERSIONS = (
     "numpy",
     "torch",
     "transformers",
+    "peft",
 )
 
 
@@ -66,6 +67,7 @@ class Finished:
             "directions": {label: _directions(one) for label, one in zip(labels_of(measures), measures, strict=True)},
             "layers": notes.get("layers", []),
             "calibration": notes.get("calibration"),
+            **({"tuning": notes["tuning"]} if "tuning" in notes else {}),
             "timings": [*notes.get("timings", []), {"step": "verify", "seconds": verdict.seconds}],
             "seconds": sum(result.seconds for _, result in self.results if not result.cached),
             "machine": machine(),

@@ -17,6 +17,7 @@ from coldpress.tolerance import TOLERANCES, Tolerance, judge, parse_tolerance
 from coldpress.workflow import Verify, Workflow
 
 VERIFIED, WORSE, UNVERIFIED = "verified", "worse than tolerance", "unverified"
+TUNED = "fine-tuned"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ def verify(model: Model, source: Model, workflow: Workflow, store: Store, progre
     request, target = workflow.verify, workflow.target
     if not request.enabled:
         return Verdict(UNVERIFIED, ["verification was turned off"])
+    if model.key == source.key and "tuning" in model.notes:
+        return _tuned(model.notes["tuning"]["held_out"])
     tolerance = tolerance_of(str(model.notes.get("precision", "int4")), request.tolerance)
     if model.format == "onnx" and not target.is_here:
         return Verdict(
@@ -67,6 +70,17 @@ def verify(model: Model, source: Model, workflow: Workflow, store: Store, progre
         noted = _worst_noted(model)
         reasons.append(noted or _worst_layer(replace(job, part="worst_layer", parameters=trust), store, progress))
     return Verdict(WORSE if reasons else VERIFIED, reasons, result.numbers, tolerance, result.seconds)
+
+
+def _tuned(held_out: Mapping[str, Any]) -> Verdict:
+    """A model that was trained answers otherwise than before; what counts is whether it does better on rows held out."""
+    before, after = held_out["loss_before"], held_out.get("loss_after")
+    if before is None or after is None:
+        return Verdict(UNVERIFIED, ["no rows were held out, so nobody knows whether training made it better"])
+    change = f"from {before:.3f} to {after:.3f} on {held_out['rows']} rows that were held out"
+    if not after < before:
+        return Verdict(WORSE, [f"training did not help: the loss went {change}"])
+    return Verdict(TUNED, [f"the loss fell by {1 - after / before:.0%}, {change}"])
 
 
 def _worst_noted(model: Model) -> str | None:
