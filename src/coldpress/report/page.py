@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-
 def page(report: Report) -> str:
     """The whole HTML document. Everything taken from the report is escaped."""
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-    parts = (
+    parts: tuple[Callable[[Report], str], ...] = (
         _header,
         _verdict,
         _tuning,

@@ -54,13 +54,14 @@ class Adapter:
             "modules_to_save": self._saved(model),
             **self.more,
         }
+        alpha: Any = int(self.alpha) if self.alpha == int(self.alpha) else self.alpha
         if self.method == "loha":
-            return peft.LoHaConfig(alpha=self.alpha, **shared)
+            return peft.LoHaConfig(alpha=alpha, **shared)
         if self.method == "lokr":
-            return peft.LoKrConfig(alpha=self.alpha, **shared)
+            return peft.LoKrConfig(alpha=alpha, **shared)
         dropout = _USUAL_DROPOUT if self.dropout is None else self.dropout
         return peft.LoraConfig(
-            lora_alpha=self.alpha, lora_dropout=dropout, bias="none", use_dora=self.method == "dora", **shared
+            lora_alpha=alpha, lora_dropout=dropout, bias="none", use_dora=self.method == "dora", **shared
         )
 
     def put_on(self, model: Any) -> Any:

@@ -39,7 +39,7 @@ def fit(wrapped: Any, source: Path, output: Path, iterations: int, dtype: torch.
         raise ColdpressError(f"loftq_iter is {iterations}; at least 1 is needed")
     network = wrapped.get_base_model()
     kind = "bfloat16" if "bfloat16" in str(network.config.dtype) else "float16"
-    modules = {name.replace(".base_layer", ""): module for name, module in network.named_modules()}
+    modules = {name: module for name, module in network.named_modules() if not name.endswith(".base_layer")}
     with torch.no_grad():
         made = {
             name: _fitted(modules[name], _grid(name, modules[name], kind), iterations) for name in _linears(network)

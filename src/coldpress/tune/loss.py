@@ -40,8 +40,8 @@ class SummedLoss:
 
     def __post_init__(self) -> None:
         self._own = self.model.forward
-        self._output: Any = None  # the class of what the body gives
-        self._body = getattr(self.model, self.model.base_model_prefix or " ", None)
+        self._output: Any = dict  # the class of what the body gives
+        self._body: Any = getattr(self.model, self.model.base_model_prefix or " ", None)
         if self._body is None or self._body is self.model:
             raise ColdpressError(f"{type(self.model).__name__} does not set its body and its head apart")
 

@@ -106,7 +106,7 @@ class Merge:
         weight = values.numpy()
         codes = kquant(weight, self._grids[name])
         rounded = dequantize(codes, weight.shape[1])
-        self._errors[name] = float(np.linalg.norm(rounded - weight) / max(np.linalg.norm(weight), 1e-30))
+        self._errors[name] = float(np.linalg.norm(rounded - weight)) / max(float(np.linalg.norm(weight)), 1e-30)
         return self._encoded(name, codes)
 
     def _as_it_was(self, name: str) -> dict[str, NDArray[Any]]:

@@ -36,13 +36,14 @@ class AdapterTrainer(Trainer):
         self.step_seconds: list[float] = []
         self.resumed_at = 0
         self._held_out, self._packer, self._progress = held_out, packer, progress
+        self._adapted, self._folder = model, Path(args.output_dir)
         super().__init__(
             model=model,
             args=args,
             train_dataset=rows,  # a sequence is all that the Trainer needs
             eval_dataset=held_out if len(held_out) else None,
             data_collator=packer,
-            callbacks=[_FiniteGradients(Path(args.output_dir))],
+            callbacks=[_FiniteGradients(self._folder)],
         )
         self.remove_callback(PrinterCallback)
 
@@ -54,8 +55,8 @@ class AdapterTrainer(Trainer):
     def run(self, resume: Path | None, saves: bool) -> None:
         """Train to the end, from a checkpoint if there is one. ``saves``: whether new ones come whatever the arguments say."""
         if saves or self.args.save_strategy != "no":
-            trained = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
-            check_space(Path(self.args.output_dir), trained, self.args.save_total_limit or 1)
+            trained = sum(parameter.numel() for parameter in self._adapted.parameters() if parameter.requires_grad)
+            check_space(self._folder, trained, self.args.save_total_limit or 1)
         self.resumed_at = 0 if resume is None else int(resume.name.rpartition("-")[2])
         self.train(resume_from_checkpoint=None if resume is None else str(resume))
 
@@ -63,7 +64,8 @@ class AdapterTrainer(Trainer):
         """The gradient of the mean loss over all tokens of the step that count, on all devices."""
         started = time.perf_counter()
         model.train()
-        parts = self._prepare_inputs(inputs)["parts"]
+        prepared: dict[str, Any] = self._prepare_inputs(inputs)
+        parts = prepared["parts"]
         count = self._counted(parts)
         total = torch.zeros((), device=self.args.device)
         for place, part in enumerate(parts):
@@ -89,7 +91,7 @@ class AdapterTrainer(Trainer):
             total = self.accelerator.gather(total[None]).mean()
         step, loss = self.state.global_step + 1, float(total)
         if not math.isfinite(loss):
-            raise _not_finite("loss", step, last_good(Path(self.args.output_dir), step - 2))
+            raise _not_finite("loss", step, last_good(self._folder, step - 2))
         self.state.log_history.append({"step": step, _STEP_LOSS: loss})
         self._progress(f"training: loss {loss:.3f}", step, self.state.max_steps)
 
@@ -102,7 +104,7 @@ class AdapterTrainer(Trainer):
 
     def mean_loss(self, rows: Sequence[Row]) -> float:
         """The mean loss of a token that counts."""
-        model, total, count, at_once = self.model, 0.0, 0, self.args.eval_batch_size
+        model, total, count, at_once = self._adapted, 0.0, 0, self.args.eval_batch_size
         was_training = model.training
         model.eval()
         with torch.no_grad():
@@ -119,11 +121,11 @@ class AdapterTrainer(Trainer):
         return 0
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        with written(Path(self.args.output_dir)):
+        with written(self._folder):
             super()._save_checkpoint(model, trial)
 
 
-class _FiniteGradients(TrainerCallback):  # type: ignore[misc]
+class _FiniteGradients(TrainerCallback):
     """Stops before a gradient that is not finite reaches the weights."""
 
     def __init__(self, folder: Path):
@@ -138,7 +140,7 @@ class _FiniteGradients(TrainerCallback):  # type: ignore[misc]
                 raise _not_finite("gradient", step, last_good(self._folder, step - 1))
 
 
-class TimedCheckpoints(TrainerCallback):  # type: ignore[misc]
+class TimedCheckpoints(TrainerCallback):
     """A checkpoint every two minutes, however long a step takes; when they are written has no effect on the result."""
 
     def __init__(self) -> None:
