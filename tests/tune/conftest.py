@@ -52,6 +52,7 @@ def finetune(tmp_path: Path, travel: Path) -> Callable[..., coldpress.Report]:
             "text_template": TEMPLATE,
             "lora_r": 4,
             "torch_dtype": "float32",
+            "threads": 1,
             "cache_dir": tmp_path / "cache",
             **options,
         }

@@ -87,8 +87,8 @@ class Merge:
 
     def _merged(self, name: str, module: Any) -> dict[str, NDArray[Any]]:
         """The tensors of one layer with its adapter added."""
-        layer = module.get_base_layer()
-        key = f"{name}.weight"
+        layer, key = module.get_base_layer(), f"{name}.weight"
+        empty = layer.weight
         layer.weight = torch.nn.Parameter(self._shards.tensor(key).float(), requires_grad=False)
         try:
             with torch.no_grad():
@@ -98,7 +98,7 @@ class Merge:
                 f"PEFT cannot merge the adapter of '{name}': {error}", exit_code=WORK_FAILED
             ) from error
         values = layer.weight.detach()
-        layer.weight = torch.nn.Parameter(values.to("meta"), requires_grad=False)
+        layer.weight = empty
         if not torch.isfinite(values).all():
             raise ColdpressError(f"the merged weights of '{name}' are not finite", exit_code=WORK_FAILED)
         if name not in self._packed:
@@ -153,6 +153,10 @@ def _with_adapter(network: Any, adapter: Path) -> Any:
     """The network with PEFT's layers in it; ColdpressError for an adapter of another network."""
     from peft import PeftModel
 
+    for module in network.modules():  # PEFT puts adapters where the weights are: on the CPU, where these take no memory
+        for name, parameter in module.named_parameters(recurse=False):
+            none = torch.zeros(1).expand(parameter.shape)
+            setattr(module, name, torch.nn.Parameter(none, requires_grad=False))
     try:
         wrapped = PeftModel.from_pretrained(network, str(adapter), low_cpu_mem_usage=True, torch_device="cpu")
     except (ValueError, RuntimeError, KeyError, OSError, TypeError) as error:
