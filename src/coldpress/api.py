@@ -14,12 +14,12 @@ from coldpress.engine import Console, Report
 from coldpress.engine import run as _run
 from coldpress.store import Store
 from coldpress.target import Target, resolve_target
-from coldpress.workflow import Step, Verify, Workflow
+from coldpress.workflow import Running, Step, Verify, Workflow
 from coldpress.workflow_file import load_workflow
 
 _TARGET = ("device", "provider", "threads")
 #: where results go when nothing else is said
-OUTPUT, QUANTIZED, PASS_OUTPUT = "models/optimized", "models/quantized", "models/run-pass"
+OUTPUT, QUANTIZED, TUNED, PASS_OUTPUT = "models/optimized", "models/quantized", "models/finetuned", "models/run-pass"
 
 
 def optimize_workflow(
@@ -101,6 +101,39 @@ def quantize(
     """
     workflow = quantize_workflow(model_name_or_path, output_path, **options)
     return _run(workflow, store=Store(cache_dir), overwrite=overwrite)
+
+
+def finetune_workflow(
+    model_name_or_path: str | Path, output_path: str | Path | None = TUNED, **options: Any
+) -> Workflow:
+    """The workflow behind ``finetune``; ``options`` as in `finetune`. Without a device it is a GPU where torch finds one."""
+    if "device" not in options and "provider" not in options:
+        import torch
+
+        options["device"] = "gpu" if torch.cuda.is_available() else "cpu"
+    fresh, seed = options.pop("fresh", False), options.pop("seed", 0)
+    recipe = lambda given, _target: recipes.finetune_recipe(given)  # noqa: E731
+    workflow = _workflow(model_name_or_path, output_path, recipe, options)
+    return replace(workflow, seed=seed, run=Running(clean_cache=fresh))
+
+
+def finetune(
+    model_name_or_path: str | Path,
+    output_path: str | Path | None = TUNED,
+    *,
+    overwrite: bool = False,
+    cache_dir: str | Path | None = None,
+    **options: Any,
+) -> Report:
+    """Train an adapter on a float or a quantized model; ``output_path`` gets ``model`` (the base as it was) and ``adapter`` (PEFT's).
+
+    ``options`` are those of ``coldpress finetune``: ``data_files=("rows.jsonl",)``, ``text_template="{question} {answer}"``,
+    ``lora_r=16``, ``training_args={"max_steps": 100}``, ``fresh=True`` (do not go on from a run that was stopped), ... Raises
+    ColdpressError; where the loss on rows held out did not fall, ``Report.exit_code`` is 3.
+    """
+    workflow = finetune_workflow(model_name_or_path, output_path, **options)
+    running = replace(workflow.run, cache_dir=str(cache_dir) if cache_dir else None)
+    return _run(replace(workflow, run=running), store=running.open_store(), overwrite=overwrite)
 
 
 def run(

@@ -93,10 +93,12 @@ class Batch:
 
     ``inputs``: name of the model's input -> array ``[samples, ...]``. ``labels``: what is right, int64 ``[samples]`` or
     ``[samples, tokens]`` with -100 where nothing counts, or one text for each sample; None where nobody said.
+    ``truncated``: how many of the samples were longer, and lost their end.
     """
 
     inputs: Mapping[str, np.ndarray]
     labels: np.ndarray | list[str] | None = None
+    truncated: int = 0
 
     @property
     def size(self) -> int:

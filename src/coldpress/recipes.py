@@ -89,6 +89,36 @@ def quantize_recipe(options: dict[str, Any]) -> tuple[Step, ...]:
     return (*steps, Step("quantize", given))
 
 
+def finetune_recipe(options: dict[str, Any]) -> tuple[Step, ...]:
+    """``finetune``: rows of files or of a hub set, a row a text; what is no option of the data is one of the pass."""
+    given = {name: value for name, value in options.items() if value is not None}
+    data = {ours: given.pop(name) for name, ours in _ROWS.items() if name in given}
+    held_out = {ours: given.pop(name) for name, ours in _HELD_OUT.items() if name in given}
+    if not {"data_name", "data_files"} & data.keys():
+        raise ColdpressError("there is nothing to train on", hint="name it with --data_name or --data_files")
+    rows = {"strategy": "line_by_line", "end_token": True, "max_seq_len": 1024, **data}
+    if held_out:
+        others = {name: value for name, value in rows.items() if name not in ("max_samples", *_HELD_OUT.values())}
+        is_of_hub = not data.get("data_files")
+        held_out = {**others, **({"data_name": data.get("data_name")} if is_of_hub else {}), **held_out}
+        given["eval_data"] = {"type": "text_corpus", "parameters": held_out}
+    return (Step("lora", {**given, "train_data": {"type": "text_corpus", "parameters": rows}}),)
+
+
+#: options of ``finetune`` that say what the rows are -> parameters of the data
+_ROWS = {
+    **{
+        name: name
+        for name in ("data_name", "data_files", "text_template", "max_seq_len", "max_samples", "answers_only")
+    },
+    "text_field": "text_cols",
+    "use_chat_template": "chat_template",
+    "train_subset": "subset",
+    "train_split": "split",
+}
+_HELD_OUT = {"eval_files": "data_files", "eval_subset": "subset", "eval_split": "split"}
+
+
 def _rotation(rotation: str | None, options: dict[str, Any]) -> tuple[Step, ...]:
     """The step that rotates the network, if one is asked for; a learned one knows the grid that follows."""
     if rotation is None:
@@ -138,7 +168,7 @@ def complete(workflow: Workflow, model: Model) -> tuple[Step, ...]:
     steps = workflow.passes
     if model.format == "onnx":
         return tuple(map(_for_onnx, steps))
-    if steps and steps[-1].type == "quantize":
+    if steps and steps[-1].type in ("quantize", "lora"):
         _check_device(workflow.target.device)
     if model.format == "gguf" and not (steps and all("gguf" in formats for formats in _accepted(steps[0]))):
         return (Step("unpack_gguf"), *steps)
@@ -166,5 +196,7 @@ def metrics_for(workflow: Workflow, model: Model) -> tuple[Measure, ...]:
     """
     if workflow.metrics is not None:
         return workflow.metrics
+    if model.format == "adapter":
+        return ()
     runs = (model.path / "genai_config.json").exists() and workflow.target.is_here and workflow.verify.enabled
     return tuple(Measure(name) for name in (("size", "generation", "memory") if runs else ("size",)))

@@ -29,6 +29,7 @@ _REPORTED_VERSIONS = (
     "numpy",
     "torch",
     "transformers",
+    "peft",
 )
 
 
@@ -68,6 +69,7 @@ class Finished:
             **_adapters(notes.get("adapters", []), verdict),
             "layers": notes.get("layers", []),
             "calibration": notes.get("calibration"),
+            **({"tuning": notes["tuning"]} if "tuning" in notes else {}),
             "timings": [*notes.get("timings", []), {"step": "verify", "seconds": verdict.seconds}],
             "seconds": sum(result.seconds for _, result in self.results if not result.cached),
             "machine": machine(),

@@ -33,12 +33,13 @@ ALLOWED = {
     "store": set(),
     "parts": {"errors", "model", "schema", "target"},
     "feeds": {"texts", "errors", "graphs", "model", "parts"},
+    "tune": {"errors", "model", "networks", "parts", "quant", "tune"},
 }
 #: parts know the model, their interface, how to open a model and its data, and the folders of knowledge; nothing of the engine
 PART = {
     *{"errors", "model", "parts", "target", "tolerance"},
     *{"inference", "harness", "feeds", "loader", "user_script"},
-    *{"quant", "graphs", "networks", "texts", "metrics"},
+    *{"quant", "graphs", "networks", "texts", "tune", "metrics"},
 }
 
 
@@ -109,6 +110,7 @@ HEAVY = {
     "rich",
     "msgspec",
     "optuna",
+    "peft",
 }
 
 
@@ -117,7 +119,7 @@ def test_import_coldpress_loads_nothing_heavy():
 
 
 def test_help_and_list_load_nothing_heavy():
-    for arguments in (["--help"], ["list"], ["auto-opt", "--help"]):
+    for arguments in (["--help"], ["list"], ["auto-opt", "--help"], ["finetune", "--help"]):
         code = f"""
 import contextlib, io
 from coldpress.cli import main

@@ -19,6 +19,7 @@ VERBS = {
     "auto-opt": "Turn a model into the best ONNX model for a device.",
     "optimize": "The same as auto-opt, under its newer name.",
     "quantize": "Quantize a model's weights for the inputs they get; a Hugging Face folder comes out.",
+    "finetune": "Train an adapter (LoRA and others) on a model, quantized or not.",
     "run": "Run a workflow file (YAML or JSON).",
     "migrate": "Turn a configuration of Olive into a workflow file.",
     "run-pass": "Run one pass on one model.",

@@ -48,13 +48,17 @@ class Session:
             click.echo(line, err=True)
 
     def progress(self, what: str, done: float, total: float) -> None:
-        """How far the current step is, with the time left; only on a terminal."""
+        """How far the current step is, with the time left; only on a terminal.
+
+        What stands behind a colon in ``what`` may change while the step goes on.
+        """
         if not sys.stderr.isatty() or self.log_level > 2:
             return
-        if self._task is None or self._task[0] != what:
+        step = what.partition(":")[0]
+        if self._task is None or self._task[0] != step:
             self._stop_bar()
-            self._task = (what, self._started_bar().add_task(what, total=total))
-        self._bar.update(self._task[1], completed=done, total=total)
+            self._task = (step, self._started_bar().add_task(what, total=total))
+        self._bar.update(self._task[1], description=what, completed=done, total=total)
 
     def show(self, renderable: Any) -> None:
         """Something for people on stdout: a table, a verdict."""

@@ -25,6 +25,7 @@ from coldpress.model import Model
 from coldpress.parts import Batch, Context, option
 from coldpress.texts.chat import ChatTemplate, read_chat_template, special_tokens
 from coldpress.texts.documents import Documents
+from coldpress.texts.rows import Table
 from coldpress.texts.windows import Tokens, cut, draw
 
 _STRATEGIES = ("join", "join_random", "sliding_window", "line_by_line", "line_by_line_random")
@@ -50,6 +51,12 @@ class TextCorpus(RowLoader):
     padding_side: str = option("where short windows are filled up", "right", ("left", "right"))
     drop_short_sequences: bool = option("leave out windows shorter than max_seq_len", False)
     tokenizer: str | None = option("folder with the tokenizer, if the model has none", None)
+    end_token: bool = option(
+        "end each text with the tokenizer's end token; joined texts have it between them anyway", False
+    )
+    answers_only: bool = option(
+        "score only answers: what a template writes from its last field on, or the assistant's messages", False
+    )
 
     reads: ClassVar[tuple[str, ...]] = ("data_files", "tokenizer")
 
@@ -69,6 +76,9 @@ class TextCorpus(RowLoader):
             raise ColdpressError(f"stride is {self.stride}; it must be from 1 to max_seq_len, {self.max_seq_len}")
         if self.joiner is not None and self._is_by_line:
             raise ColdpressError("joiner has no effect where texts are not joined", hint="use strategy join")
+        for name in ("end_token", "answers_only"):
+            if getattr(self, name) and not self._is_by_line:
+                raise ColdpressError(f"{name} has no effect where texts are joined", hint="use strategy line_by_line")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -80,14 +90,15 @@ class TextCorpus(RowLoader):
 
     def check(self, model: Model) -> None:
         super().check(model)
-        next(Documents(self.text_template, None, None, self.text_cols).of(self.tables()[0]), None)
+        documents = Documents(self.text_template, None, None, self.text_cols)
+        next(documents.of(self.tables()[0]), None)
 
     def open(self, model: Model, ctx: Context) -> Reading:
         folder = Path(self.tokenizer) if self.tokenizer else folder_of(model)
         tokens = Tokens(folder)
         if self.max_seq_len < len(tokens.start) + 2:
             raise ColdpressError(f"max_seq_len is {self.max_seq_len}; at least {len(tokens.start) + 2} are needed")
-        windows = self._windows(tokens, self._texts(folder))
+        windows = self._windows(tokens, self._documents(folder))
         if self.drop_short_sequences:
             windows = (one for one in windows if len(one.ids) == self.max_seq_len)
         if self.strategy.endswith("_random"):
@@ -95,27 +106,41 @@ class TextCorpus(RowLoader):
             windows = self._drawn(windows, self.max_samples)
         return Reading(windows, lambda group: self._batch(group, tokens.pad))
 
-    def _texts(self, folder: Path) -> Iterator[str]:
+    def _documents(self, folder: Path) -> Documents:
         chat = read_chat_template(folder)
         if isinstance(self.chat_template, str):
             chat = ChatTemplate(self.chat_template, special_tokens(folder))
         wraps = True if isinstance(self.chat_template, str) else self.chat_template
-        documents = Documents(self.text_template, wraps, chat, self.text_cols)
-        if not self._is_by_line:
-            return chain.from_iterable(map(documents.of, self.tables()))
-        return (text for table in self.tables() for _, text in documents.with_rows(table) if text.strip())
+        return Documents(self.text_template, wraps, chat, self.text_cols)
 
-    def _windows(self, tokens: Tokens, texts: Iterator[str]) -> Iterator[_Window]:
-        room = self.max_seq_len - len(tokens.start)
+    def _windows(self, tokens: Tokens, documents: Documents) -> Iterator[_Window]:
         if self._is_by_line:
-            for text in texts:
-                yield _Window(np.array([*tokens.start, *tokens.of(text)[:room]], dtype=np.int64))
+            for table in self.tables():
+                yield from self._by_line(tokens, documents, table)
             return
+        room, texts = self.max_seq_len - len(tokens.start), chain.from_iterable(map(documents.of, self.tables()))
         stride = None if self.stride is None else min(self.stride, room)
         seen = 0
         for piece in cut(tokens.joined(texts, self.joiner), room, stride, rest=True):
-            yield _Window(np.array([*tokens.start, *piece], dtype=np.int64), len(tokens.start) + seen if seen else 0)
+            ids = np.array([*tokens.start, *piece], dtype=np.int64)
+            yield _Window(ids, np.arange(len(ids)) >= (len(tokens.start) + seen if seen else 0))
             seen = 0 if stride is None else room - stride
+
+    def _by_line(self, tokens: Tokens, documents: Documents, table: Table) -> Iterator[_Window]:
+        """A window for each text, those without a word left out."""
+        if self.answers_only:
+            answered = documents.with_answers(table)
+        else:
+            answered = ((text, [(0, len(text))]) for _, text in documents.with_rows(table))
+        for text, answers in answered:
+            if not text.strip():
+                continue
+            ids = [*tokens.start, *(tokens.ended(text) if self.end_token else tokens.of(text))]
+            is_scored = np.ones(len(ids), dtype=bool)
+            if self.answers_only:
+                is_scored = _scored(tokens, text, answers, len(ids))
+            kept = np.array(ids[: self.max_seq_len], dtype=np.int64)
+            yield _Window(kept, is_scored[: self.max_seq_len], len(ids) > self.max_seq_len)
 
     def _drawn(self, windows: Iterator[_Window], count: int) -> Iterator[_Window]:
         drawn = draw(windows, count, np.random.default_rng(self.seed))
@@ -128,13 +153,25 @@ class TextCorpus(RowLoader):
         for row, window in enumerate(group):
             filled = slice(length - len(window.ids), None) if self.padding_side == "left" else slice(len(window.ids))
             ids[row, filled], mask[row, filled] = window.ids, 1
-            labels[row, filled] = np.where(np.arange(len(window.ids)) < window.context, _NOT_SCORED, window.ids)
-        return Batch({"input_ids": ids, "attention_mask": mask}, labels)
+            labels[row, filled] = np.where(window.is_scored, window.ids, _NOT_SCORED)
+        return Batch({"input_ids": ids, "attention_mask": mask}, labels, sum(window.is_cut for window in group))
 
 
 @dataclass(frozen=True, eq=False)
 class _Window:
-    """``ids`` int64 ``[tokens]``, of which the first ``context`` are there for what follows and not scored."""
+    """``ids`` int64 ``[tokens]``, and which of them are scored; ``is_cut``: whether the text goes on."""
 
     ids: np.ndarray
-    context: int = 0
+    is_scored: np.ndarray
+    is_cut: bool = False
+
+
+def _scored(tokens: Tokens, text: str, answers: list[tuple[int, int]], count: int) -> np.ndarray:
+    """Which of the ``count`` ids of a window belong to answers: those that begin in one, and the end after the last."""
+    places = np.array(tokens.places(text))
+    within = np.zeros(count, dtype=bool)
+    first = len(tokens.start)
+    for start, stop in answers:
+        within[first : first + len(places)] |= (places >= start) & (places < stop)
+    within[first + len(places) :] = bool(answers) and answers[-1][1] == len(text)
+    return within

@@ -53,6 +53,18 @@ def listed(value: Any) -> list[Any]:
     return [one for one in value if one is not None] if isinstance(value, list | tuple) else [value]
 
 
+def names(value: Any) -> list[str]:
+    """Names, one or several; none for null."""
+    return [] if value is None else [str(one) for one in listed(value)]
+
+
+def training_arguments(value: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Training arguments, those in ``extra_args`` among them."""
+    given = dict(value or {})
+    more = given.pop("extra_args", None)
+    return {**given, **(more or {})}
+
+
 def execution_modes(value: Any) -> list[str]:
     """ONNX Runtime's numbers of execution modes, by name."""
     return _named(value, {0: "sequential", 1: "parallel"})
@@ -106,6 +118,8 @@ CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
     "glob_of_pattern": glob_of_pattern,
     "overrides": overrides,
     "listed": listed,
+    "names": names,
+    "training_arguments": training_arguments,
     "execution_modes": execution_modes,
     "optimization_levels": optimization_levels,
     "files": files,

@@ -46,6 +46,9 @@ _VERDICTS = {
     "worse than tolerance": Verdict(
         "bad", "Worse than tolerance", "The model was written, but it is further from its source than allowed."
     ),
+    "fine-tuned": Verdict(
+        "good", "Fine-tuned", "The model does better than before on rows that it was not trained on."
+    ),
 }
 _UNVERIFIED = Verdict(
     "unknown", "Not verified", "Nobody has compared this model with its source: treat its answers as untested."
@@ -66,7 +69,7 @@ _SPEED = (
 
 
 def verdict(report: Report) -> Verdict:
-    """The report's verdict; only the two words the engine writes after a comparison count as a comparison."""
+    """The report's verdict; only the words the engine writes after a comparison count as a comparison."""
     return _VERDICTS.get(str(report.get("verdict")), _UNVERIFIED)
 
 

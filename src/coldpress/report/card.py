@@ -64,6 +64,15 @@ _LOADERS = {
     "gptq": ("transformers optimum gptqmodel", _COMPILES),
     "awq": ("transformers gptqmodel", _COMPILES),
 }
+RUN_ADAPTER = """\
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("model")  # in this folder
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("model"), "adapter")
+inputs = tokenizer("The capital of France is", return_tensors="pt")
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0]))
+"""
 RUN_SESSION = """\
 from pathlib import Path
 
@@ -78,6 +87,8 @@ for file in sorted(Path(".").rglob("*.onnx")):  # this folder
 
 def card(report: Report) -> str:
     """The text of README.md, with front matter that model hubs read."""
+    if _is_adapter(report):
+        return "\n".join(part(report) for part in (_front_matter, _opening, _usage_of_adapter, _making))
     parts = (_front_matter, _opening, _usage, _quality, _making)
     return "\n".join(part(report) for part in parts)
 
@@ -92,7 +103,8 @@ def base_model(report: Report) -> str | None:
 def _front_matter(report: Report) -> str:
     generates = _generates(report)
     runtime = "onnxruntime-genai" if generates else "onnxruntime"
-    lines = [f"library_name: {runtime if _is_onnx(report) else 'transformers'}"]
+    library = "peft" if _is_adapter(report) else "transformers"
+    lines = [f"library_name: {runtime if _is_onnx(report) else library}"]
     if base := base_model(report):
         lines += [f"base_model: {base}", *(["base_model_relation: quantized"] if _bits(report) < 16 else [])]
     lines += ["pipeline_tag: text-generation"] if generates else []
@@ -109,6 +121,10 @@ def _front_matter(report: Report) -> str:
 
 def _is_onnx(report: Report) -> bool:
     return report.get("format", "onnx") == "onnx"
+
+
+def _is_adapter(report: Report) -> bool:
+    return report.get("format") == "adapter"
 
 
 def _bits(report: Report) -> float:
@@ -141,6 +157,8 @@ def _opening(report: Report) -> str:
     title, form = (
         ("pressed to ONNX", f"an ONNX model{where}") if _is_onnx(report) else ("quantized", "a Hugging Face folder")
     )
+    if _is_adapter(report):
+        title, form = "with an adapter", "a Hugging Face folder (`model`) and a PEFT adapter for it (`adapter`)"
     return (
         f"# {_inline(model_name(report))}, {title}\n\nThis is {what} as {form}, "
         f"made by [coldpress](https://pypi.org/project/coldpress/).\n\n> **{said.title}.** {said.meaning}\n>{why or ''}\n"
@@ -149,6 +167,8 @@ def _opening(report: Report) -> str:
 
 def sample_code(report: Report) -> str:
     """A program that runs the model in the folder it is started in."""
+    if _is_adapter(report):
+        return RUN_ADAPTER
     if not _is_onnx(report):
         return RUN_TRANSFORMERS
     if not _generates(report):
@@ -194,6 +214,15 @@ def _usage_of_folder(report: Report) -> str:
     return (
         f"## Run it\n\n{needs}\nThen, in this folder:\n\n{_fence(code, 'python')}{remark}\n"
         f"As an ONNX model, with exactly these codes:\n\n{press}"
+    )
+
+
+def _usage_of_adapter(report: Report) -> str:
+    """How base and adapter are loaded together, and pressed."""
+    press = _fence("coldpress auto-opt -m model --adapter_path adapter -o ../onnx", "bash")
+    return (
+        f"## Run it\n\n{_fence('pip install transformers peft', 'bash')}\nThen, in this folder:\n\n"
+        f"{_fence(RUN_ADAPTER, 'python')}\nAs an ONNX model that takes the adapter, and others, at run time:\n\n{press}"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from coldpress.report import (
 from coldpress.report.calibration import calibration, texts
 from coldpress.report.heat_map import heat_map
 from coldpress.report.search import policy, script, search
+from coldpress.report.tuning import tuning
 
 _HEADLINES = ("model_bytes", "perplexity", "kl", "top1_agreement")
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -36,9 +37,10 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-
 def page(report: Report) -> str:
     """The whole HTML document. Everything taken from the report is escaped."""
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-    parts = (
+    parts: tuple[Callable[[Report], str], ...] = (
         _header,
         _verdict,
+        _tuning,
         _cost,
         _search,
         _layers,
@@ -50,6 +52,8 @@ def page(report: Report) -> str:
         _reproduce,
         _footer,
     )
+    if report.get("format") == "adapter":
+        parts = tuple(part for part in parts if part not in _OF_PRESSED)
     body = "\n".join(filter(None, (part(report) for part in parts)))
     rules, code = _POLICY, ""
     if section(report, "search"):
@@ -167,6 +171,11 @@ def _bars(rows: Sequence[tuple[str, float, str, str]], caption: str) -> str:
     return f'<table class="bars"><caption>{text(caption)}</caption><tbody>{drawn}</tbody></table>'
 
 
+def _tuning(report: Report) -> str:
+    found = tuning(report)
+    return _section("Training", found) if found else ""
+
+
 def _search(report: Report) -> str:
     found = search(report)
     return _section("The search", found) if found else ""
@@ -237,6 +246,10 @@ def _reproduce(report: Report) -> str:
         return ""
     ended = f'<p class="soft after">It ended with exit code {code:.0f}.</p>' if code is not None else ""
     return _section("Reproduce", f'<pre tabindex="0" aria-label="Command"><code>{text(command)}</code></pre>{ended}')
+
+
+#: what there is nothing to say of where a model was trained, and not yet pressed
+_OF_PRESSED = (_cost, _layers, _answers)
 
 
 def _footer(report: Report) -> str:

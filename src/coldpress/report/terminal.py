@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from coldpress.noise import is_tie
 from coldpress.parts import Value
 from coldpress.report import Fact, Report, facts, model_name, number, plain, quantity, reasons, verdict
+from coldpress.report.tuning import lines
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -36,13 +37,18 @@ Row = Mapping[str, Any]
 
 
 def summary(report: Report) -> Group:
-    """The table of a run and its verdict: size, quality against the source, speed, memory."""
+    """The table of a run and its verdict: size, quality against the source, speed, memory; or what a training did."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), title=None, show_header=True, header_style="dim")
     table.add_column(Text(model_name(report)), overflow="fold")
+    if report.get("format") == "adapter":
+        table.add_column("")
+        for name, value in lines(report):
+            table.add_row(Text(name), Text(value))
+        return Group(table, Text(), _verdict(report))
     table.add_column("source", justify="right")
     table.add_column("model", justify="right")
     table.add_column("")

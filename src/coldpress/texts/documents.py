@@ -6,11 +6,13 @@ import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from coldpress.errors import ColdpressError, did_you_mean
+from coldpress.errors import ColdpressError, did_you_mean, naming
 from coldpress.texts.chat import ChatTemplate, messages_of, plain_chat
 from coldpress.texts.rows import Row, Table
 
 _CHAT_COLUMNS = ("messages", "conversations")
+#: from which character to before which other
+Stretch = tuple[int, int]
 _BLOCK = 1 << 14  # characters of a text file that make one document
 
 
@@ -61,6 +63,28 @@ class Documents:
             except ColdpressError as error:
                 raise ColdpressError(f"{table.name}, row {number}: {error.message}", hint=error.hint) from error
             yield row, text
+
+    def with_answers(self, table: Table) -> Iterator[tuple[str, list[Stretch]]]:
+        """Each text of a table and where in it the answers stand.
+
+        These are what a template writes from its last field on, or the assistant's messages of a conversation with the
+        marks of their end. ColdpressError for texts of which nothing says what the answer is.
+        """
+        for number, row in enumerate(table, start=1):
+            self.rows += 1
+            with naming(f"{table.name}, row {number}"):
+                yield self._answered(row)
+
+    def _answered(self, row: Row) -> tuple[str, list[Stretch]]:
+        chats = [column for column in self._columns or _CHAT_COLUMNS if isinstance(row.get(column), list)]
+        if self._template and not self._wraps_text:
+            return self._template.fill_and_split(row)
+        if self._chat is None or not chats:
+            raise ColdpressError(
+                "nothing says which part of the text is the answer",
+                hint="use a text_template whose last field is the answer, or conversations and the model's chat template",
+            )
+        return _answers_of(self._chat, messages_of(_field(row, chats[0])))
 
     def _blocks(self, table: Table) -> Iterator[str]:
         lines: list[str] = []
@@ -121,9 +145,45 @@ class _Template(string.Formatter):
         except (ValueError, KeyError, TypeError) as error:
             raise ColdpressError(f"text_template cannot be filled: {error}") from None
 
+    def fill_and_split(self, row: Row) -> tuple[str, list[Stretch]]:
+        """The text, and the stretch from its last field to its end."""
+        text = self.fill(row)
+        parts = list(self.parse(self._text))
+        last = max(place for place, (_, name, _, _) in enumerate(parts) if name is not None)
+        tail = _Template._assembled(parts[last : last + 1], with_literal=False) + self._assembled(parts[last + 1 :])
+        return text, [(len(text) - len(self.vformat(tail, (), row)), len(text))]
+
+    @staticmethod
+    def _assembled(parts: Sequence[tuple[str, str | None, str | None, str | None]], with_literal: bool = True) -> str:
+        """The template that was parsed into ``parts``."""
+        written = []
+        for literal, name, spec, conversion in parts:
+            if with_literal:
+                written.append(literal.replace("{", "{{").replace("}", "}}"))
+            if name is not None:
+                written.append(f"{{{name}{'!' + conversion if conversion else ''}{':' + spec if spec else ''}}}")
+        return "".join(written)
+
     def get_field(self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, str]:
         value = kwargs[field_name]
         return "" if value is None else value, field_name
+
+
+def _answers_of(chat: ChatTemplate, messages: Sequence[dict[str, Any]]) -> tuple[str, list[Stretch]]:
+    """A conversation as text, and the stretches that the assistant says."""
+    whole, found = chat.render(messages), []
+    for place, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = chat.render(messages[:place], for_answer=True) if place else ""
+        after = chat.render(messages[: place + 1])
+        if not (whole.startswith(before) and whole.startswith(after)):
+            raise ColdpressError(
+                "the chat template writes a message otherwise when another one follows, so that answers cannot be told apart",
+                hint="train on whole texts, or write the layout as a text_template",
+            )
+        found.append((len(before), len(after)))
+    return whole, found
 
 
 def _text_column(row: Row) -> str:

@@ -27,7 +27,7 @@ class Tokens:
         self.start = start_tokens(self._tokenizer, folder)
         named = special_tokens(folder)
         self._end_text = named.get("eos_token")
-        self._end = self._tokenizer.token_to_id(self._end_text) if self._end_text else None
+        self._end: int | None = self._tokenizer.token_to_id(self._end_text) if self._end_text else None
         filler = named.get("pad_token") or self._end_text
         self.pad: int = (self._tokenizer.token_to_id(filler) if filler else None) or 0
 
@@ -35,6 +35,15 @@ class Tokens:
         """The ids of a text, without those of ``start``, which a template may have written already."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids[len(self.start) :] if self.start and ids[: len(self.start)] == self.start else ids
+
+    def places(self, text: str) -> list[int]:
+        """The place in ``text`` at which each id of `of` begins."""
+        found = self._tokenizer.encode(text, add_special_tokens=False)
+        return [start for start, _ in found.offsets][len(found.ids) - len(self.of(text)) :]
+
+    def ended(self, text: str) -> list[int]:
+        """The ids of a text with the end token behind them, if there is one and the text does not end in it already."""
+        return [*self.of(text), *self._after(text)]
 
     def joined(self, texts: Iterable[str], joiner: str | None = None) -> Iterator[list[int]]:
         """The ids of each text, behind those of ``joiner``.
