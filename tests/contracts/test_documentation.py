@@ -31,7 +31,14 @@ def test_every_verb_exists_and_helps(name):
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", *(f"docs/{f.name}" for f in (ROOT / "docs").glob("*.md")), "benchmarks/README.md"]
+    "page",
+    [
+        "README.md",
+        *(f"docs/{f.name}" for f in (ROOT / "docs").glob("*.md")),
+        "benchmarks/README.md",
+        "examples/travel/README.md",
+        "examples/emotion/README.md",
+    ],
 )
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")

@@ -125,6 +125,7 @@ def test_plan_does_nothing_and_predicts_the_size(run, tiny_model, tmp_path):
     ("arguments", "words"),
     [
         (("auto-opt", "-m", "{model}", "--precison", "int4"), ("--precison", "did you mean '--precision'")),
+        (("auto-opt", "--modell", "{model}"), ("--modell", "did you mean '--model_name_or_path'")),
         (("auto-opt", "-m", "{model}", "--precision", "in8"), ("in8", "did you mean 'int8'")),
         (("auto-opt", "-m", "{model}", "--algorithm", "kquan"), ("did you mean 'kquant'",)),
         (
@@ -150,6 +151,13 @@ def test_plan_does_nothing_and_predicts_the_size(run, tiny_model, tmp_path):
 def test_a_wrong_request_is_exit_2_with_a_hint(run, tiny_model, tmp_path, arguments, words):
     refused(run(*(argument.format(model=tiny_model) for argument in arguments)), 2, *words)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [(), ("run-pass",), ("cache",)])
+def test_a_command_that_needs_another_one_shows_its_help(run, words):
+    done = run(*words)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Usage: ") and "Commands:" in done.stderr
 
 
 def test_workflow_files_are_checked_whole(run, tiny_model, tmp_path):

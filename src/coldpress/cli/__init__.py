@@ -5,6 +5,7 @@ One file holds one verb. This module knows their names and first lines, so that 
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import signal
 import sys
@@ -96,6 +97,9 @@ def _exit_code(arguments: list[str]) -> int:
     except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("stopped; nothing half-written is left behind", err=True)
         return 130
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
     except click.UsageError as error:
         return _report(_from_click(error))
     except ColdpressError as error:
@@ -126,14 +130,20 @@ def _report(error: ColdpressError, debug: bool = False) -> int:
 
 def _from_click(error: click.UsageError) -> ColdpressError:
     if isinstance(error, click.NoSuchOption):
-        option = error.option_name
         known = [name for parameter in (error.ctx.command.params if error.ctx else []) for name in parameter.opts]
-        return ColdpressError(
-            f"there is no option '{option}'", hint=did_you_mean(option, [n for n in known if n.startswith("--")])
-        )
+        hint = _closest_option(error.option_name, [name for name in known if name.startswith("--")])
+        return ColdpressError(f"there is no option '{error.option_name}'", hint=hint)
     command = f"{error.ctx.command_path} --help" if error.ctx else "coldpress --help"
     message = error.format_message().rstrip(".")
     return ColdpressError(message[0].lower() + message[1:], hint=f"see {command}")
+
+
+def _closest_option(option: str, known: list[str]) -> str:
+    """A hint that names the option that was meant, of which perhaps only the beginning was typed."""
+    word = option.lstrip("-")
+    start = {name.lstrip("-")[: len(word)]: name for name in reversed(known)}
+    close = difflib.get_close_matches(word, start, n=1, cutoff=0.8)
+    return f"did you mean '{start[close[0]]}'?" if close else did_you_mean(option, known)
 
 
 def _from_system(error: OSError) -> ColdpressError:

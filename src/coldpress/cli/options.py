@@ -167,12 +167,13 @@ class Source(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         import yaml
 
+        option = param.opts[-1] if param else "data"
         try:
             given = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise ColdpressError(f"--data: neither YAML nor JSON: {error}") from error
-        source: DataSource = schema.build(DataSource, {"type": given} if isinstance(given, str) else given, "--data")
-        source.make("--data")
+            raise ColdpressError(f"{option}: neither YAML nor JSON: {error}") from error
+        source: DataSource = schema.build(DataSource, {"type": given} if isinstance(given, str) else given, option)
+        source.make(option)
         return schema.plain(source)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:

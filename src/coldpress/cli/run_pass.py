@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -20,9 +21,7 @@ class _Passes(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
         part = parts.find("passes", cmd_name)
 
-        @click.command(
-            cmd_name, help=(part.__doc__ if "(" not in (part.__doc__ or "(") else None) or f"The pass {cmd_name}."
-        )
+        @click.command(cmd_name, help=_described(part))
         @model_option
         @output_option("models/run-pass")
         @pass_options(part)
@@ -34,6 +33,12 @@ class _Passes(click.Group):
             return _run(session, cmd_name, overwrite, as_json, given(arguments))
 
         return command
+
+
+def _described(part: type[Any]) -> str:
+    """The docstring of a pass; that of its module where the class has only the one of every dataclass, its signature."""
+    text = part.__doc__ or ""
+    return (sys.modules[part.__module__].__doc__ or "") if text.startswith(f"{part.__name__}(") else text
 
 
 def _run(session: Any, name: str, overwrite: bool, as_json: bool, arguments: dict[str, Any]) -> int:
