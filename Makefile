@@ -69,11 +69,15 @@ lint: setup
 	$(BIN)/ruff format --check src tests benchmarks examples
 	$(BIN)/mypy
 
+# The files of tests are shared out to workers, whose runtimes have one thread each.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-full: lint
-	$(BIN)/python -m pytest -m ''
+	$(PYTEST) -m ''
 
 benchmarks: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt psutil
