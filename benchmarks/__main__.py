@@ -19,6 +19,7 @@ NAMES = (
     "calibrate_smollm2",
     "calibrate_phi_shape",
     "search",
+    "finetune",
 )
 
 

@@ -110,7 +110,10 @@ class TestFinetuning:
         lora, merge, press = translate(read(name)).workflow["passes"]
         assert (lora["type"], merge["type"], press["type"]) == ("lora", "merge_adapter_weights", "press")
         parameters = lora["parameters"]
-        assert parameters["target_modules"] == ["o_proj", "qkv_proj"] and parameters["train_data"] == "dataset_default_train"
+        assert (
+            parameters["target_modules"] == ["o_proj", "qkv_proj"]
+            and parameters["train_data"] == "dataset_default_train"
+        )
         assert (parameters["lora_r"], parameters["lora_alpha"], parameters["lora_dropout"]) == (64, 64, 0.1)
         assert parameters["eval_dataset_size"] == 0.3
         assert parameters["training_args"]["evaluation_strategy"] == "steps" and "double_quant" not in parameters

@@ -222,8 +222,14 @@ def test_what_cannot_be_expressed_is_refused_with_a_hint(refused, config, place,
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        ({"type": "LoRA", "r": 16, "alpha": 32, "target_modules": None}, {"lora_r": 16, "lora_alpha": 32, "target_modules": []}),
-        ({"type": "QLoRA", "compute_dtype": "bfloat16"}, {"method": "qlora", "torch_dtype": "bfloat16", "double_quant": False}),
+        (
+            {"type": "LoRA", "r": 16, "alpha": 32, "target_modules": None},
+            {"lora_r": 16, "lora_alpha": 32, "target_modules": []},
+        ),
+        (
+            {"type": "QLoRA", "compute_dtype": "bfloat16"},
+            {"method": "qlora", "torch_dtype": "bfloat16", "double_quant": False},
+        ),
         ({"type": "QLoRA", "double_quant": True, "quant_type": "fp4"}, {"double_quant": True, "quant_type": "fp4"}),
         ({"type": "LoHa", "rank_dropout": 0.1, "lora_dropout": 0.05}, {"method": "loha", "rank_dropout": 0.1}),
         ({"type": "LoKr", "decompose_both": True}, {"method": "lokr", "decompose_both": True}),

@@ -202,7 +202,8 @@ class _Run:
         request, path, adapter = self.request, self.model.path, self.request.adapter()
         if request.method == "qlora":
             numbers = (request.quant_type, request.double_quant)
-            return path, adapter.put_on(load_in_4_bits(path, self.dtype, self.device, numbers))
+            network = load_in_4_bits(path, self.dtype, self.device, numbers, request.trust_remote_code)
+            return path, adapter.put_on(network)
         if request.method == "loftq":
             wrapped = adapter.put_on(load_base(path, torch.float32, request.trust_remote_code))
             return loftq.fit(wrapped, path, folder / "base", request.loftq_iter, self.dtype), wrapped
