@@ -20,6 +20,7 @@ NAMES = (
     "calibrate_phi_shape",
     "search",
     "adapters",
+    "finetune",
 )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from coldpress import recipes
 from coldpress.engine import Console, Report
 from coldpress.engine import run as _run
+from coldpress.errors import ColdpressError
 from coldpress.store import Store
 from coldpress.target import Target, resolve_target
 from coldpress.workflow import Running, Step, Verify, Workflow
@@ -107,6 +108,10 @@ def finetune_workflow(
     model_name_or_path: str | Path, output_path: str | Path | None = TUNED, **options: Any
 ) -> Workflow:
     """The workflow behind ``finetune``; ``options`` as in `finetune`. Without a device it is a GPU where torch finds one."""
+    for name in ("eval_data", "no_verify", "tolerance"):
+        if name in options:
+            hint = "rows held out are the verdict: eval_files, eval_split or eval_dataset_size"
+            raise ColdpressError(f"{name} has no effect on finetune", hint=hint)
     if "device" not in options and "provider" not in options:
         import torch
 

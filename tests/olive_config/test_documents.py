@@ -17,6 +17,8 @@ import coldpress
 from coldpress import parts
 from coldpress.olive_config import translate
 from coldpress.workflow_file import load_workflow
+from tests.architectures import checkpoint
+from tests.conftest import write_tokenizer
 
 FOLDER = Path(__file__).parent / "documents"
 HERE = {kind: set(parts.names(kind)) for kind in ("passes", "metrics")}
@@ -122,11 +124,40 @@ class TestFinetuning:
         }
         assert translate(read(name)).workflow["model"] == expected[name]
 
-    @pytest.mark.skipif("lora" in HERE["passes"], reason="it has come")
-    def test_what_comes_later_is_said(self, name):
-        problems = translate(read(name)).problems
-        assert [problem.place for problem in problems] == ["passes.lora", "passes.merge_adapter_weights"]
-        assert all("later version of coldpress" in problem.problem for problem in problems)
+    def test_its_passes(self, name):
+        lora, merge, press = translate(read(name)).workflow["passes"]
+        assert (lora["type"], merge["type"], press["type"]) == ("lora", "merge_adapter_weights", "press")
+        parameters = lora["parameters"]
+        assert (
+            parameters["target_modules"] == ["o_proj", "qkv_proj"]
+            and parameters["train_data"] == "dataset_default_train"
+        )
+        assert (parameters["lora_r"], parameters["lora_alpha"], parameters["lora_dropout"]) == (64, 64, 0.1)
+        assert parameters["eval_dataset_size"] == 0.3
+        assert parameters["training_args"]["evaluation_strategy"] == "steps" and "double_quant" not in parameters
+
+
+def test_the_passes_about_fine_tuning_run_on_this_machine(tmp_path):
+    """As printed, with a small model of Phi-3's kind, another file of rows, and this machine in place of Azure."""
+    folder = checkpoint("phi3", tmp_path / "phi3", vocab_size=512, max_position_embeddings=2048).folder
+    write_tokenizer(folder)
+    rows = [{"phrase": f"I saw number {n} today, and it is here", "tone": "Joy"} for n in range(500)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    config = read("finetuning_local")
+    config["input_model"]["config"]["hf_config"]["model_name"] = str(folder)
+    config["data_configs"][0]["load_dataset_config"]["params"]["data_files"] = str(tmp_path / "rows.json")
+    config["passes"]["lora"]["config"]["training_args"]["max_steps"] = 2
+    here = {"type": "LocalSystem", "accelerators": ["cpu"]}
+    config["engine"] |= {"host": here, "target": here, "execution_providers": ["CPUExecutionProvider"]}
+    config["engine"] |= {"cache_dir": str(tmp_path / "cache"), "output_dir": str(tmp_path / "out")}
+    report = coldpress.run(load_workflow(config))
+    assert (tmp_path / "out/model.onnx").exists()
+    told = report.data["tuning"]
+    assert told["steps"] == 2 and told["rows_in_step"] == 4 and told["held_out"]["rows"] >= 2
+    assert told["held_out"]["loss_after"] < told["held_out"]["loss_before"]
+    assert any("group_by_length had no effect" in note for note in report.data["source"]["notes"])
+    assert [step["name"] for step in report.data["passes"]] == ["lora", "merge_adapter_weights", "press"]
+    assert report.data["quality"]["kl"] < 1  # of the merged model, not of the one before
 
 
 def test_azure_is_refused_when_a_run_asks_for_it(tiny_model, tmp_path):

@@ -219,11 +219,36 @@ def test_what_cannot_be_expressed_is_refused_with_a_hint(refused, config, place,
     assert words in refused(place, passes={"one": config}).hint
 
 
-def test_a_pass_that_comes_later_is_said_to(refused):
-    if "merge_adapter_weights" in parts.names("passes"):
-        pytest.skip("it has come")
-    problem = refused("passes.merge", passes={"merge": {"type": "MergeAdapterWeights"}})
-    assert "becomes the pass 'merge_adapter_weights'" in problem.problem and "later" in problem.problem
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (
+            {"type": "LoRA", "r": 16, "alpha": 32, "target_modules": None},
+            {"lora_r": 16, "lora_alpha": 32, "target_modules": []},
+        ),
+        (
+            {"type": "QLoRA", "compute_dtype": "bfloat16"},
+            {"method": "qlora", "torch_dtype": "bfloat16", "double_quant": False},
+        ),
+        ({"type": "QLoRA", "double_quant": True, "quant_type": "fp4"}, {"double_quant": True, "quant_type": "fp4"}),
+        ({"type": "LoHa", "rank_dropout": 0.1, "lora_dropout": 0.05}, {"method": "loha", "rank_dropout": 0.1}),
+        ({"type": "LoKr", "decompose_both": True}, {"method": "lokr", "decompose_both": True}),
+        ({"type": "LoftQ", "loftq_iter": 2}, {"method": "loftq", "loftq_iter": 2}),
+        ({"type": "DoRA", "modules_to_save": "lm_head"}, {"method": "dora", "modules_to_save": ["lm_head"]}),
+        (
+            {"type": "LoRA", "training_args": {"max_steps": 5, "extra_args": {"adam_beta2": 0.9}}},
+            {"training_args": {"max_steps": 5, "adam_beta2": 0.9}},
+        ),
+    ],
+    ids=str,
+)
+def test_passes_that_train(translated, config, expected):
+    data = {"load_dataset_config": {"data_name": "json", "data_files": "rows.jsonl"}}
+    configs = [{"name": "rows", "type": "HuggingfaceContainer", **data}]
+    passes = {"tune": {**config, "train_data_config": "rows"}, "merge": {"type": "MergeAdapterWeights"}}
+    [lora, merge] = translated(passes=passes, data_configs=configs).workflow["passes"]
+    assert lora["type"] == "lora" and merge["type"] == "merge_adapter_weights"
+    assert {name: lora["parameters"][name] for name in expected} == expected
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,9 @@ def command(
 ) -> int:
     from coldpress.api import finetune_workflow
     from coldpress.cli.finish import run_and_show, show_resolved
+    from coldpress.engine import run
     from coldpress.tune.arguments import parse_flags
-    from coldpress.tune.processes import alone
+    from coldpress.tune.processes import alone, is_first
 
     known = [name for parameter in ctx.command.params for name in parameter.opts]
     wanted = {name: _listed(name, value) for name, value in given(arguments).items()}
@@ -73,6 +74,8 @@ def command(
         return show_resolved(session, workflow, as_json)
     session.store.since = workflow.run.open_store().since
     with alone(session.store, workflow) as (session.store, workflow):
+        if not is_first():
+            return run(workflow, store=session.store).exit_code
         return run_and_show(session, workflow, overwrite, as_json)
 
 

@@ -64,7 +64,9 @@ class LayerFiles:
         from safetensors.numpy import save_file
 
         scratch = self._file(layer).with_suffix(".part")
-        save_file(dict(tensors), scratch, metadata={"notes": json.dumps(notes)})
+        # safetensors writes the bytes of an array as they lie, whatever its strides
+        whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+        save_file(whole, scratch, metadata={"notes": json.dumps(notes)})
         os.replace(scratch, self._file(layer))
 
     def tensors(self, layer: str) -> dict[str, Span]:

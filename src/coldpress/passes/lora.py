@@ -71,14 +71,14 @@ class Lora(Pass):
     packing: bool = option("put several rows into one sequence, where the architecture keeps them apart", True)
     training_args: dict[str, Any] = option("fields of TrainingArguments of transformers, such as max_steps", dict)
     torch_dtype: str | None = option("type of products; default: bfloat16 where the device has it", None, DTYPES)
-    double_quant: bool = option("qlora: quantize the scales, too", True)
-    quant_type: str = option("qlora: 4-bit numbers", "nf4", ("nf4", "fp4"))
-    loftq_iter: int = option("loftq: times that rounding and adapter are fitted to each other", 1)
-    rank_dropout: float = option("loha, lokr: share of ranks left out at random", 0.0)
-    module_dropout: float = option("loha, lokr: share of modules left out at random", 0.0)
-    decompose_both: bool = option("lokr: write the left factor as a product, too", False)
-    decompose_factor: int = option("lokr: size of the left factor; -1: about the square root", -1)
-    rank_dropout_scale: bool = option("lokr: scale what rank_dropout leaves", False)
+    double_quant: bool = option("with qlora: quantize the scales, too", True)
+    quant_type: str = option("with qlora: kind of 4-bit numbers", "nf4", ("nf4", "fp4"))
+    loftq_iter: int = option("with loftq: times that rounding and adapter are fitted to each other", 1)
+    rank_dropout: float = option("with loha, lokr: share of ranks left out at random", 0.0)
+    module_dropout: float = option("with loha, lokr: share of modules left out at random", 0.0)
+    decompose_both: bool = option("with lokr: write the left factor as a product, too", False)
+    decompose_factor: int = option("with lokr: size of the left factor; -1: about the square root", -1)
+    rank_dropout_scale: bool = option("with lokr: scale what rank_dropout leaves", False)
     trust_remote_code: bool = option("run model code that comes with the model", False)
 
     def check(self, model: Model, target: Target) -> None:
@@ -201,7 +201,8 @@ class _Run:
         request, path, adapter = self.request, self.model.path, self.request.adapter()
         if request.method == "qlora":
             numbers = (request.quant_type, request.double_quant)
-            return path, adapter.put_on(load_in_4_bits(path, self.dtype, self.device, numbers))
+            network = load_in_4_bits(path, self.dtype, self.device, numbers, request.trust_remote_code)
+            return path, adapter.put_on(network)
         if request.method == "loftq":
             wrapped = adapter.put_on(load_base(path, torch.float32, request.trust_remote_code))
             return loftq.fit(wrapped, path, folder / "base", request.loftq_iter, self.dtype), wrapped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,7 +69,9 @@ class Adapter:
         """PEFT's wrapper around ``model``, which gets the adapter inside: float32, trained; all else stays frozen."""
         import peft
 
-        wrapped = peft.get_peft_model(model, self.config(model))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PEFT asks transformers for what is called otherwise now
+            wrapped = peft.get_peft_model(model, self.config(model))
         for module in wrapped.modules():
             if hasattr(module, "cast_input_dtype_enabled"):
                 module.cast_input_dtype_enabled = False  # autocast does it, without a float32 copy of each input

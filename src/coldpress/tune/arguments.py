@@ -89,6 +89,8 @@ class Arguments:
             "fp16": dtype == torch.float16,
         }
         usual = {**USUAL, "seed": seed, "logging_steps": 1, "save_strategy": "no", "save_total_limit": 2}
+        if device == "cpu":
+            usual["dataloader_pin_memory"] = False
         if "save_steps" in self.given:
             usual["save_strategy"] = "steps"
         if "eval_steps" in self.given:

@@ -38,10 +38,12 @@ def load_base(folder: Path, dtype: torch.dtype, trust_remote_code: bool = False)
     load every such folder, and rounds in its own way where it does.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
     from coldpress.networks.dense import load_dense
     from coldpress.networks.packed import quantization_config
 
+    logging.disable_progress_bar()
     if quantization_config(folder) is not None:
         model = load_dense(folder, dtype, trust_remote_code)
     else:
@@ -114,7 +116,9 @@ def check_bitsandbytes() -> None:
         ) from error
 
 
-def load_in_4_bits(folder: Path, dtype: torch.dtype, device: str, numbers: tuple[str, bool]) -> Any:
+def load_in_4_bits(
+    folder: Path, dtype: torch.dtype, device: str, numbers: tuple[str, bool], trust_remote_code: bool = False
+) -> Any:
     """The model of a float folder as bitsandbytes rounds it; ``numbers``: their type, and whether scales are rounded, too."""
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -124,7 +128,8 @@ def load_in_4_bits(folder: Path, dtype: torch.dtype, device: str, numbers: tuple
         bnb_4bit_use_double_quant=numbers[1],
         bnb_4bit_compute_dtype=dtype,
     )
-    options = {"quantization_config": settings, "dtype": dtype, "device_map": {"": device}, "local_files_only": True}
+    options = {"quantization_config": settings, "dtype": dtype, "device_map": {"": device}}
+    options |= {"local_files_only": True, "trust_remote_code": trust_remote_code}
     try:
         return _frozen(AutoModelForCausalLM.from_pretrained(folder, **options))
     except (OSError, ValueError, ImportError, RuntimeError, NotImplementedError) as error:

@@ -23,7 +23,7 @@ def steps_in(folder: Path) -> list[int]:
         if _is_complete(entry):
             found.append(int(entry.name.removeprefix(_PREFIX)))
         else:
-            shutil.rmtree(entry)
+            shutil.rmtree(entry, ignore_errors=True)  # another process of this training may do so, too
     return sorted(found)
 
 

@@ -21,6 +21,13 @@ def is_first() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def use_own_gpu() -> None:
+    """Let ``cuda`` mean the GPU of this process."""
+    import torch
+
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+
+
 @contextmanager
 def alone(store: Any, workflow: Any) -> Iterator[tuple[Any, Any]]:
     """A store and a workflow for this process: the first has the user's; each other one throws away what it makes.

@@ -29,12 +29,12 @@ class AdapterTrainer(Trainer):
     """Trains what requires a gradient of a PEFT model whose network has a `SummedLoss` as its forward.
 
     A batch is all rows of a step on this device, packed in parts, which run one after the other. ``step_seconds``: of the
-    steps of this run; ``resumed_at``: the step that it went on from.
+    steps of this run; ``scored``: the tokens that counted in them; ``resumed_at``: the step that it went on from.
     """
 
     def __init__(self, model: Any, args: Any, rows: Rows, held_out: Rows, packer: Packer, progress: Progress):
         self.step_seconds: list[float] = []
-        self.resumed_at = 0
+        self.resumed_at = self.scored = 0
         self._held_out, self._packer, self._progress = held_out, packer, progress
         self._adapted, self._folder = model, Path(args.output_dir)
         super().__init__(
@@ -81,6 +81,7 @@ class AdapterTrainer(Trainer):
     def _counted(self, parts: Sequence[dict[str, torch.Tensor]]) -> torch.Tensor:
         """The number of targets that this device's sum is divided by; gradients are averaged over devices afterwards."""
         count = torch.stack([(part["labels"] != NOT_SCORED).sum() for part in parts]).sum()
+        self.scored += int(count)
         if self.args.world_size > 1:
             count = self.accelerator.gather(count[None]).sum() / self.args.world_size
         return count

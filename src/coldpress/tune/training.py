@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
+from coldpress.errors import ColdpressError
 from coldpress.tune.arguments import Arguments
 from coldpress.tune.base import Room, room_for
 from coldpress.tune.checkpoints import last_checkpoint
 from coldpress.tune.loss import SummedLoss
 from coldpress.tune.packing import Packer, attention_share
-from coldpress.tune.processes import count
+from coldpress.tune.processes import count, is_first, use_own_gpu
 from coldpress.tune.rows import Rows, check_ids
 from coldpress.tune.trainer import AdapterTrainer, Progress, TimedCheckpoints
 
@@ -49,6 +50,10 @@ class Training:
         self.arguments, self.setting, self.folder = arguments, setting, folder
         self.rows, self.held_out = data
         self.remarks: list[str] = []
+        if setting.device == "cuda":
+            use_own_gpu()
+            if not getattr(self.network, "is_loaded_in_4bit", False):  # those are there already, and cannot be moved
+                wrapped.to("cuda")
         check_ids(self.rows, self.network.get_input_embeddings().weight.shape[0])
 
     def run(self, progress: Progress) -> dict[str, Any]:
@@ -67,6 +72,8 @@ class Training:
             "rows_in_step": self.arguments.rows_in_step * count(),
             "trained_parameters": sum(one.numel() for one in self.model.parameters() if one.requires_grad),
             "seconds_per_step": statistics.median(times) if times else None,
+            "step_seconds": [round(one, 4) for one in times[-_CURVE_POINTS:]],
+            "scored_tokens": trainer.scored,
             "resumed_at": trainer.resumed_at,
             "device": self.setting.device,
             "dtype": str(self.setting.dtype).removeprefix("torch."),
@@ -82,6 +89,11 @@ class Training:
             arguments = replace(arguments, given={**arguments.given, "gradient_checkpointing": True})
             self.remarks.append("Activations are computed twice (gradient checkpointing), as memory is short.")
         args = arguments.make(self.folder, self.setting.seed, self.setting.device, self.setting.dtype)
+        if args.eval_strategy != "no" and not len(self.held_out):
+            raise ColdpressError(
+                "eval_strategy and eval_steps want rows to measure the loss on, and none are held out",
+                hint="leave them out, or use eval_dataset_size",
+            )
         if args.gradient_checkpointing:
             self.network.enable_input_require_grads()
         self._loss.smoothing = args.label_smoothing_factor
@@ -121,8 +133,9 @@ class Training:
         if file.is_file():
             return float(json.loads(file.read_text(encoding="utf-8")))
         found = trainer.mean_loss(self.held_out)
-        file.with_suffix(".part").write_text(json.dumps(found), encoding="utf-8")
-        file.with_suffix(".part").replace(file)
+        if is_first():
+            file.with_suffix(".part").write_text(json.dumps(found), encoding="utf-8")
+            file.with_suffix(".part").replace(file)
         return found
 
 
