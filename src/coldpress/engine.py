@@ -301,10 +301,21 @@ def verify_pressed(model: str, workflow: Workflow, store: Store, console: Consol
     """Compare a model in a folder with the model of ``workflow``, from which it was made, whatever form that has."""
     pressed = find_model(model, say=console.say)
     original = find_model(workflow.model, trust_remote_code=workflow.trust_remote_code, say=console.say)
-    notes = {"precision": _precision_in(pressed.path), **pressed.notes}
+    notes = {"precision": _precision_in(Path(model)), **pressed.notes}
     steps = recipes.complete(workflow, original)
+    if original.format != "adapter":
+        steps = (*steps, *_attached_in(Path(model)))
     origin, _ = _pass_by_pass(_Run(workflow, store, console, None), original, steps)
     return verify(replace(pressed, notes=notes), origin, workflow, store, console.progress)
+
+
+def _attached_in(folder: Path) -> list[Step]:
+    """The step that put adapters onto the model in a folder, as its report has it; empty if it has none."""
+    try:
+        passes = read_report(folder)["passes"]
+    except ColdpressError:
+        return []
+    return [Step(done["name"], done["parameters"]) for done in passes if done["name"] == "attach_adapters"]
 
 
 def _precision_in(folder: Path) -> str:

@@ -12,7 +12,7 @@ import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from coldpress.errors import ColdpressError
 from coldpress.graphs.kernels import Encoding
 from coldpress.graphs.stored import readable_encoding, stored_scale_dtype
 from coldpress.model import Model
+from coldpress.networks import adapter_folder
 from coldpress.networks.checkpoint import Span
 from coldpress.networks.packed import tensors_to_press, usual_grid
 from coldpress.passes.press import AS_STORED, Press
@@ -105,12 +106,14 @@ def plan(workflow: Workflow, say: Callable[[str], None] = lambda line: None) -> 
         model, shape = Model(Path(workflow.model), "hf", ""), shape_from_config(config)
     else:
         model = find_model(workflow.model, trust_remote_code=workflow.trust_remote_code, say=say)
-        shape = shape_of(model)
+        shape = shape_of(replace(model, path=adapter_folder.base_of(model.path)))
     steps = recipes.complete(workflow, model)
     press = next((made for step in steps if isinstance(made := step.make(), Press)), None)
     if press is None:
         raise ColdpressError("only workflows with the pass 'press' can be planned")
-    press.check(model, workflow.target)
+    for step in steps:
+        if step.type in ("attach_adapters", "press"):
+            step.make().check(model, workflow.target)
     planned = _predict(workflow, shape, press)
     planned["steps"] = [step.type for step in steps] + (["verify"] if workflow.verify.enabled else [])
     planned["disk_bytes"] += 4 * shape.total if model.format == "gguf" else 0  # it is unpacked to float32

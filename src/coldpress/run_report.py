@@ -144,9 +144,11 @@ def _remarks(notes: Any) -> list[str]:
 def _weight_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    if adapter_folder.is_one(path):
-        path = adapter_folder.read(path).base
-    return [file for file in path.iterdir() if file.suffix in (".safetensors", ".onnx", ".data", ".gguf")]
+    return [
+        file
+        for file in adapter_folder.base_of(path).iterdir()
+        if file.suffix in (".safetensors", ".onnx", ".data", ".gguf")
+    ]
 
 
 def _version(name: str) -> str | None:

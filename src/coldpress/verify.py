@@ -64,7 +64,9 @@ def verify(model: Model, origin: Origin, workflow: Workflow, store: Store, progr
     if is_source and "tuning" in model.notes:
         return _tuned(model.notes["tuning"]["held_out"])
     if model.format == "adapter":
-        return Verdict(UNVERIFIED, ["a base with its adapters is no other model than these, so there is nothing to compare"])
+        return Verdict(
+            UNVERIFIED, ["a base with its adapters is no other model than these, so there is nothing to compare"]
+        )
     tolerance = tolerance_of(str(model.notes.get("precision", "int4")), request.tolerance)
     if model.format == "onnx" and not target.is_here:
         return Verdict(

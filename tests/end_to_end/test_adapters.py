@@ -187,6 +187,14 @@ def test_a_wrong_scaling_is_found(both: Path, tuned: dict[str, Any], tiny_model:
     assert "adapter ft: KL divergence from PEFT's" in done.stdout
     config.write_text(json.dumps({**json.loads(config.read_text()), "lora_alpha": 8}))
     assert coldpress_("verify", tmp_path / "out", "--source", folder).returncode == 0
+    planned = coldpress.plan(folder, precision="fp32")
+    assert planned["output_bytes"] == coldpress.plan(tiny_model, precision="fp32")["output_bytes"]
+
+
+def test_verify_finds_the_adapters_that_the_report_names(both: Path):
+    done = coldpress_("verify", both, "--json")
+    assert done.returncode == 0, done.stderr
+    assert [one["name"] for one in json.loads(done.stdout)["adapters"]] == ["mood", "travel"]
 
 
 def test_algorithms_that_change_what_layers_read_are_refused_with_adapters(tiny_model: Path, tuned: dict[str, Any]):

@@ -119,7 +119,8 @@ class TestScales:
         assert len(kinds) == 9 and set(kinds.values()) == {onnx.TensorProto.FLOAT16}
         casts = {node.output[0] for node in graph.graph.node if node.op_type == "Cast" and node.input[0] in kinds}
         readers = [node for node in graph.graph.node if node.op_type in ("MatMulNBits", "GatherBlockQuantized")]
-        assert len(readers) == 10 and {node.input[2] for node in readers} == casts  # the tied embedding shares the head's
+        assert len(readers) == 10, "the tied embedding shares those of the head"
+        assert {node.input[2] for node in readers} == casts
 
     def test_the_runtime_folds_the_casts_so_that_what_runs_is_the_same(self, folder, tmp_path):
         options = onnxruntime.SessionOptions()

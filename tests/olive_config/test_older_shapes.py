@@ -107,7 +107,6 @@ def test_loading_arguments(key, where, inside):
     ("model", "place", "hint"),
     [
         ({**HF, "load_kwargs": {"quantization_method": "bitsandbytes"}}, "load_kwargs.quantization_method", "Gptq"),
-        ({**HF, "adapter_path": "a"}, "adapter_path", "adapter"),
         (
             {"type": "PyTorchModel", "model_path": "m.pt", "model_loader": "load", "model_script": "s.py"},
             "",
@@ -375,3 +374,16 @@ class TestAutoOptimizer:
 def test_a_configuration_without_a_model():
     [problem] = translate({"passes": {"press": builder()}, "output_dir": "out"}).problems
     assert problem.place == "input_model"
+
+
+@pytest.mark.parametrize("shape", [{"adapter_path": "a"}, {"config": {"model_path": "m", "adapter_path": "a"}}])
+def test_an_adapter_is_put_on_in_front_of_the_pass_that_takes_one(shape):
+    model = {"type": "HfModel", **({} if "config" in shape else {"model_path": "m"}), **shape}
+    found, _ = workflow({"input_model": model, "passes": {"q": {"type": "Rtn"}, "c": builder()}})
+    assert [step["type"] for step in found["passes"]] == ["quantize", "attach_adapters", "press"]
+    assert found["passes"][1]["parameters"] == {"adapter_path": ["a"]}
+
+
+def test_an_adapter_that_no_pass_takes_is_refused():
+    [problem] = translate({"input_model": {**HF, "adapter_path": "a"}, "passes": {"q": {"type": "Rtn"}}}).problems
+    assert problem.place == "input_model.adapter_path" and "OnnxConversion" in problem.hint

@@ -132,8 +132,7 @@ class Several(click.Command):
         repeatable = {
             name for one in self.params if one.multiple and one.param_type_name == "option" for name in one.opts
         }
-        spread: list[str] = []
-        last = ""
+        spread, last = list[str](), ""
         for argument in args:
             is_option = argument.startswith("-")
             if is_option:

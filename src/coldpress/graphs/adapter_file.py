@@ -95,7 +95,7 @@ def save(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, file)
     elif file.suffix == FORMATS["numpy"]:
-        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy takes its own flag by name, too
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # none is called as its flag
     else:
         write(file, arrays)
 

@@ -29,6 +29,11 @@ def is_one(path: Path) -> bool:
     return (path / BASE / "config.json").is_file() and bool(_found(path / ADAPTERS))
 
 
+def base_of(path: Path) -> Path:
+    """The Hugging Face folder that a model's weights are in: the base of one with adapters, else the model's own."""
+    return path / BASE if is_one(path) else path
+
+
 def read(path: Path) -> AdapterFolder:
     """The parts of a base with its adapters. Raises ColdpressError for a folder that is none."""
     if not is_one(path):

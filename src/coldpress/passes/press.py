@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from coldpress.errors import ColdpressError
 from coldpress.graphs.kernels import Encoding, check_kernel
 from coldpress.model import Model
+from coldpress.networks import adapter_folder
 from coldpress.parts import Context, Pass
 from coldpress.target import Target
 
@@ -113,7 +114,7 @@ class Press(Pass):
                 f"scale_dtype has no effect on {target.provider}, whose graphs compute in half precision, scales included",
                 hint="leave it out",
             )
-        packed = _packed_in(_base(model))
+        packed = _packed_in(adapter_folder.base_of(model.path))
         _layers_of_adapters(model)
         if self._bits == 16:
             self._refuse_grid_options(effective=_ON_CODES if packed else ())
@@ -152,7 +153,7 @@ class Press(Pass):
 
         started = time.perf_counter()
         ctx.progress("capturing the graph", 0, 1)
-        base, adapters = _base(model), _layers_of_adapters(model)
+        base, adapters = adapter_folder.base_of(model.path), _layers_of_adapters(model)
         slots = sorted({module for layers in adapters.values() for module in layers})
         layouts, notes = build_graph(base, ctx.scratch, {**self.request(ctx.target), "slots": slots})
         captured = time.perf_counter()
@@ -260,17 +261,9 @@ def _packed_in(base: Path) -> dict[str, PackedLinear]:
     return {**read_packed(base), **embedding.read(base)}
 
 
-def _base(model: Model) -> Path:
-    """The Hugging Face folder that gives the graph and its weights."""
-    from coldpress.networks import adapter_folder
-
-    is_alone = model.format != "adapter" or not adapter_folder.is_one(model.path)
-    return model.path if is_alone else adapter_folder.read(model.path).base
-
-
 def _layers_of_adapters(model: Model) -> dict[str, dict[str, LowRank]]:
     """What each adapter of a model adds to the layers of its base, by the adapter's name; all of it checked."""
-    from coldpress.networks import adapter_folder, peft
+    from coldpress.networks import peft
     from coldpress.networks.adapter_base import Base, on_base
 
     if model.format != "adapter" or not adapter_folder.is_one(model.path):  # a plan is made before it is there
