@@ -45,6 +45,7 @@ example-travel: setup
 	  --model_name_or_path models/smollm2/awq \
 	  --data_files "data/data_sample_travel.jsonl" \
 	  --data_name "json" \
+	  --eval_files "data/data_eval_travel.jsonl" \
 	  --text_template "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n{response}<|im_end|>" \
 	  --max_steps $(or $(STEPS),100) \
 	  --output_path ./models/smollm2/ft \
