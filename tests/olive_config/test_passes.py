@@ -224,7 +224,7 @@ def test_what_cannot_be_expressed_is_refused_with_a_hint(refused, config, place,
     [
         (
             {"type": "LoRA", "r": 16, "alpha": 32, "target_modules": None},
-            {"lora_r": 16, "lora_alpha": 32, "target_modules": []},
+            {"lora_r": 16, "lora_alpha": 32},
         ),
         (
             {"type": "QLoRA", "compute_dtype": "bfloat16"},
