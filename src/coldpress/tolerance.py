@@ -27,9 +27,9 @@ one layer with swapped columns        0.38    1.62              0.67
   layer of many can hide below that; the error of each layer's weights in the report shows it.
 - An adapter: its products are computed in the float type of the graph and add no rounding of their own, so the model
   with it may be as far from PEFT's as the base from its source, and no further (KL). That limit is loose where the base is
-  int4 of a float source, so the adapter must also earn its place: with it the model must be no further from PEFT's than
-  without it. A wrong scaling, order or sign of a trained adapter breaks that. 5 % and 1e-4 nats are for adapters that change next
-  to nothing, where only noise is compared.
+  int4 of a float source, so the change it makes to the logits is compared with the one that PEFT makes: what rounding did to the base
+  is in both of the model's logits and falls out. From half to one and a half of it leaves room for the int4 base's own answer to the
+  change; a scaling that is wrong by two, a wrong sign, or layers in the wrong order are outside.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ TOLERANCES = {
     "int4": Tolerance(kl=0.5, perplexity_ratio=1.35, top1_agreement=0.55, generation_agreement=0.45),
 }
 
-#: how far a model with an adapter may be from PEFT's, in units of how far it is without, and in nats beside that
-_EARNS, _NEXT_TO_NOTHING = 1.05, 1e-4
+#: how much of PEFT's change of the logits an adapter must at least and may at most make
+_EFFECT = (0.5, 1.5)
 _AT_MOST = {"kl": "KL divergence", "perplexity_ratio": "perplexity against the source's"}
 _AT_LEAST = {
     "top1_agreement": "share of tokens that agree with the source on text",
@@ -105,11 +105,11 @@ def judge(numbers: Mapping[str, Any], tolerance: Tolerance) -> list[str]:
 
 def judge_adapter(numbers: Mapping[str, Any], tolerance: Tolerance) -> list[str]:
     """One sentence for each limit that an adapter breaks; ``numbers`` are its entry in those of ``adapter_divergence``."""
-    kl, without, limit = numbers["kl"], numbers["kl_without"], tolerance.kl
+    kl, effect, limit = numbers["kl"], numbers["effect"], tolerance.kl
     if limit is not None and not kl <= limit:
         return [f"adapter {numbers['name']}: KL divergence from PEFT's is {kl:.4g}, above the limit {limit:g}"]
-    if not kl <= _EARNS * without + _NEXT_TO_NOTHING:
-        return [f"adapter {numbers['name']}: KL divergence from PEFT's is {kl:.4g}, without the adapter {without:.4g}"]
+    if effect is not None and not _EFFECT[0] <= effect <= _EFFECT[1]:
+        return [f"adapter {numbers['name']}: it makes {effect:.3g} times the change that PEFT's makes"]
     return []
 
 

@@ -12,7 +12,7 @@ from coldpress.graphs import adapter_file
 from coldpress.graphs.lora_slots import read_slots
 from coldpress.graphs.runtime import Decoder
 from coldpress.model import Model
-from coldpress.networks import adapter_folder
+from coldpress.networks import adapter_folder, peft
 from coldpress.parts import Context
 from coldpress.passes.attach_adapters import AttachAdapters
 from coldpress.passes.press import Press
@@ -118,6 +118,17 @@ def test_what_is_wrong_with_adapters_is_said_before_any_work(tiny, tmp_path):
     ):
         with pytest.raises(ColdpressError, match=said):
             AttachAdapters(paths).check(llama, Target())
+
+
+def test_an_adapter_that_diverged_is_refused(tiny, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    make_adapter(tiny("llama").model, tmp_path / "adapter", r=2, target_modules=["o_proj"])
+    tensors = load_file(tmp_path / "adapter/adapter_model.safetensors")
+    next(iter(tensors.values()))[0, 0] = np.nan
+    save_file(tensors, tmp_path / "adapter/adapter_model.safetensors")
+    with pytest.raises(ColdpressError, match=r"o_proj.* hold NaN or infinity"):
+        adapter_file.by_modules(peft.read(tmp_path / "adapter").layers, "float32")
 
 
 def test_adapter_files_of_other_models_are_refused(tiny, tmp_path):

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from coldpress.errors import ColdpressError
-from coldpress.tolerance import TOLERANCES, Tolerance, judge, parse_tolerance
+from coldpress.tolerance import TOLERANCES, Tolerance, judge, judge_adapter, parse_tolerance
 
 GOOD = {"kl": 0.0, "perplexity_ratio": 1.0, "top1_agreement": 1.0, "generation_agreement": 1.0}
 
@@ -64,3 +64,19 @@ def test_parse_suggests_a_name():
     with pytest.raises(ColdpressError) as caught:
         parse_tolerance("top=0.9")
     assert "top1" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, []),
+        ({"effect": None}, []),
+        ({"kl": 0.7}, ["adapter travel: KL divergence from PEFT's is 0.7, above the limit 0.5"]),
+        ({"kl": math.nan}, ["adapter travel: KL divergence from PEFT's is nan, above the limit 0.5"]),
+        ({"effect": -1.0}, ["adapter travel: it makes -1 times the change that PEFT's makes"]),
+        ({"effect": 2.0}, ["adapter travel: it makes 2 times the change that PEFT's makes"]),
+    ],
+)
+def test_an_adapter_is_judged_by_its_divergence_and_its_effect(changes, words):
+    numbers = {"name": "travel", "kl": 0.3, "kl_without": 0.4, "effect": 0.97, **changes}
+    assert judge_adapter(numbers, TOLERANCES["int4"]) == words

@@ -25,7 +25,10 @@ _VERSION = 1
 
 
 def fill_slots(slots: Iterable[Slot], layers: Mapping[str, LowRank]) -> dict[str, np.ndarray]:
-    """What an adapter puts into slots, by input name; slots of modules that it leaves alone are left out."""
+    """What an adapter puts into slots, by input name; slots of modules that it leaves alone are left out.
+
+    Raises ColdpressError for numbers that are none, or too large for the slots' type.
+    """
     arrays = {}
     for slot in slots:
         if not any(piece.module in layers for piece in slot.pieces):
@@ -35,7 +38,14 @@ def fill_slots(slots: Iterable[Slot], layers: Mapping[str, LowRank]) -> dict[str
             for piece in slot.pieces
         ]
         a, b = stacked(parts).factors()
-        arrays[slot.a], arrays[slot.b] = a.astype(slot.dtype), b.astype(slot.dtype)
+        with np.errstate(over="ignore"):  # said below
+            arrays[slot.a], arrays[slot.b] = a.astype(slot.dtype), b.astype(slot.dtype)
+        for name in (slot.a, slot.b):
+            if not np.isfinite(arrays[name]).all():
+                raise ColdpressError(
+                    f"the adapter's values for '{name}' hold NaN or infinity in {slot.dtype}",
+                    hint="its training diverged; use an earlier checkpoint",
+                )
     return arrays
 
 

@@ -2,7 +2,8 @@
 
 The reference is the Hugging Face base with the adapter put on by PEFT itself, weights streamed. Where PEFT is not installed, or
 cannot put an adapter on (it is for fused layers that this base has apart, or the reverse), the low-rank products are added here.
-``kl_without`` is the same divergence with the adapter left off: what the adapter is worth.
+``kl_without`` is the same divergence with the adapter left off. ``effect`` is how much of the change that the adapter makes to the
+source's logits it makes to the model's: 1 is all of it, whatever the base lost by rounding, which is in both of the model's logits.
 """
 
 from __future__ import annotations
@@ -52,13 +53,15 @@ class AdapterDivergence(Metric):
         [window] = [window for _, window in heldout.named_windows(folder.base, self.tokens, 1, self.files)]
         decoder = Decoder(model.path, ctx.target.thread_count, scoring_provider(ctx))
         without = decoder.logits(window)
+        [source] = Reference(folder.base, self.trust_remote_code).logits([window])
         found = []
         for name, path in zip(names, folder.adapters.values(), strict=True):
             file = adapter_file.beside(model.path, name, len(names))
             reference = Reference(folder.base, self.trust_remote_code)
             put_on_by = reference.attach(path)
             [expected] = reference.logits([window])
-            numbers = _compared(expected, decoder.logits(window, file), without)
+            logits = decoder.logits(window, file)
+            numbers = {**_compared(expected, logits, without), "effect": _effect(expected - source, logits - without)}
             found.append({"name": name, **numbers, "reference": put_on_by})
             ctx.progress("comparing adapters with the source", len(found), len(names))
         return {
@@ -77,3 +80,11 @@ def _compared(expected: np.ndarray, logits: np.ndarray, without: np.ndarray) -> 
         "top1_agreement": float((expected.argmax(-1) == logits.argmax(-1)).mean()),
         "logit_difference": float(np.abs(expected - logits).max() / expected.std()),
     }
+
+
+def _effect(wanted: np.ndarray, made: np.ndarray) -> float | None:
+    """The part of one change of logits that another one holds; None where nothing was to change, and nothing did."""
+    size = float(np.vdot(wanted, wanted))
+    if size == 0.0:
+        return None if not made.any() else 0.0
+    return float(np.vdot(wanted, made)) / size

@@ -205,12 +205,22 @@ def _adapter_facts(report: Report) -> list[Fact]:
             "adapter",
             f"Adapter {plain(one.get('name', ''))}, KL divergence",
             quantity(number(one, "kl")),
-            change=f"{quantity(number(one, 'kl_without'))} without it" if number(one, "kl") is not None else "",
+            change=_effect(one),
             limit="" if allowed is None else f"at most {_round(allowed, False)}",
             meaning=f"on a prompt, from the source with the adapter put on by {plain(one.get('reference', 'PEFT'))}",
         )
         for one in entries(report, "adapters")
     ]
+
+
+def _effect(adapter: Mapping[str, Any]) -> str:
+    """What an adapter is worth in the model."""
+    without, effect = number(adapter, "kl_without"), number(adapter, "effect")
+    words = [
+        "" if without is None else f"{quantity(without)} without it",
+        "" if effect is None else f"{share(effect)} of its effect",
+    ]
+    return ", ".join(filter(None, words))
 
 
 def _circumstances(speed: Mapping[str, Any]) -> str:
