@@ -83,4 +83,4 @@ def test_the_emotion_example(lab, model):
     before, tuned, int4 = run(measure).splitlines()
     for line, stage in ((before, "before"), (tuned, "tuned"), (int4, "int4")):
         assert line.startswith(f"models/emotion/{stage}") and "% right" in line
-    assert "exact_match" in run(again)
+    assert "exact match" in run(again)
