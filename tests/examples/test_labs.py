@@ -20,9 +20,16 @@ def environment(tmp_path_factory):
     return {**os.environ, "COLDPRESS_CACHE": str(tmp_path_factory.mktemp("cache")), "HF_HUB_OFFLINE": "1"}
 
 
+@pytest.fixture(params=["tiny", pytest.param("smollm2", marks=pytest.mark.full)])
+def model(request, tiny_model):
+    return str(tiny_model) if request.param == "tiny" else SMOLLM2
+
+
 @pytest.fixture
-def lab(environment, tmp_path):
+def lab(environment, model, tmp_path):
     """A copy of an example's folder in which commands are run as they are typed."""
+
+    codes = (0,) if model == SMOLLM2 else (0, 3)  # a random model may be worse for what is done to it
 
     def enter(name):
         folder = shutil.copytree(commands.EXAMPLES / name, tmp_path / name, ignore=shutil.ignore_patterns("models"))
@@ -32,7 +39,7 @@ def lab(environment, tmp_path):
             program = {"python": [], "olive": ["-m", "coldpress"], "coldpress": ["-m", "coldpress"]}[command[0]]
             call = [sys.executable, *program, *command[1:]]
             done = subprocess.run(call, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+            assert done.returncode in codes, f"{command}\n{done.stdout}\n{done.stderr}"
             return done.stdout
 
         return folder, run
@@ -40,18 +47,11 @@ def lab(environment, tmp_path):
     return enter
 
 
-@pytest.fixture(params=["tiny", pytest.param("smollm2", marks=pytest.mark.full)])
-def model(request, tiny_model):
-    return str(tiny_model) if request.param == "tiny" else SMOLLM2
-
-
 def shortened(command, model):
-    """The command for another model and three steps; that a random model loses much is no mistake."""
+    """The command for another model, with three steps."""
     changed = [model if word == SMOLLM2 else word for word in command]
     if "--max_steps" in changed:
         changed[changed.index("--max_steps") + 1] = "3"
-    if model != SMOLLM2 and command[1] in ("quantize", "auto-opt", "run"):
-        changed += ["--tolerance", "kl=9,ppl=99,top1=0,generation=0"]
     return changed
 
 
@@ -78,9 +78,9 @@ def test_the_emotion_example(lab, model):
     config.write_text(text, encoding="utf-8")
     [train] = commands.of_page("emotion", "Train, merge, press")
     measure, again = commands.of_page("emotion", "Measure each step")
-    run(shortened(train, model))
+    run(train)
     assert (folder / "models/emotion/int4/model.onnx").is_file()
     before, tuned, int4 = run(measure).splitlines()
     for line, stage in ((before, "before"), (tuned, "tuned"), (int4, "int4")):
         assert line.startswith(f"models/emotion/{stage}") and "% right" in line
-    assert "exact_match" in run(again)
+    assert "exact match" in run(again)

@@ -74,3 +74,9 @@ def test_the_longer_list_goes_down():
     assert len(printed(comparison(many, columns)).splitlines()) >= 6
     few = printed(comparison(many[:1], columns)).splitlines()
     assert few[0].split() == ["model0"] and few[1].startswith("size [MB]")
+
+
+def test_titles_are_words_with_their_unit():
+    columns = {"exact_match": Value("higher"), "first_token_ms_p95": Value("lower", "ms")}
+    text = printed(comparison([{"name": "a"}, {"name": "b"}], columns))
+    assert "exact match" in text and "first token p95 [ms]" in text

@@ -108,8 +108,8 @@ def _verdict(report: Report) -> Any:
 
 
 def _title(metric: str, described: Value) -> str:
-    name = metric.replace(f"_{described.unit}", "").replace("_", " ")
-    return f"{name} [{described.unit}]" if described.unit else name
+    unit = described.unit
+    return f"{metric.replace(f'_{unit}', '').replace('_', ' ')} [{unit}]" if unit else metric.replace("_", " ")
 
 
 def _measured(row: Row, metric: str) -> tuple[float | None, float]:
