@@ -206,6 +206,15 @@ def test_a_disk_that_fills_up_is_told_with_the_last_checkpoint(finetune, tiny_mo
         finetune(tiny_model, training_args={"save_steps": 2})
 
 
+def test_activations_can_be_computed_twice(finetune, tiny_model):
+    once = finetune(tiny_model, "once", lora_dropout=0.0)
+    twice = finetune(tiny_model, "twice", {"gradient_checkpointing": True}, lora_dropout=0.0)
+    assert twice.data["tuning"]["checkpointing"] and not once.data["tuning"]["checkpointing"]
+    assert [loss for _, loss in twice.data["tuning"]["loss"]] == pytest.approx(
+        [loss for _, loss in once.data["tuning"]["loss"]]
+    )
+
+
 def test_rows_held_out_decide_the_verdict(finetune, tiny_model):
     assert finetune(tiny_model, "share", eval_dataset_size=0.3).data["tuning"]["held_out"]["rows"] == 9
     none = finetune(tiny_model, "none", eval_dataset_size=0.0)

@@ -23,6 +23,8 @@ _RENAMED = {
     "per_gpu_train_batch_size": "per_device_train_batch_size",
     "per_gpu_eval_batch_size": "per_device_eval_batch_size",
 }
+#: its name of before, and of today
+CHECKPOINTING = ("gradient_checkpointing", "activation_checkpointing")
 _NEEDLESS = (
     ("group_by_length", True),
     ("train_sampling_strategy", "group_by_length"),
@@ -61,6 +63,12 @@ class Arguments:
     given: Mapping[str, Any]
     dtype: str | None = None
     remarks: tuple[str, ...] = ()
+
+    @property
+    def checkpointing(self) -> bool | None:
+        """Whether activations are to be computed twice; None where nobody says."""
+        said = [self.given[name] for name in CHECKPOINTING if name in self.given]
+        return bool(said[-1]) if said else None
 
     @property
     def saves_by_time(self) -> bool:

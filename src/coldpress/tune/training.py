@@ -78,14 +78,14 @@ class Training:
             "device": self.setting.device,
             "dtype": str(self.setting.dtype).removeprefix("torch."),
             "packed": self._packer.joins,
-            "checkpointing": bool(trainer.args.gradient_checkpointing),
+            "checkpointing": bool(self.arguments.checkpointing or self._room.needs_checkpointing),
             "loss": curve(trainer.losses),
             "held_out": held_out,
         }
 
     def _trainer(self, progress: Progress) -> AdapterTrainer:
         arguments = self.arguments
-        if self._room.needs_checkpointing and "gradient_checkpointing" not in arguments.given:
+        if self._room.needs_checkpointing and arguments.checkpointing is None:
             arguments = replace(arguments, given={**arguments.given, "gradient_checkpointing": True})
             self.remarks.append("Activations are computed twice (gradient checkpointing), as memory is short.")
         args = arguments.make(self.folder, self.setting.seed, self.setting.device, self.setting.dtype)
@@ -94,7 +94,7 @@ class Training:
                 "eval_strategy and eval_steps want rows to measure the loss on, and none are held out",
                 hint="leave them out, or use eval_dataset_size",
             )
-        if args.gradient_checkpointing:
+        if arguments.checkpointing:
             self.network.enable_input_require_grads()
         self._loss.smoothing = args.label_smoothing_factor
         self._loss.install()
@@ -110,9 +110,7 @@ class Training:
     @cached_property
     def _room(self) -> Room:
         longest = max(map(len, [*self.rows.rows, *self.held_out.rows]))
-        return room_for(
-            self.network, self.setting.device, longest, bool(self.arguments.given.get("gradient_checkpointing"))
-        )
+        return room_for(self.network, self.setting.device, longest, bool(self.arguments.checkpointing))
 
     @cached_property
     def _packer(self) -> Packer:
