@@ -174,7 +174,7 @@ def test_codes_of_a_quantized_base_stay_and_its_adapter_is_compared_on_them(tiny
     assert (plain / "model.onnx.data").read_bytes() == (tmp_path / "out/model/model.onnx.data").read_bytes()
 
 
-def test_a_wrong_scaling_is_found(both: Path, tuned: dict[str, Any], tiny_model: Path, tmp_path: Path):
+def test_a_wrong_scaling_is_found(tuned: dict[str, Any], tiny_model: Path, tmp_path: Path):
     """The file beside the model was made with another alpha than the folder now says."""
     import shutil
 

@@ -79,6 +79,16 @@ def test_the_weights_of_a_quantized_base_stay_to_the_bit(tiny, pressed, tmp_path
     np.testing.assert_array_equal(Decoder(made.path).logits(IDS), Decoder(plain.path).logits(IDS))
 
 
+@pytest.mark.parametrize("name", ["llama", "smollm2"])
+def test_a_head_that_sees_the_last_position_only_has_its_slot_there(tiny, tmp_path, name):
+    source = tiny(name)
+    tuned = make_adapter(source.model, tmp_path / "adapter", r=4, target_modules=["q_proj", "lm_head"])
+    both = attached(tmp_path / "both", source.folder, a=tmp_path / "adapter")
+    made = press(both, tmp_path / "p", precision="fp32", logits="last")
+    found, expected = Decoder(made.path).logits(IDS, made.path / "adapter_weights.onnx_adapter"), peft_logits(tuned)
+    assert np.abs(found - expected).max() < 1e-3 * expected.std()
+
+
 def test_adapters_of_other_ranks_and_modules_share_one_graph(tiny, tmp_path):
     source = tiny("llama")
     models = {
