@@ -215,11 +215,13 @@ def test_activations_can_be_computed_twice(finetune, tiny_model):
     )
 
 
-def test_rows_held_out_decide_the_verdict(finetune, tiny_model):
+def test_rows_held_out_decide_the_verdict(finetune, tiny_model, tmp_path):
     assert finetune(tiny_model, "share", eval_dataset_size=0.3).data["tuning"]["held_out"]["rows"] == 9
     none = finetune(tiny_model, "none", eval_dataset_size=0.0)
     assert none.data["verdict"] == "unverified" and "no rows were held out" in none.data["reasons"][0]
-    worse = finetune(tiny_model, "worse", {"learning_rate": 30.0, "max_steps": 2})
+    other = tmp_path / "other.jsonl"
+    other.write_text(json.dumps({"prompt": "#" * 60, "response": "%" * 60}) + "\n")  # nothing like what is learned
+    worse = finetune(tiny_model, "worse", {"learning_rate": 0.05}, eval_files=(str(other),))
     assert worse.exit_code == 3 and "training did not help" in worse.data["reasons"][0]
 
 

@@ -50,6 +50,7 @@ class Training:
         self.arguments, self.setting, self.folder = arguments, setting, folder
         self.rows, self.held_out = data
         self.remarks: list[str] = []
+        self._checkpoints = False
         if setting.device == "cuda":
             use_own_gpu()
             if not getattr(self.network, "is_loaded_in_4bit", False):  # those are there already, and cannot be moved
@@ -78,7 +79,7 @@ class Training:
             "device": self.setting.device,
             "dtype": str(self.setting.dtype).removeprefix("torch."),
             "packed": self._packer.joins,
-            "checkpointing": bool(self.arguments.checkpointing or self._room.needs_checkpointing),
+            "checkpointing": self._checkpoints,
             "loss": curve(trainer.losses),
             "held_out": held_out,
         }
@@ -94,7 +95,8 @@ class Training:
                 "eval_strategy and eval_steps want rows to measure the loss on, and none are held out",
                 hint="leave them out, or use eval_dataset_size",
             )
-        if arguments.checkpointing:
+        self._checkpoints = bool(arguments.checkpointing)
+        if self._checkpoints:
             self.network.enable_input_require_grads()
         self._loss.smoothing = args.label_smoothing_factor
         self._loss.install()
