@@ -187,7 +187,7 @@ def test_a_dry_run_prints_the_resolved_workflow_and_does_no_work(run, tiny_model
 
     refused(run("run", "--config", "w.yaml", "--dry_run", "-m", "./missing"), 2, "./missing does not exist")
     (tmp_path / "w.yaml").write_text(f"model: {tiny_model}\npasses: [press, press]\n")
-    refused(run("run", "--config", "w.yaml", "--dry_run"), 2, "'press' takes hf, but gets onnx")
+    refused(run("run", "--config", "w.yaml", "--dry_run"), 2, "'press' takes hf or adapter, but gets onnx")
 
 
 def test_flags_of_run_override_the_file(run, tiny_model, tmp_path):

@@ -7,17 +7,8 @@ import shlex
 import subprocess
 from pathlib import Path
 
-import pytest
-
-from coldpress import parts
-from coldpress.cli import VERBS
-
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-
-needs_finetuning = pytest.mark.skipif(
-    "finetune" not in VERBS or "attach_adapters" not in parts.names("passes"), reason="fine-tuning is not there yet"
-)
 
 Command = list[str]
 

@@ -43,7 +43,6 @@ def test_steps_shortens_the_training_only():
     assert [(a, b) for a, b in zip(one, other, strict=True) if a != b] == [("5", "100")]
 
 
-@commands.needs_finetuning
 @pytest.mark.parametrize("command", olives(TYPED), ids=lambda command: " ".join(command[:4]))
 def test_commands_have_only_options_that_there_are(command):
     verb = app.get_command(click.Context(app), command[1])
@@ -71,7 +70,6 @@ def test_smollm2s_template_is_what_its_chat_template_writes():
     assert text == chat.render(messages).rstrip("\n")
 
 
-@commands.needs_finetuning
 def test_the_configuration_of_the_emotion_example_is_read_whole():
     config = json.loads((commands.EXAMPLES / "emotion/emotion.json").read_text(encoding="utf-8"))
     translation = translate(config)

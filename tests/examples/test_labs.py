@@ -12,7 +12,6 @@ import pytest
 from tests.examples import commands
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
-pytestmark = commands.needs_finetuning
 
 
 @pytest.fixture(scope="module")

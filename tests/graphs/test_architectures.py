@@ -168,7 +168,7 @@ def on_grid(weight: np.ndarray, grid: Grid, rounds: Quantizer) -> np.ndarray:
     """``weight`` rounded in the largest blocks that divide its columns, or in padded ones where none does."""
     columns = weight.shape[1]
     fitting = [size for size in (16, 32, 64, 128) if size <= grid.block_size and columns % size == 0]
-    fitted = Grid(grid.bits, max(fitting, default=grid.block_size), grid.symmetric)
+    fitted = Grid(grid.bits, max(fitting, default=grid.block_size), grid.symmetric, "float16")
     return dequantize(rounds(np.ascontiguousarray(weight), fitted), columns)
 
 

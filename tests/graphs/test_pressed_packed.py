@@ -154,7 +154,7 @@ def test_other_architectures_keep_their_codes(tiny: Callable[..., Any], tmp_path
     pressed = press(packed.folder, tmp_path / "pressed", accuracy_level=0, **EXACT)
     stored = [layer for layer in pressed.notes["layers"] if layer["algorithm"] == "as stored"]
     assert sum(layer["bytes"] for layer in stored) == sum(
-        codes.codes.size // 2 + codes.scales.size * 4 + _zero_bytes(codes) for codes in packed.codes.values()
+        codes.codes.size // 2 + codes.scales.size * 2 + _zero_bytes(codes) for codes in packed.codes.values()
     )
     assert_computes_the_codes(pressed, packed)
 
