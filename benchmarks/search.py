@@ -44,7 +44,7 @@ _COUNTED = """
 import json, sys
 from coldpress.engine import run
 from coldpress.store import Store
-from coldpress.workflow import load_workflow
+from coldpress.workflow_file import load_workflow
 
 class Counting(Store):
     made = []
@@ -248,7 +248,7 @@ def minilm_graph(options: Options) -> Path:
 
 def _workflow(source: Path, file: Path, passes: list[Any], metrics: list[Any]) -> Path:
     """A workflow file; a search of all points, if anything is open."""
-    is_open = any("any_of" in step for step in passes)
+    is_open = any(step.get("any_of") for step in passes)
     workflow = {"model": str(source), "passes": passes, "metrics": metrics, "verify": {"enabled": False}}
     file.write_text(json.dumps({**workflow, **({"search": {"sampler": "grid"}} if is_open else {})}), encoding="utf-8")
     return file
