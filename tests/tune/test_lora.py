@@ -14,7 +14,7 @@ import coldpress
 from coldpress.networks.checkpoint import Checkpoint
 from coldpress.quant.grid import Grid, dequantize
 from coldpress.tune import checkpoints, trainer
-from coldpress.tune.base import load_base
+from coldpress.tune.network import load_base
 from tests.conftest import TEMPLATE as CHAT
 from tests.packed_folders import pack_folder
 

@@ -7,8 +7,8 @@ import torch
 
 from coldpress.tune import loss as loss_module
 from coldpress.tune.adapters import Adapter
-from coldpress.tune.base import load_base
 from coldpress.tune.loss import SummedLoss
+from coldpress.tune.network import load_base
 from coldpress.tune.packing import Packer
 from coldpress.tune.rows import NOT_SCORED
 from tests.architectures import checkpoint

@@ -17,7 +17,7 @@ from coldpress.networks.packed import quantization_config, read_packed
 from coldpress.parts import Context
 from coldpress.passes.merge_adapter_weights import MergeAdapterWeights
 from coldpress.quant.grid import Grid
-from coldpress.tune.base import load_base
+from coldpress.tune.network import load_base
 from tests.conftest import weights
 from tests.packed_folders import pack_folder
 from tests.tune.test_lora import peft_logits

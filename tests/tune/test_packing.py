@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from coldpress.tune.base import load_base
 from coldpress.tune.loss import SummedLoss
+from coldpress.tune.network import load_base
 from coldpress.tune.packing import Packer, attention_share
 from coldpress.tune.rows import NOT_SCORED
 from coldpress.tune.training import keeps_rows_apart

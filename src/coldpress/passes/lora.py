@@ -82,7 +82,7 @@ class Lora(Pass):
     trust_remote_code: bool = option("run model code that comes with the model", False)
 
     def check(self, model: Model, target: Target) -> None:
-        from coldpress.tune.base import check_bitsandbytes
+        from coldpress.tune.network import check_bitsandbytes
 
         for name, methods in _OF_METHODS.items():
             default = next(one.default for one in fields(self) if one.name == name)
@@ -151,7 +151,7 @@ class _Run:
     def __init__(self, request: Lora, model: Model, ctx: Context):
         import torch
 
-        from coldpress.tune.base import compute_dtype
+        from coldpress.tune.network import compute_dtype
 
         self.request, self.model, self.ctx = request, model, ctx
         self.arguments = request.arguments()
@@ -161,7 +161,7 @@ class _Run:
         self.rows, self.held_out = self._rows()
 
     def _rows(self) -> tuple[Any, Any]:
-        from coldpress.tune.base import positions_of
+        from coldpress.tune.network import positions_of
         from coldpress.tune.rows import HeldOut, Rows, read_rows, split
 
         request, most = self.request, positions_of(self.model.path)
@@ -195,7 +195,7 @@ class _Run:
         from transformers import set_seed
 
         from coldpress.tune import loftq
-        from coldpress.tune.base import load_base, load_in_4_bits
+        from coldpress.tune.network import load_base, load_in_4_bits
 
         set_seed(self.seed)
         request, path, adapter = self.request, self.model.path, self.request.adapter()

@@ -13,9 +13,9 @@ import torch
 
 from coldpress.errors import ColdpressError
 from coldpress.tune.arguments import Arguments
-from coldpress.tune.base import Room, room_for
 from coldpress.tune.checkpoints import last_checkpoint
 from coldpress.tune.loss import SummedLoss
+from coldpress.tune.network import Room, room_for
 from coldpress.tune.packing import Packer, attention_share
 from coldpress.tune.processes import count, is_first, use_own_gpu
 from coldpress.tune.rows import Rows, check_ids
