@@ -61,12 +61,8 @@ def verify(model: Model, origin: Origin, workflow: Workflow, store: Store, progr
     if not request.enabled:
         return Verdict(UNVERIFIED, ["verification was turned off"])
     is_source = model.key == source.key or (origin.attached is not None and model.key == origin.attached.key)
-    if is_source and "tuning" in model.notes:
-        return _tuned(model.notes["tuning"]["held_out"])
-    if model.format == "adapter":
-        return Verdict(
-            UNVERIFIED, ["a base with its adapters is no other model than these, so there is nothing to compare"]
-        )
+    if is_source:
+        return _tuned(model) if "tuning" in model.notes else Verdict(UNVERIFIED, [_NOTHING_ELSE])
     tolerance = tolerance_of(str(model.notes.get("precision", "int4")), request.tolerance)
     if model.format == "onnx" and not target.is_here:
         return Verdict(
@@ -91,12 +87,17 @@ def verify(model: Model, origin: Origin, workflow: Workflow, store: Store, progr
     return Verdict(WORSE if reasons else VERIFIED, reasons, numbers, tolerance, seconds)
 
 
-def _tuned(held_out: Mapping[str, Any]) -> Verdict:
+_NOTHING_ELSE = "it is the model that a later result would be compared with, and is compared with nothing itself"
+
+
+def _tuned(model: Model) -> Verdict:
     """A model that was trained answers otherwise than before; what counts is whether it does better on rows held out."""
+    held_out: Mapping[str, Any] = model.notes["tuning"]["held_out"]
     before, after = held_out["loss_before"], held_out.get("loss_after")
     if before is None or after is None:
         return Verdict(UNVERIFIED, ["no rows were held out, so nobody knows whether training made it better"])
     change = f"from {before:.3f} to {after:.3f} on {held_out['rows']} rows that were held out"
+    change += "" if model.format == "adapter" else ", before the adapter was merged"
     if not after < before:
         return Verdict(WORSE, [f"training did not help: the loss went {change}"])
     return Verdict(TUNED, [f"the loss fell by {1 - after / before:.0%}, {change}"])

@@ -1,0 +1,39 @@
+"""What a verdict says where there is nothing to compare a model with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from coldpress.model import Model
+from coldpress.store import Store
+from coldpress.verify import Origin, verify
+from coldpress.workflow import Workflow
+
+HELD_OUT = {"rows": 8, "tokens": 100, "loss_before": 4.0, "loss_after": 3.0}
+
+
+@pytest.fixture
+def judged(tmp_path):
+    """``judged(model, origin)``; nothing is run for these."""
+    return lambda model, origin: verify(model, origin, Workflow("m"), Store(tmp_path), lambda *_: None)
+
+
+@pytest.mark.parametrize("kind", ["hf", "adapter"])
+def test_a_model_is_not_verified_against_itself(judged, tmp_path, kind):
+    model = Model(tmp_path, kind, "key")
+    origin = Origin(model) if kind == "hf" else Origin(Model(tmp_path, "hf", "base"), model)
+    found = judged(model, origin)
+    assert found.verdict == "unverified" and "compared with nothing itself" in found.reasons[0]
+
+
+def test_a_trained_model_is_judged_by_rows_held_out_and_a_merged_one_says_when(judged, tmp_path):
+    trained = Model(tmp_path, "adapter", "key", {"tuning": {"held_out": HELD_OUT}})
+    found = judged(trained, Origin(Model(tmp_path, "hf", "base"), trained))
+    assert found.verdict == "fine-tuned" and "merged" not in found.reasons[0]
+    merged = replace(trained, format="hf")
+    assert judged(merged, Origin(merged)).reasons[0].endswith("before the adapter was merged")
+    worse = {"tuning": {"held_out": {**HELD_OUT, "loss_after": 4.5}}}
+    model = replace(trained, notes=worse)
+    assert judged(model, Origin(Model(tmp_path, "hf", "base"), model)).verdict == "worse than tolerance"
