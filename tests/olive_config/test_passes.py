@@ -183,6 +183,7 @@ def steps(translation):
             ),
         ),
         ({"type": "QuaRot"}, ("rotate", {})),
+        ({"type": "SpinQuant", "config": {"a_bits": 16}}, ("rotate", {"rotation": "spinquant"})),
         ({"type": "OnnxConversion", "config": {"torch_dtype": "float32"}}, ("press", {"precision": "fp32"})),
         ({"type": "OptimumConversion", "fp16": False}, ("press", {"precision": "fp32"})),
         (
