@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.decode import _prompt as prompt_of
-from benchmarks.measure import Claim, Options, Outcome, pinned, run_checked, spread, take_turns
+from benchmarks.decode import prompt_of
+from benchmarks.measure import Claim, Options, Outcome, in_a_fresh_process, spread_of_numbers, take_turns
 from benchmarks.press_smollm2 import coldpress, press, smollm2_folder
 
 ROUNDS = 7
@@ -35,17 +35,24 @@ def run(options: Options) -> Outcome:
     prompt = prompt_of(source)
     with tempfile.TemporaryDirectory(dir=options.scratch) as name:
         folder = Path(name)
+
+        def in_turn(model: str, adapter: str | None) -> Callable[[], dict[str, float]]:
+            request = {"folder": str(folder / model), "adapter": adapter, "prompt": prompt, "threads": options.threads}
+            return in_a_fresh_process("benchmarks.adapters", request, options)
+
         press(coldpress(source, "kquant", options.threads), options, folder / "base")
-        speakers = {"base": _speaker(folder / "base", None, prompt, options)}
+        speakers = {"base": in_turn("base", None)}
         for label, targets in _TARGETS.items():
             for one in ("one", "two"):
                 write_adapter(source, folder / label / one, targets)
             paths = [str(folder / label / one) for one in ("one", "two")]
             command = coldpress(source, "kquant", options.threads, "--adapter_path", *paths)
             press(command, options, folder / f"slots_{label}")
-            speakers[f"slots {label}, idle"] = _speaker(folder / f"slots_{label}" / "model", None, prompt, options)
-            speakers[f"slots {label}, active"] = _speaker(folder / f"slots_{label}" / "model", "one", prompt, options)
-        measured = {label: _summary(runs) for label, runs in take_turns(speakers, options.rounds or ROUNDS).items()}
+            speakers[f"slots {label}, idle"] = in_turn(f"slots_{label}/model", None)
+            speakers[f"slots {label}, active"] = in_turn(f"slots_{label}/model", "one")
+        measured = {
+            label: spread_of_numbers(runs) for label, runs in take_turns(speakers, options.rounds or ROUNDS).items()
+        }
     return Outcome(measured, _claims(measured))
 
 
@@ -82,22 +89,6 @@ def write_adapter(base: Path, folder: Path, targets: tuple[str, ...], rank: int 
     save_file({key: tensor.astype(np.float32) for key, tensor in tensors.items()}, folder / "adapter_model.safetensors")
     config = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": list(targets)}
     (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
-
-
-def _speaker(folder: Path, adapter: str | None, prompt: list[int], options: Options) -> Callable[[], dict[str, float]]:
-    request = json.dumps({"folder": str(folder), "adapter": adapter, "prompt": prompt, "threads": options.threads})
-    command = [sys.executable, "-m", "benchmarks.adapters", request]
-
-    def speak() -> dict[str, float]:
-        used = run_checked(command, pinned(options.threads), Path(__file__).parents[1])
-        numbers: dict[str, float] = json.loads(used.output.strip().splitlines()[-1])
-        return {**numbers, "peak_anonymous_mb": used.peak_anonymous_mb, "others_cpu_s": used.others_cpu_s}
-
-    return speak
-
-
-def _summary(runs: list[dict[str, float]]) -> dict[str, Any]:
-    return {name: spread([one[name] for one in runs]) for name in runs[0]}
 
 
 def _speak(request: dict[str, Any]) -> dict[str, float]:

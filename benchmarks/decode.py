@@ -15,11 +15,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Claim, Options, Outcome, pinned, run_checked, spread, take_turns
+from benchmarks.measure import Claim, Options, Outcome, in_a_fresh_process, pinned, spread_of_numbers, take_turns
 from benchmarks.press_smollm2 import builder, coldpress, press, smollm2_folder
 
 ROUNDS = 5
@@ -38,12 +37,16 @@ _SPEEDS = ("decode_tokens_per_second", "prompt_tokens_per_second", "first_token_
 def run(options: Options) -> Outcome:
     """The claims about speed and quality."""
     source = smollm2_folder(options)
-    prompt = _prompt(source)
+    prompt = prompt_of(source)
     with tempfile.TemporaryDirectory(dir=options.scratch) as name:
         models = _models(source, Path(name), options)
-        speakers = {label: _speaker(folder, prompt, options) for label, folder in models.items()}
+        same = {"prompt": prompt, "threads": options.threads}
+        speakers = {
+            label: in_a_fresh_process("benchmarks.decode", {"folder": str(folder), **same}, options)
+            for label, folder in models.items()
+        }
         turns = take_turns(speakers, options.rounds or ROUNDS)
-        measured = {label: _summary(runs) for label, runs in turns.items()}
+        measured = {label: spread_of_numbers(runs) for label, runs in turns.items()}
         for label, quality in _quality(source, models, options).items():
             measured[label].update(quality)
     return Outcome(measured, _claims(measured))
@@ -77,27 +80,11 @@ def _models(source: Path, folder: Path, options: Options) -> dict[str, Path]:
     return models
 
 
-def _prompt(source: Path) -> list[int]:
+def prompt_of(source: Path) -> list[int]:
     """Token ids of held-out text; the same for every contender, as they share the tokenizer."""
     from coldpress.networks import heldout
 
     return [int(token) for token in heldout.windows(source, PROMPT_TOKENS, 1)[0]]
-
-
-def _speaker(folder: Path, prompt: list[int], options: Options) -> Callable[[], dict[str, float]]:
-    request = json.dumps({"folder": str(folder), "prompt": prompt, "threads": options.threads})
-    command = [sys.executable, "-m", "benchmarks.decode", request]
-
-    def speak() -> dict[str, float]:
-        used = run_checked(command, pinned(options.threads), Path(__file__).parents[1])
-        numbers: dict[str, float] = json.loads(used.output.strip().splitlines()[-1])
-        return {**numbers, "peak_anonymous_mb": used.peak_anonymous_mb, "others_cpu_s": used.others_cpu_s}
-
-    return speak
-
-
-def _summary(runs: list[dict[str, float]]) -> dict[str, Any]:
-    return {name: spread([one[name] for one in runs]) for name in (*_SPEEDS, "peak_anonymous_mb", "others_cpu_s")}
 
 
 def _quality(source: Path, models: dict[str, Path], options: Options) -> dict[str, dict[str, float]]:

@@ -205,6 +205,23 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "values": list(values)}
 
 
+def spread_of_numbers(runs: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """`spread` of each number that the runs give."""
+    return {name: spread([one[name] for one in runs]) for name in runs[0]}
+
+
+def in_a_fresh_process(module: str, request: Mapping[str, Any], options: Options) -> Callable[[], dict[str, float]]:
+    """A turn that runs ``module`` with ``request`` as its one argument: the numbers it prints as JSON, and what it took."""
+    command = [sys.executable, "-m", module, json.dumps(request)]
+
+    def turn() -> dict[str, float]:
+        used = run_checked(command, pinned(options.threads), REPOSITORY)
+        numbers: dict[str, float] = json.loads(used.output.strip().splitlines()[-1])
+        return {**numbers, "peak_anonymous_mb": used.peak_anonymous_mb, "others_cpu_s": used.others_cpu_s}
+
+    return turn
+
+
 def spread_of_usage(runs: Sequence[Usage]) -> dict[str, Any]:
     """The spread of each number of several runs of one command."""
     names = ("wall_s", "cpu_s", "peak_anonymous_mb", "peak_resident_mb", "others_cpu_s")
