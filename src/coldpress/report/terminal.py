@@ -43,7 +43,7 @@ def summary(report: Report) -> Group:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), title=None, show_header=True, header_style="dim")
-    table.add_column(Text(model_name(report)), overflow="fold")
+    table.add_column(Text(model_name(report)), overflow="ellipsis", no_wrap=True)
     if report.get("format") == "adapter":
         table.add_column("")
         for name, value in lines(report):
