@@ -15,7 +15,7 @@ from coldpress.sources import find_model
 from coldpress.store import Store
 from coldpress.systems.local import Local
 from coldpress.target import Target
-from coldpress.workflow import Measure
+from coldpress.workflow import Measure, labels_of
 
 #: shown of a metric's numbers where a table has no room for all
 _SHOWN = {
@@ -118,16 +118,6 @@ def _is_number(value: Any) -> bool:
 def _checked(measure: Measure, model: Model) -> parts.Metric:
     measure.check(model)
     return measure.make()
-
-
-def labels_of(measures: Sequence[Measure]) -> list[str]:
-    """A name for each metric: its type, numbered from the second of a type on."""
-    seen: dict[str, int] = {}
-    labels = []
-    for measure in measures:
-        seen[measure.type] = seen.get(measure.type, 0) + 1
-        labels.append(measure.type if seen[measure.type] == 1 else f"{measure.type}-{seen[measure.type]}")
-    return labels
 
 
 def flat(

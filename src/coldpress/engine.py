@@ -32,13 +32,12 @@ from coldpress.search import (
     search,
     section,
 )
-from coldpress.search.goals import labels_of
 from coldpress.sources import find_model, hub_config
 from coldpress.store import Store
 from coldpress.systems.local import Local
 from coldpress.target import Target
 from coldpress.verify import WORSE, Origin, Verdict, check_request, verify
-from coldpress.workflow import Measure, Running, Step, Workflow
+from coldpress.workflow import Measure, Running, Step, Workflow, labels_of
 
 
 @dataclass(frozen=True)
@@ -301,27 +300,22 @@ def verify_pressed(model: str, workflow: Workflow, store: Store, console: Consol
     """Compare a model in a folder with the model of ``workflow``, from which it was made, whatever form that has."""
     pressed = find_model(model, say=console.say)
     original = find_model(workflow.model, trust_remote_code=workflow.trust_remote_code, say=console.say)
-    notes = {"precision": _precision_in(Path(model)), **pressed.notes}
+    done = _passes_in(Path(model))
+    strictest = "fp32"
+    precision = next((one["parameters"]["precision"] for one in done if "precision" in one["parameters"]), strictest)
+    notes = {"precision": precision, **pressed.notes}
     steps = recipes.complete(workflow, original)
     if original.format != "adapter":
-        steps = (*steps, *_attached_in(Path(model)))
+        attached = (one for one in done if one["name"] == "attach_adapters")
+        steps = (*steps, *(Step(one["name"], one["parameters"]) for one in attached))
     origin, _ = _pass_by_pass(_Run(workflow, store, console, None), original, steps)
     return verify(replace(pressed, notes=notes), origin, workflow, store, console.progress)
 
 
-def _attached_in(folder: Path) -> list[Step]:
-    """The step that put adapters onto the model in a folder, as its report has it; empty if it has none."""
+def _passes_in(folder: Path) -> list[dict[str, Any]]:
+    """The passes that a folder's report names; none where it has no report."""
     try:
-        passes = read_report(folder)["passes"]
+        passes: list[dict[str, Any]] = read_report(folder)["passes"]
     except ColdpressError:
         return []
-    return [Step(done["name"], done["parameters"]) for done in passes if done["name"] == "attach_adapters"]
-
-
-def _precision_in(folder: Path) -> str:
-    """The precision that a folder's report names; the strictest if there is none."""
-    try:
-        passes = read_report(folder)["passes"]
-    except ColdpressError:
-        return "fp32"
-    return next((step["parameters"]["precision"] for step in passes if "precision" in step["parameters"]), "fp32")
+    return passes

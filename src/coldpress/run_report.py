@@ -15,10 +15,9 @@ from coldpress.errors import ColdpressError
 from coldpress.job import Result
 from coldpress.model import Model
 from coldpress.networks import adapter_folder
-from coldpress.search.goals import labels_of
 from coldpress.target import machine
 from coldpress.verify import Verdict
-from coldpress.workflow import Measure, Step, Workflow
+from coldpress.workflow import Measure, Step, Workflow, labels_of
 
 _REPORTED_VERSIONS = (
     "coldpress",

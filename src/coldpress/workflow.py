@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -109,6 +109,16 @@ class Measure:
                 data = source.make()
                 parts.check_needs(type(data))
                 data.check(model)
+
+
+def labels_of(measures: Sequence[Measure]) -> list[str]:
+    """A name for each metric: its type, numbered from the second of a type on."""
+    met: dict[str, int] = {}
+    names = []
+    for measure in measures:
+        met[measure.type] = met.get(measure.type, 0) + 1
+        names.append(measure.type if met[measure.type] == 1 else f"{measure.type}-{met[measure.type]}")
+    return names
 
 
 @dataclass(frozen=True)

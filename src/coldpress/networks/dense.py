@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coldpress.errors import ColdpressError
-from coldpress.networks.reference import _config, _empty_model, _Shards, _tied_names
+from coldpress.networks.reference import Shards, config_of, empty_model, tied_names
 
 if TYPE_CHECKING:
     import torch
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 def load_dense(folder: Path, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
     """The causal language model of a quantized folder as if it were none: floats of a type, exact but for its rounding."""
-    shards = _Shards(folder)
-    kind = type(_empty_model(folder, shards, trust_remote_code)[0])
+    shards = Shards(folder)
+    kind = type(empty_model(folder, shards, trust_remote_code)[0])
     values = {name: shards.tensor(name).to(dtype) for name in shards.names()}
-    config = _config(folder, trust_remote_code)
+    config = config_of(folder, trust_remote_code)
     return kind.from_pretrained(None, config=config, state_dict=values, dtype=dtype)
 
 
@@ -33,16 +33,16 @@ class Blueprint:
     network: Any
     names: Mapping[str, str]
     tied: Mapping[str, str]
-    shards: _Shards
+    shards: Shards
 
     @classmethod
     def of(cls, folder: Path, trust_remote_code: bool = False) -> Blueprint:
         """Raises ColdpressError where transformers makes some parameter out of several stored tensors."""
-        shards = _Shards(folder)
-        network, names = _empty_model(folder, shards, trust_remote_code)
+        shards = Shards(folder)
+        network, names = empty_model(folder, shards, trust_remote_code)
         if names is None:
             raise ColdpressError(
                 f"the weights of {type(network).__name__} in {folder} are not told apart by name: transformers computes some "
                 "of them from several stored tensors"
             )
-        return cls(network, names, _tied_names(network), shards)
+        return cls(network, names, tied_names(network), shards)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from coldpress.errors import ColdpressError
 from coldpress.networks.decoder_layer import DecoderLayer, Watcher, loaded, running_as
-from coldpress.networks.reference import _empty_model, _load_while_running, _Shards, _tied_names
+from coldpress.networks.reference import Shards, empty_model, load_while_running, tied_names
 from coldpress.networks.routers import is_router
 from coldpress.networks.weights import Weights
 from coldpress.quant.grid import Floats
@@ -69,11 +69,11 @@ class Layerwise:
     ):
         self.folder, self.ids, self.batch, self.device = Path(folder), ids, batch, device
         self.in_bfloat16 = False
-        self._scratch, self._shards = scratch, _Shards(self.folder)
-        self._model, found = _empty_model(self.folder, self._shards, trust_remote_code)
+        self._scratch, self._shards = scratch, Shards(self.folder)
+        self._model, found = empty_model(self.folder, self._shards, trust_remote_code)
         if found is None:
             raise _refusal(self._model, self.folder, "transformers computes some of them from several stored tensors")
-        self._stored, self._tied = found, _tied_names(self._model)
+        self._stored, self._tied = found, tied_names(self._model)
         self._layers = dict(map(self._layer, _layer_names(self._model)))
         self._prepare_ends()
         self._calls: dict[int, list[_Call]] = {}
@@ -322,7 +322,7 @@ class Layerwise:
             own = [local for local, parameter in module._parameters.items() if parameter is not None]
             keys = {local: self._key(f"{path}.{local}" if path else local) for local in own}
             if keys:
-                _load_while_running(module, self._shards, keys)
+                load_while_running(module, self._shards, keys)
         for name, buffer in self._model.named_buffers():
             if name in self._stored:
                 buffer.copy_(self._shards.tensor(self._stored[name]))

@@ -39,8 +39,8 @@ class Reference:
     def __init__(self, folder: Path, trust_remote_code: bool = False):
         self.folder = Path(folder)
         self._trust = trust_remote_code
-        self._shards = _Shards(self.folder)
-        self._model, stored = _empty_model(self.folder, self._shards, trust_remote_code)
+        self._shards = Shards(self.folder)
+        self._model, stored = empty_model(self.folder, self._shards, trust_remote_code)
         self._adapter: Path | None = None
         self.streamed = stored is not None
         if stored is None:
@@ -134,7 +134,7 @@ class Reference:
 
         self.streamed = False
         if self._shards.has_packed:
-            config = _config(self.folder, self._trust)
+            config = config_of(self.folder, self._trust)
             values = {name: self._shards.tensor(name).float() for name in self._shards.names()}
             model = type(self._model).from_pretrained(None, config=config, state_dict=values, dtype=torch.float32)
         else:
@@ -147,7 +147,7 @@ class Reference:
 
     def _stream(self, stored: Mapping[str, str]) -> None:
         head = self._model.get_output_embeddings()
-        tied = _tied_names(self._model)
+        tied = tied_names(self._model)
         for path, module in self._model.named_modules():
             keys = {}
             for local in module._parameters:
@@ -157,13 +157,13 @@ class Reference:
             if keys and module is head and _is_plain_linear(module):
                 _apply_in_slices(module, self._shards, keys)
             elif keys:
-                _load_while_running(module, self._shards, keys)
+                load_while_running(module, self._shards, keys)
         for name, buffer in self._model.named_buffers():
             if name in stored:
                 buffer.copy_(self._shards.tensor(stored[name]))
 
 
-class _Shards:
+class Shards:
     """The tensors of a folder's safetensors files by name, memory-mapped; those of quantized layers as their values."""
 
     def __init__(self, folder: Path):
@@ -225,7 +225,7 @@ def _values(linear: PackedLinear, start: int, stop: int) -> torch.Tensor:
     return torch.from_numpy(linear.dequantized(start, stop))
 
 
-def _config(folder: Path, trust_remote_code: bool) -> Any:
+def config_of(folder: Path, trust_remote_code: bool) -> Any:
     """The configuration of the folder's model, as if no layer was quantized."""
     from transformers import AutoConfig
 
@@ -237,7 +237,7 @@ def _config(folder: Path, trust_remote_code: bool) -> Any:
     return config
 
 
-def _empty_model(folder: Path, shards: _Shards, trust_remote_code: bool) -> tuple[Any, dict[str, str] | None]:
+def empty_model(folder: Path, shards: Shards, trust_remote_code: bool) -> tuple[Any, dict[str, str] | None]:
     """The folder's model with its parameters on ``meta``; parameter -> stored tensor, see `_stored_names`."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -245,7 +245,7 @@ def _empty_model(folder: Path, shards: _Shards, trust_remote_code: bool) -> tupl
     from coldpress.networks.experts import part_experts
 
     try:
-        config = _config(folder, trust_remote_code)
+        config = config_of(folder, trust_remote_code)
         with _parameters_on_meta():
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
     except (ValueError, OSError) as error:
@@ -273,7 +273,7 @@ def _parameters_on_meta() -> Iterator[None]:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
-def _stored_names(model: Any, shards: _Shards, filled: Mapping[str, str]) -> dict[str, str] | None:
+def _stored_names(model: Any, shards: Shards, filled: Mapping[str, str]) -> dict[str, str] | None:
     """Name in the model -> name in the files; None unless every parameter is one stored tensor, unchanged.
 
     ``filled``: stored name -> parameter where that is known already.
@@ -285,7 +285,7 @@ def _stored_names(model: Any, shards: _Shards, filled: Mapping[str, str]) -> dic
         if is_converted:
             return None
         names[name] = key
-    tied = _tied_names(model)
+    tied = tied_names(model)
     for path, parameter in model.named_parameters(remove_duplicate=False):
         stored = names.get(path) or names.get(tied.get(path, ""))
         if stored is None or shards.shape(stored) != tuple(parameter.shape):
@@ -312,7 +312,7 @@ def _renaming(model: Any) -> Any:
     return rename
 
 
-def _tied_names(model: Any) -> dict[str, str]:
+def tied_names(model: Any) -> dict[str, str]:
     """Parameter -> the parameter it shares its tensor with, as the model itself says."""
     tied = getattr(model, "all_tied_weights_keys", None)
     if isinstance(tied, Mapping):
@@ -322,7 +322,7 @@ def _tied_names(model: Any) -> dict[str, str]:
     return {name: first[id(p)] for name, p in named if first.setdefault(id(p), name) != name}
 
 
-def _load_while_running(module: Any, shards: _Shards, keys: Mapping[str, str]) -> None:
+def load_while_running(module: Any, shards: Shards, keys: Mapping[str, str]) -> None:
     """Give a module real parameters for as long as its forward runs."""
     from torch import nn
 
@@ -360,7 +360,7 @@ def _is_plain_linear(module: Any) -> bool:
     return type(module) is nn.Linear
 
 
-def _apply_in_slices(head: Any, shards: _Shards, keys: Mapping[str, str]) -> None:
+def _apply_in_slices(head: Any, shards: Shards, keys: Mapping[str, str]) -> None:
     """Let the head run from the mapped file, slice by slice: no float32 copy of the vocabulary's matrix exists."""
     import torch
 

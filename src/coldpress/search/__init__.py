@@ -16,12 +16,12 @@ from coldpress.model import Model
 from coldpress.search.check import check_passes
 from coldpress.search.evaluate import Bench, Evaluator
 from coldpress.search.finals import finals
-from coldpress.search.goals import Judge, Numbers, Objective, labels_of, numbers_of, objectives_of, ranking_of
+from coldpress.search.goals import Judge, Numbers, Objective, numbers_of, objectives_of, ranking_of
 from coldpress.search.history import History
 from coldpress.search.run import PASS_BY_PASS, Found, Request, Say, check_search, run
 from coldpress.search.space import Space
 from coldpress.search.trials import FAILED, Trial
-from coldpress.workflow import Measure, Search, Step, Workflow
+from coldpress.workflow import Measure, Search, Step, Workflow, labels_of
 
 __all__ = [
     "JOURNAL",

@@ -11,9 +11,9 @@ from typing import Any
 
 from coldpress.errors import WORK_FAILED, ColdpressError
 from coldpress.model import Model
-from coldpress.search.goals import Judge, Numbers, labels_of, numbers_of
+from coldpress.search.goals import Judge, Numbers, numbers_of
 from coldpress.search.trials import COMPLETE, DROPPED, FAILED
-from coldpress.workflow import Measure, Step
+from coldpress.workflow import Measure, Step, labels_of
 
 
 @dataclass(frozen=True)

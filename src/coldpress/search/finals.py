@@ -13,9 +13,9 @@ from pathlib import Path
 from coldpress import schema
 from coldpress.model import Model
 from coldpress.search.evaluate import Bench
-from coldpress.search.goals import labels_of, numbers_of, ranking_of
+from coldpress.search.goals import numbers_of, ranking_of
 from coldpress.search.run import Found, Say
-from coldpress.workflow import Measure
+from coldpress.workflow import Measure, labels_of
 
 _FINALISTS = 4
 _ROUNDS = 3

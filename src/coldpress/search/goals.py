@@ -10,7 +10,7 @@ from typing import Any
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.parts import Value
 from coldpress.report import size
-from coldpress.workflow import Goal, Measure
+from coldpress.workflow import Goal, Measure, labels_of
 
 #: measured numbers by label, such as ``latency.median_ms``
 Numbers = Mapping[str, float]
@@ -82,16 +82,6 @@ class Objective:
         if self.value.unit == "bytes":
             return size(number)
         return f"{number:.4g}{f' {self.value.unit}' if self.value.unit else ''}"
-
-
-def labels_of(measures: Sequence[Measure]) -> list[str]:
-    """A name for each metric: its type, numbered from the second of a type on."""
-    met: dict[str, int] = {}
-    names = []
-    for measure in measures:
-        met[measure.type] = met.get(measure.type, 0) + 1
-        names.append(measure.type if met[measure.type] == 1 else f"{measure.type}-{met[measure.type]}")
-    return names
 
 
 def objectives_of(measures: Sequence[Measure]) -> list[Objective]:
