@@ -31,6 +31,7 @@ _STEPS = {"rows": 8, "joined": 4}
 _ROWS, _ROWS_IN_STEP, _WINDOW = 64, 8, 1024
 #: what PEFT gives an adapter in a Llama when nobody says, and so Olive
 _TARGETS = ("q_proj", "v_proj")
+_OLIVES_RANK = 64
 _STRATEGIES = {"rows": ("line-by-line", "line_by_line"), "joined": ("join", "join")}
 _PLACES = ("the market", "a quiet lake", "the old bridge", "the harbour", "a tower on the hill", "the town museum")
 _DOINGS = (
@@ -128,6 +129,7 @@ def _coldpress(load: str, model: Path, rows: Path, folder: Path, options: Option
     parameters = {
         "train_data": {"type": "text_corpus", "parameters": rule},
         "eval_dataset_size": 0,
+        "lora_r": _OLIVES_RANK,
         "target_modules": list(_TARGETS),
         "training_args": {"max_steps": _STEPS[load], "per_device_train_batch_size": _ROWS_IN_STEP},
     }

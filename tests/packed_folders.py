@@ -93,3 +93,13 @@ def transformers_logits(folder: Path, window: np.ndarray) -> np.ndarray:
     with torch.inference_mode():
         logits: np.ndarray = model(torch.from_numpy(window)[None]).logits[0].numpy()
     return logits
+
+
+def logits_of(folder: Path, ids: np.ndarray) -> np.ndarray:
+    """Logits ``[tokens, vocab]`` of a text, by plain transformers."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.inference_mode():
+        return model(torch.as_tensor(ids)[None]).logits[0].numpy()

@@ -10,8 +10,8 @@ from typing import Any
 from coldpress.errors import ColdpressError
 from coldpress.graphs import adapter_file
 from coldpress.graphs.adapter_file import FORMATS
-from coldpress.graphs.lora_slots import read_slots
 from coldpress.graphs.runtime import graph_file
+from coldpress.graphs.slots import read_slots
 from coldpress.model import Model
 from coldpress.networks import inner_adapters, peft
 from coldpress.sources import find_model

@@ -119,8 +119,8 @@ def model_folder(folder: Path) -> Path:
 def _check_adapter(file: Path, folder: Path) -> None:
     """Refuse a file that is no adapter, or none of this model: the runtime itself may end the process over it."""
     from coldpress.graphs.adapter_file import check_fits
-    from coldpress.graphs.lora_slots import read_slots
     from coldpress.graphs.runtime import graph_file
+    from coldpress.graphs.slots import read_slots
 
     check_fits(file, read_slots(graph_file(folder)), folder)
 

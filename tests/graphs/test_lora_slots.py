@@ -9,8 +9,8 @@ import pytest
 
 from coldpress.errors import ColdpressError
 from coldpress.graphs import adapter_file
-from coldpress.graphs.lora_slots import read_slots
 from coldpress.graphs.runtime import Decoder
+from coldpress.graphs.slots import read_slots
 from coldpress.model import Model
 from coldpress.networks import adapter_folder, peft
 from coldpress.parts import Context

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,17 +17,7 @@ import coldpress
 from coldpress import ColdpressError
 from coldpress.networks.packed import read_packed
 from coldpress.networks.reference import Reference
-from tests.architectures import checkpoint
-from tests.conftest import weights, write_tokenizer
-
-
-def logits_of(folder: Path, ids: np.ndarray) -> np.ndarray:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    with torch.inference_mode():
-        return model(torch.as_tensor(ids)[None]).logits[0].numpy()
+from tests.packed_folders import logits_of
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -85,148 +74,6 @@ def test_other_data_is_other_work(tiny_model, quantize, tmp_path, text):
     changed.write_text("\n".join(json.dumps({"q": f"{n} minus {n}", "a": "0"}) for n in range(400)))
     third = quantize(tiny_model, "third", **options).data["calibration"]["digest"]
     assert len({first, second, third}) == 3
-
-
-def test_embedding_and_head_of_a_tied_model(tiny_model, quantize, tmp_path):
-    quantize(tiny_model, algorithm="gptq", embeddings=True)
-    pressed = coldpress.optimize(tmp_path / "quantized", tmp_path / "onnx", cache_dir=tmp_path / "cache")
-    assert all(layer["exact"] for layer in pressed.data["layers"])
-    assert {layer["role"] for layer in pressed.data["layers"]} >= {"head"}
-    with pytest.raises(ColdpressError, match="head is its token embedding") as error:
-        quantize(tiny_model, "other", algorithm="gptq", lm_head=True)
-    assert "--embeddings" in str(error.value.hint)
-
-
-def test_an_untied_head(quantize, tmp_path):
-    folder = checkpoint("llama", tmp_path / "model").folder
-    write_tokenizer(folder)
-    quantize(folder, algorithm="gptq", lm_head=True)
-    assert "lm_head" in read_packed(tmp_path / "quantized")
-    ids = np.arange(5, 30)
-    [expected] = Reference(tmp_path / "quantized").logits([ids])
-    np.testing.assert_allclose(logits_of(tmp_path / "quantized", ids), expected, atol=1e-4)
-
-
-def test_a_budget_spreads_the_bits(tiny_model, quantize, tmp_path):
-    quantize(tiny_model, algorithm="gptq", target_bits=6.0, symmetric=True)
-    linears = read_packed(tmp_path / "quantized")
-    bits = {name: linear.bits for name, linear in linears.items()}
-    assert len(set(bits.values())) > 1
-    for layer in range(2):
-        assert len({bits[f"model.layers.{layer}.self_attn.{part}_proj"] for part in "qkv"}) == 1
-        assert len({bits[f"model.layers.{layer}.mlp.{part}_proj"] for part in ("gate", "up")}) == 1
-    stored = sum(linear.rows * linear.columns * (linear.bits + 1) for linear in linears.values()) / 8
-    assert stored <= sum(linear.rows * linear.columns for linear in linears.values()) * 6.6 / 8
-    ids = np.arange(5, 30)
-    [expected] = Reference(tmp_path / "quantized").logits([ids])
-    np.testing.assert_allclose(logits_of(tmp_path / "quantized", ids), expected, atol=1e-4)
-
-
-def test_a_budget_in_bytes_holds_for_the_pressed_model(tiny_model, quantize, tmp_path):
-    quantize(tiny_model, algorithm="gptq", max_size="1200KB")
-    pressed = coldpress.optimize(tmp_path / "quantized", tmp_path / "onnx", cache_dir=tmp_path / "cache")
-    assert pressed.data["size"]["model_bytes"] <= 1_200_000
-    with pytest.raises(ColdpressError, match="do not fit into"):
-        quantize(tiny_model, "small", algorithm="gptq", max_size="60KB")
-
-
-def test_modules_of_their_own(tiny_model, quantize, tmp_path):
-    quantize(
-        tiny_model,
-        algorithm="gptq",
-        overrides=("*.v_proj=int8", "*.1.mlp.*=int2"),
-        modules_to_not_convert=("*.0.self_attn.o_proj",),
-    )
-    bits = {name: linear.bits for name, linear in read_packed(tmp_path / "quantized").items()}
-    assert "model.layers.0.self_attn.o_proj" not in bits
-    assert bits["model.layers.0.self_attn.v_proj"] == 8
-    assert bits["model.layers.1.mlp.up_proj"] == 2
-    assert bits["model.layers.0.mlp.up_proj"] == 4
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"group_size": 128}, "has 64 inputs, which groups of 128 do not divide"),
-        ({"data_files": ("missing.jsonl",)}, r"missing\.jsonl"),
-        ({"overrides": ("*.v_proj=int5",)}, "is not GLOB=PRECISION"),
-        ({"modules_to_not_convert": ("*.nothing",)}, "matches no linear layer"),
-        ({"format": "awq", "precision": "int8"}, "holds 4 bits"),
-        ({"max_memory": 0.001}, "too little for one layer"),
-        ({"target_bits": 4.5, "max_size": "90MB"}, "two budgets"),
-        ({"target_bits": 40.0}, "target_bits is 40"),
-        ({"target_bits": 2.1}, "target_bits is 2.1; the weights do not fit"),
-        ({"target_bits": 4.5, "precision": "int8"}, "precision int8 has no effect with a budget"),
-        ({"max_size": "big"}, "is not a size"),
-        ({"device": "npu"}, "not on an npu"),
-        ({"algorithm": "awq", "polish_seconds": 1.0}, "polish_seconds has no effect"),
-        ({"max_seq_len": 4096}, "2048|max_seq_len|context"),
-    ],
-)
-def test_wrong_requests_say_what_is_wrong(options, message, tiny_model, quantize):
-    with pytest.raises(ColdpressError, match=message):
-        quantize(tiny_model, **{"algorithm": "gptq", **options})
-
-
-@pytest.mark.parametrize("option", [{"data_files": ("rows.jsonl",)}, {"num_samples": 6}, {"max_memory": 3.0}])
-def test_options_of_a_calibration_are_refused_without_one(option, tiny_model, tmp_path):
-    with pytest.raises(ColdpressError, match=f"{next(iter(option))} has no effect with rtn"):
-        coldpress.quantize(tiny_model, tmp_path / "out", algorithm="rtn", **option)
-
-
-@pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="there is a GPU here")
-def test_without_a_gpu_only_graphs_are_made_for_one(tiny_model, quantize, tmp_path, text):
-    with pytest.raises(ColdpressError, match="finds no CUDA device here"):
-        quantize(tiny_model, algorithm="gptq", device="gpu")
-    options = {"data_files": (str(text),), "max_seq_len": 32, "num_samples": 6, "cache_dir": tmp_path / "cache"}
-    pressed = coldpress.optimize(tiny_model, tmp_path / "out", algorithm="gptq", device="gpu", **options)
-    assert {layer["symmetric"] for layer in pressed.data["layers"] if layer["role"] == "linear"} == {True}
-
-
-@pytest.mark.parametrize("algorithm", ["rtn", "gptq"])
-def test_a_weight_that_is_no_number_is_named(algorithm, make_model, quantize):
-    tensors = weights()
-    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = np.nan
-    with pytest.raises(ColdpressError, match=r"model\.layers\.1\.mlp\.up_proj: .* not finite"):
-        quantize(make_model(tensors=tensors), algorithm=algorithm)
-
-
-def test_inputs_that_are_no_numbers_are_named(make_model, quantize):
-    tensors = weights()
-    tensors["model.layers.0.mlp.down_proj.weight"] *= 1e15
-    tensors["model.layers.0.mlp.up_proj.weight"] *= 1e15
-    tensors["model.layers.0.mlp.gate_proj.weight"] *= 1e15
-    with pytest.raises(ColdpressError, match=r"inputs of model\.layers\.0\.mlp\.down_proj are not finite") as error:
-        quantize(make_model(tensors=tensors), algorithm="gptq")
-    assert error.value.exit_code == 1
-
-
-def test_a_folder_that_lost_too_much_names_its_worst_layer(tiny_model, tmp_path):
-    report = coldpress.quantize(
-        tiny_model, tmp_path / "out", algorithm="rtn", precision="int2", cache_dir=tmp_path / "cache"
-    )
-    assert report.exit_code == 3
-    assert "the worst layer is model.layers." in report.data["reasons"][-1]
-
-
-def test_a_quantized_folder_is_not_quantized_again(tiny_model, quantize, tmp_path):
-    quantize(tiny_model, algorithm="kquant")
-    with pytest.raises(ColdpressError, match="is quantized already"):
-        quantize(tmp_path / "quantized", "again", algorithm="kquant")
-
-
-def test_rows_of_zeros_and_dead_inputs(make_model, quantize, tmp_path):
-    from safetensors.numpy import load_file, save_file
-
-    folder = make_model()
-    tensors = load_file(folder / "model.safetensors")
-    tensors["model.layers.0.mlp.up_proj.weight"][3:9] = 0
-    tensors["model.layers.1.self_attn.v_proj.weight"][:] = 0
-    tensors["model.layers.1.self_attn.q_proj.weight"][5] = 0.25
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    layers = {layer["name"]: layer for layer in quantize(folder, algorithm="best").data["calibration"]["layers"]}
-    assert layers["model.layers.1.self_attn.v_proj"]["output_error"] == 0
-    assert "zero" in layers["model.layers.1.self_attn.o_proj"]["fallback"]
 
 
 @pytest.mark.full

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from coldpress.errors import ColdpressError
-from coldpress.graphs.lora_slots import Piece, Slot
+from coldpress.graphs.slots import Piece, Slot
 from coldpress.networks.low_rank import LowRank, stacked
 from coldpress.networks.peft import Adapter
 

@@ -11,57 +11,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, replace
 
 import onnx_ir as ir
 
 from coldpress.errors import ColdpressError
 from coldpress.graphs.linears import Linear, find_head, find_linears
+from coldpress.graphs.slots import METADATA, Piece, Slot
 from coldpress.networks.adapter_base import EMBEDDINGS
 from coldpress.networks.checkpoint import Span
 from coldpress.networks.packed.spans import PackedSpan
 
-METADATA = "coldpress.lora_slots"
 _HEAD = "lm_head"
 _PRODUCTS = ("MatMul", "MatMulNBits")
 _TYPES = {ir.DataType.FLOAT: "float32", ir.DataType.FLOAT16: "float16", ir.DataType.BFLOAT16: "bfloat16"}
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Rows ``start`` to ``stop`` of a module of the checkpoint."""
-
-    module: str
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True)
-class Slot:
-    """``name``: the module, or what joined modules are called. ``pieces``: what its outputs are, in order."""
-
-    name: str
-    inputs: int
-    pieces: tuple[Piece, ...]
-    dtype: str = "float32"
-
-    @property
-    def a(self) -> str:
-        return f"{self.name}.lora_A.weight"
-
-    @property
-    def b(self) -> str:
-        return f"{self.name}.lora_B.weight"
-
-    @property
-    def outputs(self) -> int:
-        return sum(piece.stop - piece.start for piece in self.pieces)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Slot:
-        return cls(**{**data, "pieces": tuple(Piece(**piece) for piece in data["pieces"])})
 
 
 def find_slots(
@@ -172,12 +135,3 @@ def _optional_input(
     graph.inputs.append(value)
     graph.register_initializer(value)
     return value
-
-
-def read_slots(graph_file: Path) -> list[Slot]:
-    """The slots that a pressed graph says it has."""
-    import onnx
-
-    model = onnx.load(str(graph_file), load_external_data=False)
-    said = next((entry.value for entry in model.metadata_props if entry.key == METADATA), "[]")
-    return [Slot.from_json(data) for data in json.loads(said)]

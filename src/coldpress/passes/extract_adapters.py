@@ -38,8 +38,8 @@ class ExtractAdapters(Pass):
         from coldpress.graphs import adapter_file
         from coldpress.graphs.foreign.folder import copy_model
         from coldpress.graphs.foreign.inner_lora import take_out
-        from coldpress.graphs.lora_slots import read_slots
         from coldpress.graphs.runtime import graph_file
+        from coldpress.graphs.slots import read_slots
 
         copy_model(model.path, ctx.scratch)
         file = graph_file(ctx.scratch)

@@ -56,7 +56,7 @@ class Lora(Pass):
     version: ClassVar[int] = 1
 
     method: str = option("what is trained", "lora", METHODS)
-    lora_r: int = option("rank of the adapter", 64)
+    lora_r: int = option("rank of the adapter; its file and its time grow with it", 16)
     lora_alpha: float = option("the adapter is scaled by lora_alpha / lora_r", 16.0)
     lora_dropout: float | None = option(
         "share of an adapter's inputs left out at random; default 0.05 where it applies", None

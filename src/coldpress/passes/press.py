@@ -277,7 +277,7 @@ def _layers_of_adapters(model: Model) -> dict[str, dict[str, LowRank]]:
 def _write_adapters(adapters: Mapping[str, Mapping[str, LowRank]], folder: Path) -> list[dict[str, Any]]:
     """An adapter file for each adapter beside the graph that has the slots; what there is to know of them."""
     from coldpress.graphs import adapter_file
-    from coldpress.graphs.lora_slots import read_slots
+    from coldpress.graphs.slots import read_slots
 
     slots, written = read_slots(folder / "model.onnx"), []
     for name, layers in adapters.items():

@@ -53,7 +53,7 @@ def load_base(folder: Path, dtype: torch.dtype, trust_remote_code: bool = False)
         except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ColdpressError(f"transformers cannot load {folder}: {reason}", exit_code=WORK_FAILED) from error
-    return _frozen(model)
+    return _frozen(model, folder)
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def load_in_4_bits(
     options = {"quantization_config": settings, "dtype": dtype, "device_map": {"": device}}
     options |= {"local_files_only": True, "trust_remote_code": trust_remote_code}
     try:
-        return _frozen(AutoModelForCausalLM.from_pretrained(folder, **options))
+        return _frozen(AutoModelForCausalLM.from_pretrained(folder, **options), folder)
     except (OSError, ValueError, ImportError, RuntimeError, NotImplementedError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ColdpressError(
@@ -141,7 +141,8 @@ def load_in_4_bits(
         ) from error
 
 
-def _frozen(model: Any) -> Any:
+def _frozen(model: Any, folder: Path) -> Any:
+    model.name_or_path = str(folder)  # where PEFT looks for its config.json with each checkpoint
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     model.config.use_cache = False

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from coldpress.errors import ColdpressError
-from coldpress.graphs.lora_slots import METADATA, Piece, Slot
+from coldpress.graphs.slots import METADATA, Piece, Slot
 
 if TYPE_CHECKING:
     import onnx

@@ -1,0 +1,103 @@
+"""The two labs of examples/ on SmolLM2, as make types them, from an empty cache: their times, losses and accuracies.
+
+Travel: the loss on the rows held out is measured by the training itself, on the quantized base, before and after; here once more on
+the int4 ONNX model that comes out, with its adapter active and without. What the adapter gains there is compared with what it gained
+in training. Emotion: how often the model names the right tone before training, after it, and in int4.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.measure import REPOSITORY, Claim, Options, Outcome, pinned, run_checked
+
+_TRAVEL = REPOSITORY / "examples/travel/models/smollm2"
+_EMOTION = re.compile(r"^models/emotion/(\w+)\s+([\d.]+)% right\s+([\d,]+) MB", re.M)
+
+
+def run(options: Options) -> Outcome:
+    """The claims about the labs."""
+    travel, emotion = _travel(options), _emotion(options)
+    claims = [
+        Claim("travel: fall of the loss on rows held out, as a share", travel["fall"], 0.30, "higher"),
+        Claim("travel: share of that gain that int4 ONNX with the adapter keeps", travel["kept"], 0.95, "higher"),
+        Claim(
+            "emotion: right answers after training less those before",
+            emotion["tuned"] - emotion["before"],
+            0.0,
+            "higher",
+        ),
+        Claim("emotion: right answers in int4 less those before", emotion["int4"] - emotion["before"], 0.0, "higher"),
+    ]
+    return Outcome({"travel": travel, "emotion": emotion}, claims)
+
+
+def _made(target: str, options: Options) -> Any:
+    with tempfile.TemporaryDirectory(dir=options.scratch) as cache:
+        environment = {**pinned(options.threads), "COLDPRESS_CACHE": cache}
+        return run_checked(["make", "--assume-old=setup", target], environment, REPOSITORY)
+
+
+def _travel(options: Options) -> dict[str, Any]:
+    used = _made("example-travel", options)
+    reports = {step: _report(_TRAVEL / step) for step in ("awq", "ft", "onnx-ao")}
+    tuning = reports["ft"]["tuning"]
+    before, after = (tuning["held_out"][f"loss_{when}"] for when in ("before", "after"))
+    onnx = {
+        "without": _loss(_TRAVEL / "onnx-ao/model", None, options),
+        "with": _loss(_TRAVEL / "onnx-ao/model", "adapter_weights.onnx_adapter", options),
+    }
+    return {
+        "wall_s": used.wall_s,
+        "peak_anonymous_mb": used.peak_anonymous_mb,
+        "seconds": {step: report["seconds"] for step, report in reports.items()},
+        "seconds_per_step": tuning["seconds_per_step"],
+        "loss_before": before,
+        "loss_after": after,
+        "loss_in_onnx": onnx,
+        "fall": 1 - after / before,
+        "kept": (before - onnx["with"]) / (before - after),
+    }
+
+
+def _report(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _loss(folder: Path, adapter: str | None, options: Options) -> float:
+    """Mean loss of a token of the held-out rows, which are those that the training read, cut in the same way."""
+    from coldpress.graphs.runtime import Decoder
+    from coldpress.model import Model
+    from coldpress.parts import Context, DataSource
+    from coldpress.schema import build
+    from coldpress.target import Target
+    from coldpress.tune.rows import NOT_SCORED, read_rows
+
+    given = _report(_TRAVEL / "ft")["passes"][0]["parameters"]["eval_data"]
+    [files] = given["parameters"]["data_files"]
+    given["parameters"]["data_files"] = [str(REPOSITORY / "examples/travel" / files)]
+    context = Context(options.scratch, Target(threads=options.threads))
+    rows = read_rows(build(DataSource, given, "data"), Model(_TRAVEL / "ft/model", "hf", ""), context, None)
+    decoder = Decoder(folder, options.threads)
+    total = count = 0.0
+    for row in rows.rows:
+        counted = row.targets != NOT_SCORED
+        logits = decoder.logits(row.ids, folder / adapter if adapter else None)[counted].astype(np.float64)
+        top = logits.max(-1)
+        chosen = np.take_along_axis(logits, row.targets[counted][:, None], -1)[:, 0]
+        total += float((np.log(np.exp(logits - top[:, None]).sum(-1)) + top - chosen).sum())
+        count += int(counted.sum())
+    return total / count
+
+
+def _emotion(options: Options) -> dict[str, Any]:
+    used = _made("example-emotion", options)
+    found = {name: float(share) / 100 for name, share, _ in _EMOTION.findall(used.output)}
+    return {"wall_s": used.wall_s, "peak_anonymous_mb": used.peak_anonymous_mb, **found}
