@@ -33,26 +33,31 @@ class Timed(transformers.TrainerCallback):
             STEPS[-1]["loss"] = logs["loss"]
 
 
-def counted(trainer_class):
-    """The Trainer, its batches counted: all tokens, and those that a loss counts."""
+class Counts:
+    """Of all batches: tokens with padding, and those that a loss counts."""
 
-    class Counting(trainer_class):
-        tokens = scored = 0
+    tokens = scored = 0
 
-        def __init__(self, *args, **options):
-            super().__init__(*args, callbacks=[Timed()], **options)
 
-        def training_step(self, model, inputs, *more):
-            Counting.tokens += inputs["input_ids"].numel()
-            Counting.scored += int((inputs["labels"] != -100).sum())
-            return super().training_step(model, inputs, *more)
+def watch(trainer) -> None:
+    """Have each of transformers' trainers note its steps and count its batches. Wherever it is imported, it is this class."""
+    made, trained = trainer.__init__, trainer.training_step
 
-    return Counting
+    def init(self, *args, **options):
+        made(self, *args, **options)
+        self.add_callback(Timed())
+
+    def training_step(self, model, inputs, *more, **options):
+        Counts.tokens += inputs["input_ids"].numel()
+        Counts.scored += int((inputs["labels"] != -100).sum())
+        return trained(self, model, inputs, *more, **options)
+
+    trainer.__init__, trainer.training_step = init, training_step
 
 
 def main(file: str) -> None:
     request = json.loads(Path(file).read_text(encoding="utf-8"))
-    transformers.Trainer = counted(transformers.Trainer)
+    watch(transformers.Trainer)
     data = {
         "name": "rows",
         "type": "HuggingfaceContainer",
@@ -85,7 +90,7 @@ def main(file: str) -> None:
     )
     if not STEPS:
         sys.exit("Olive trained no step")
-    counts = {"tokens": transformers.Trainer.tokens / len(STEPS), "scored": transformers.Trainer.scored / len(STEPS)}
+    counts = {"tokens": Counts.tokens / len(STEPS), "scored": Counts.scored / len(STEPS)}
     result = {"steps": STEPS, **counts, "threads": torch.get_num_threads()}
     Path(request["result"]).write_text(json.dumps(result), encoding="utf-8")
 
