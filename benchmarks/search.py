@@ -44,7 +44,7 @@ _COUNTED = """
 import json, sys
 from coldpress.engine import run
 from coldpress.store import Store
-from coldpress.workflow_file import load_workflow
+from coldpress.workflow.file import load_workflow
 
 class Counting(Store):
     made = []

@@ -16,7 +16,7 @@ from coldpress.model import Model, content_key
 from coldpress.store import Store
 from coldpress.target import Target
 from coldpress.workflow import Measure
-from coldpress.workflow_file import load_metrics
+from coldpress.workflow.file import load_metrics
 from tests.tiny_graphs import write_text_classifier, write_word_tokenizer
 
 TARGET = Target(threads=1)

@@ -11,7 +11,7 @@ import yaml
 
 import coldpress
 from coldpress.olive_config import translate
-from coldpress.workflow_file import load_workflow
+from coldpress.workflow.file import load_workflow
 
 PAGE = (Path(__file__).parents[1] / "docs/workflows.md").read_text(encoding="utf-8")
 WORKFLOWS = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.S)]

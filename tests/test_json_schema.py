@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from coldpress import parts
-from coldpress.json_schema import workflow_schema
-from coldpress.workflow_file import load_workflow
+from coldpress.workflow.file import load_workflow
+from coldpress.workflow.json_schema import workflow_schema
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from coldpress.noise import is_tie, spread
+from coldpress.measuring.noise import is_tie, spread
 
 
 def test_a_difference_beyond_the_noise_is_none():

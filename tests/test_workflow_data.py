@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coldpress.errors import ColdpressError
-from coldpress.workflow_file import load_workflow
+from coldpress.workflow.file import load_workflow
 
 DATA = {"some": {"type": "synthetic", "parameters": {"max_samples": 2}}}
 

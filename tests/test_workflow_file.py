@@ -9,7 +9,7 @@ import pytest
 
 from coldpress import ColdpressError
 from coldpress.workflow import Measure, Package, Place, Step, Workflow
-from coldpress.workflow_file import load_workflow
+from coldpress.workflow.file import load_workflow
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import coldpress
-from coldpress.workflow_file import load_metrics
+from coldpress.workflow.file import load_metrics
 
 FOLDER = Path("models/emotion")
 AS_IT_IS = {"type": "ModelBuilder", "config": {"precision": "fp32"}}

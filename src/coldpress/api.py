@@ -16,7 +16,7 @@ from coldpress.errors import ColdpressError
 from coldpress.store import Store
 from coldpress.target import Target, resolve_target
 from coldpress.workflow import Running, Step, Verify, Workflow
-from coldpress.workflow_file import load_workflow
+from coldpress.workflow.file import load_workflow
 
 _TARGET = ("device", "provider", "threads")
 #: where results go when nothing else is said

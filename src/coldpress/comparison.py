@@ -9,8 +9,8 @@ from coldpress import parts, schema
 from coldpress.engine import Console
 from coldpress.errors import ColdpressError
 from coldpress.job import Job
+from coldpress.measuring.noise import spread
 from coldpress.model import Model
-from coldpress.noise import spread
 from coldpress.sources import find_model
 from coldpress.store import Store
 from coldpress.systems.local import Local

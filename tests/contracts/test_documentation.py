@@ -58,7 +58,7 @@ def test_files_that_the_design_names_exist():
 def test_workflows_in_the_documentation_are_read(page):
     import yaml
 
-    from coldpress.workflow_file import load_workflow
+    from coldpress.workflow.file import load_workflow
 
     for block in re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
         assert load_workflow(yaml.safe_load(block)).model

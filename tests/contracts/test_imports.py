@@ -17,14 +17,11 @@ ALLOWED = {
     "quant": {"errors", "quant"},
     "networks": {"errors", "model", "networks", "quant"},
     "graphs": {"errors", "graphs", "model", "networks", "quant", "target"},
-    "report": {"errors", "noise", "parts", "report"},
-    "data": {"data", "errors", "graphs", "loader", "model", "parts", "pictures", "texts", "user_script"},
-    "loader": {"errors", "model", "parts", "texts"},
-    "pictures": {"errors", "graphs", "loader", "model", "parts"},
-    "inference": {"errors", "graphs", "model", "networks", "target"},
-    "harness": {"errors", "inference", "metrics"},
+    "report": {"errors", "measuring", "parts", "report"},
+    "data": {"batches", "data", "errors", "graphs", "model", "parts", "texts", "user_script"},
+    "batches": {"batches", "errors", "graphs", "model", "parts", "texts"},
+    "measuring": {"errors", "graphs", "measuring", "metrics", "model", "networks", "target"},
     "user_script": {"errors"},
-    "noise": set(),
     "samplers": {"parts", "samplers"},
     "errors": set(),
     "model": {"errors"},
@@ -32,13 +29,12 @@ ALLOWED = {
     "target": {"errors"},
     "store": set(),
     "parts": {"errors", "model", "schema", "target"},
-    "feeds": {"texts", "errors", "graphs", "model", "parts"},
     "tune": {"errors", "model", "networks", "parts", "quant", "tune"},
 }
 #: parts know the model, their interface, how to open a model and its data, and the folders of knowledge; nothing of the engine
 PART = {
     *{"errors", "model", "parts", "target", "tolerance"},
-    *{"inference", "harness", "feeds", "loader", "user_script"},
+    *{"batches", "measuring", "user_script"},
     *{"quant", "graphs", "networks", "texts", "tune", "metrics"},
 }
 

@@ -16,7 +16,7 @@ import coldpress
 from coldpress.chat import Conversation, Settings
 from coldpress.errors import ColdpressError
 from coldpress.graphs.adapter_file import read_adapter
-from coldpress.workflow_file import load_workflow
+from coldpress.workflow.file import load_workflow
 from tests.adapters import make_adapter
 from tests.packed_folders import pack_folder
 

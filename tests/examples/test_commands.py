@@ -12,7 +12,7 @@ import yaml
 
 from coldpress.cli import app
 from coldpress.olive_config import translate
-from coldpress.workflow_file import load_metrics
+from coldpress.workflow.file import load_metrics
 from tests.examples import commands
 
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

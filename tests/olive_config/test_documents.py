@@ -16,7 +16,7 @@ import pytest
 import coldpress
 from coldpress import parts
 from coldpress.olive_config import translate
-from coldpress.workflow_file import load_workflow
+from coldpress.workflow.file import load_workflow
 from tests.architectures import checkpoint
 from tests.conftest import write_tokenizer
 

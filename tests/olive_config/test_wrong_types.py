@@ -10,7 +10,7 @@ import pytest
 
 from coldpress import ColdpressError
 from coldpress.olive_config import translate
-from coldpress.workflow_file import load_workflow
+from coldpress.workflow.file import load_workflow
 
 DOCUMENTS = Path(__file__).parent / "documents"
 WRONG = (None, 3, "x", True, [], {"a": 1}, [["a"]])

@@ -11,7 +11,7 @@ import pytest
 from coldpress.engine import Console, Report, run
 from coldpress.store import Store
 from coldpress.workflow import Workflow
-from coldpress.workflow_file import load_workflow
+from coldpress.workflow.file import load_workflow
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -61,7 +61,7 @@ def test_the_best_few_become_folders_of_their_own(workflow, search, tmp_path):
 def test_the_written_workflow_of_the_best_point_can_be_run(workflow, search, tmp_path):
     out = tmp_path / "out"
     search(workflow(output=str(out)))
-    from coldpress.workflow_file import load_workflow
+    from coldpress.workflow.file import load_workflow
 
     again = load_workflow(out / "best.yaml")
     assert [step.parameters for step in again.passes] == [{"bits": 2}] and again.search is None
@@ -231,7 +231,7 @@ GO = """
 import sys, json
 from coldpress.engine import run
 from coldpress.store import Store
-from coldpress.workflow_file import load_workflow
+from coldpress.workflow.file import load_workflow
 print(json.dumps(run(load_workflow(json.loads(sys.argv[1])), store=Store(sys.argv[2])).data["search"]["points"]))
 """
 

@@ -36,7 +36,7 @@ def command(
     from coldpress.report.terminal import comparison
     from coldpress.target import resolve_target
     from coldpress.workflow import Measure
-    from coldpress.workflow_file import load_metrics
+    from coldpress.workflow.file import load_metrics
 
     asked: list[str | Measure] = [*metrics, *(load_metrics(config) if config else ())]
     chosen = asked or ["size", "divergence" if source else "perplexity"]

@@ -35,7 +35,7 @@ _TARGET = ("device", "provider", "threads")
 def command(config: str, overwrite: bool, dry_run: bool, as_json: bool, debug: bool, **flags: Any) -> int:
     from coldpress.cli.finish import run_and_show, show_resolved
     from coldpress.cli.session import Session
-    from coldpress.workflow_file import load_workflow
+    from coldpress.workflow.file import load_workflow
 
     notes: list[str] = []
     workflow = _overridden(load_workflow(config, notes.append), given(flags))

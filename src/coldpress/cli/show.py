@@ -19,7 +19,7 @@ from coldpress.errors import ColdpressError, did_you_mean
 @click.option("--schema", is_flag=True, help="Print the JSON schema of workflow files, for editors.")
 def command(name: str | None, schema: bool) -> None:
     if schema:
-        from coldpress.json_schema import workflow_schema
+        from coldpress.workflow.json_schema import workflow_schema
 
         click.echo(json.dumps(workflow_schema(), indent=1))
         return

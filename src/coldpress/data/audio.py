@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from coldpress.batches.loader import Labels, PlacedRow, Reading, RowLoader, folder_of
 from coldpress.errors import ColdpressError
-from coldpress.loader import Labels, PlacedRow, Reading, RowLoader, folder_of
 from coldpress.model import Model
 from coldpress.parts import Batch, Context, option
 

@@ -14,11 +14,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from coldpress.batches.loader import Labels, Reading, folder_of
+from coldpress.batches.pictures import PictureLoader
 from coldpress.errors import ColdpressError
-from coldpress.loader import Labels, Reading, folder_of
 from coldpress.model import Model
 from coldpress.parts import Batch, Context, option
-from coldpress.pictures import PictureLoader
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 

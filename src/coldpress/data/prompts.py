@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from coldpress.loader import PlacedRow, Reading, RowLoader, folder_of
+from coldpress.batches.loader import PlacedRow, Reading, RowLoader, folder_of
 from coldpress.model import Model
 from coldpress.parts import Batch, Context, option
 from coldpress.texts.chat import read_chat_template

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from coldpress.batches.loader import folder_of
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.graphs.runtime import graph_file
 from coldpress.graphs.signature import Input, signature
-from coldpress.loader import folder_of
 from coldpress.model import Model
 from coldpress.parts import Batch, Context, Data, option
 

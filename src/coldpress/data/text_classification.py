@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coldpress.loader import Labels, PlacedRow, Reading, TokenizedRows
+from coldpress.batches.loader import Labels, PlacedRow, Reading, TokenizedRows
 from coldpress.model import Model
 from coldpress.parts import Batch, Context, option
 

@@ -19,8 +19,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from coldpress.batches.loader import Reading, RowLoader, folder_of
 from coldpress.errors import ColdpressError
-from coldpress.loader import Reading, RowLoader, folder_of
 from coldpress.model import Model
 from coldpress.parts import Batch, Context, option
 from coldpress.texts.chat import ChatTemplate, read_chat_template, special_tokens

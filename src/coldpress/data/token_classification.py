@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from coldpress.batches.loader import Labels, PlacedRow, Reading, TokenizedRows
 from coldpress.errors import ColdpressError
-from coldpress.loader import Labels, PlacedRow, Reading, TokenizedRows
 from coldpress.model import Model
 from coldpress.parts import Batch, Context, option
 

@@ -15,9 +15,9 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from coldpress.batches.loader import folder_of
 from coldpress.errors import ColdpressError, did_you_mean
-from coldpress.inference import open_model, open_speaker
-from coldpress.loader import folder_of
+from coldpress.measuring.inference import open_model, open_speaker
 from coldpress.model import Model
 from coldpress.parts import Batch, Context, DataSource, Metric, Value, option
 from coldpress.user_script import UserFunction

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from coldpress.errors import WORK_FAILED, ColdpressError
-from coldpress.inference import open_model
+from coldpress.measuring.inference import open_model
 from coldpress.model import Model
 from coldpress.parts import Context, DataSource, Metric, Value, option
 from coldpress.user_script import UserFunction

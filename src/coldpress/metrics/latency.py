@@ -16,7 +16,7 @@ import numpy as np
 
 from coldpress.errors import ColdpressError
 from coldpress.graphs.session import Session
-from coldpress.inference import open_model
+from coldpress.measuring.inference import open_model
 from coldpress.model import Model
 from coldpress.parts import Context, DataSource, Metric, Value, option
 

@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from coldpress.batches.loader import folder_of
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.graphs.runtime import read_genai_config
-from coldpress.inference import open_scorer, open_speaker
-from coldpress.loader import folder_of
+from coldpress.measuring.inference import open_scorer, open_speaker
 from coldpress.model import Model
 from coldpress.parts import Context, Metric, Value, option
 from coldpress.texts.tokenization import pretrained_tokenizer
@@ -60,7 +60,7 @@ class LmEval(Metric):
     def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
         from lm_eval.evaluator import simple_evaluate
 
-        from coldpress.harness import Harness
+        from coldpress.measuring.harness import Harness
 
         if not self.tasks:
             raise ColdpressError("lm_eval needs the names of tasks", hint="tasks: [lambada_openai], for example")
@@ -84,7 +84,7 @@ class LmEval(Metric):
         return {**_numbers(found["results"]), "samples": _samples(found)}
 
     def _voice(self, model: Model, ctx: Context) -> Any:
-        from coldpress.harness import Voice
+        from coldpress.measuring.harness import Voice
 
         return Voice(
             pretrained_tokenizer(folder_of(model)),

@@ -9,7 +9,7 @@ from pathlib import Path
 from coldpress import __version__
 from coldpress.errors import ColdpressError
 from coldpress.olive_config import Translation, is_olive, translate
-from coldpress.workflow_file import read_document
+from coldpress.workflow.file import read_document
 
 
 def migrate(file: Path) -> tuple[Translation, list[ColdpressError]]:

@@ -13,7 +13,7 @@ from coldpress.olive_config import tables
 from coldpress.olive_config.data import DataConfigs
 from coldpress.olive_config.reading import Log, Section, value_of
 from coldpress.workflow import Step
-from coldpress.workflow_file import check_step
+from coldpress.workflow.file import check_step
 
 SEARCHABLE, DEFAULT = "SEARCHABLE_VALUES", "DEFAULT_VALUE"
 #: parameters that are the name of a data config; the first is spelled out, as calibration data has no name here

@@ -18,7 +18,7 @@ from coldpress.olive_config.systems import client_of, read_systems
 from coldpress.olive_config.tables import names
 from coldpress.schema import build, plain
 from coldpress.workflow import Step, Workflow
-from coldpress.workflow_file import check
+from coldpress.workflow.file import check
 
 _OUTPUT = "models/optimized"
 

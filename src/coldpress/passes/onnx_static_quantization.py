@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from coldpress.batches.feeds import feeds_for
 from coldpress.errors import ColdpressError
-from coldpress.feeds import feeds_for
 from coldpress.graphs.foreign.folder import find_graphs, rewrite_graphs
 from coldpress.graphs.foreign.int8 import (
     Calibration,

@@ -17,8 +17,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from coldpress.batches.feeds import feeds_for
 from coldpress.errors import ColdpressError
-from coldpress.feeds import feeds_for
 from coldpress.graphs.foreign.folder import find_graphs
 from coldpress.graphs.foreign.options import LEVELS, MODES, write_options
 from coldpress.graphs.session import Session

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from coldpress.noise import is_tie
+from coldpress.measuring.noise import is_tie
 from coldpress.parts import Value
 from coldpress.report import Fact, Report, facts, model_name, number, plain, quantity, reasons, verdict
 from coldpress.report.tuning import lines

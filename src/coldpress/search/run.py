@@ -10,7 +10,7 @@ from statistics import median
 
 from coldpress import parts, schema
 from coldpress.errors import WORK_FAILED, ColdpressError, did_you_mean
-from coldpress.noise import is_tie
+from coldpress.measuring.noise import is_tie
 from coldpress.search.evaluate import Outcome
 from coldpress.search.goals import Judge, ranking_of
 from coldpress.search.history import History

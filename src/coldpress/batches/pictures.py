@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from coldpress.batches.loader import Loader, folder_of
 from coldpress.errors import ColdpressError
 from coldpress.graphs.runtime import graph_file
 from coldpress.graphs.signature import signature
-from coldpress.loader import Loader, folder_of
 from coldpress.model import Model
 from coldpress.parts import option
 

@@ -15,7 +15,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from coldpress.errors import ColdpressError
-from coldpress.inference import Speaker
+from coldpress.measuring.inference import Speaker
 from coldpress.metrics.perplexity import log_softmax
 
 _ANSWER_TOKENS = 256
