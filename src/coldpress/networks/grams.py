@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coldpress.errors import WORK_FAILED, ColdpressError, naming
+from coldpress.networks import heap
 from coldpress.networks.decoder_layer import Watcher
 from coldpress.networks.layerwise import Layerwise, States
 from coldpress.quant.grid import Floats, Grid, dequantize
@@ -173,6 +174,7 @@ def collect(
             watch.left(watch.modules)
             disk.write(_commit, folder, place, after, file)
             states = after
+            heap.give_back()
     _put_head(decoder, states, found.new(HEAD))
     _remove_states(folder)
     return found

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coldpress.errors import ColdpressError
+from coldpress.networks.attention import attend_in_blocks
 from coldpress.networks.decoder_layer import DecoderLayer, Watcher, loaded, running_as
 from coldpress.networks.reference import Shards, empty_model, load_while_running, tied_names
 from coldpress.networks.routers import is_router
@@ -73,6 +74,7 @@ class Layerwise:
         self._model, found = empty_model(self.folder, self._shards, trust_remote_code)
         if found is None:
             raise _refusal(self._model, self.folder, "transformers computes some of them from several stored tensors")
+        attend_in_blocks(self._model)
         self._stored, self._tied = found, tied_names(self._model)
         self._layers = dict(map(self._layer, _layer_names(self._model)))
         self._prepare_ends()

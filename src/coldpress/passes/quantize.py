@@ -210,12 +210,15 @@ class _Run:
         import numpy as np
         import torch
 
+        from coldpress.networks import heap
         from coldpress.networks.layer_quantizer import check_experts
         from coldpress.networks.layerwise import Layerwise
         from coldpress.texts.calibration import windows
 
         self.request, self.model, self.ctx = request, model, ctx
+        heap.keep_small()
         self.windows = windows(model.path, request.text(), ctx.seed) if request.needs_data else None
+        heap.give_back()  # the tokenizer's
         ids = np.zeros((1, 8), np.int64) if self.windows is None else self.windows.ids
         device = "cuda" if ctx.target.device == "gpu" and torch.cuda.is_available() else "cpu"
         self.decoder = Layerwise(
@@ -320,6 +323,7 @@ class _Run:
 
     def _layers(self, grams: Any) -> list[dict[str, Any]]:
         """Quantize layer by layer, going on where a killed run was, and put the checkpoint together."""
+        from coldpress.networks import heap
         from coldpress.networks.layer_quantizer import LayerQuantizer
         from coldpress.networks.packed.embedding import EMBEDDING_CODES
         from coldpress.networks.quantized_folder import LayerFiles, assemble
@@ -344,6 +348,8 @@ class _Run:
                     else:
                         tensors, found = worker.layer(name)
                     files.put(name, tensors, found)
+                    del tensors
+                    heap.give_back()
                 notes += found
             self.ctx.progress("quantizing", len(names), len(names))
             packed = {name: grid for name, grid in self.grids.items() if name != self.decoder.embedding}
