@@ -1,0 +1,41 @@
+"""What happens in the process that measures: it tells of itself, fails in several ways, or dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from coldpress import ColdpressError, Context, Metric, Model, Value
+
+_earlier: list[int] = []
+
+
+@dataclass(frozen=True)
+class Worker(Metric):
+    """``does``: tell, mutter, refuse, break or die."""
+
+    does: str = field(default="tell", metadata={"help": "what it does"})
+    number: int = field(default=0, metadata={"help": "makes one job another"})
+
+    values: ClassVar[Mapping[str, Value]] = {"pid": Value("neither"), "earlier": Value("neither")}
+    accepts: ClassVar[tuple[str, ...]] = ("onnx",)
+
+    def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
+        ctx.progress("working", 1, 2)
+        if self.does == "mutter":
+            print('{"coldpress"', "some library has something to say", flush=True)
+        if self.does == "refuse":
+            raise ColdpressError("not this model", hint="another one")
+        if self.does == "break":
+            raise ValueError("it broke in there")
+        if self.does == "die":
+            print("the last words", file=sys.stderr, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        _earlier.append(self.number)
+        wish = os.environ.get("COLDPRESS_LAB_WISH", "")
+        return {"pid": os.getpid(), "earlier": len(_earlier) - 1, "wish": wish, "folder": str(Path.cwd())}

@@ -1,0 +1,111 @@
+"""Each job has a process of its own, whatever the one before it did there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from coldpress import ColdpressError
+from coldpress.fresh import close, execute_fresh
+from coldpress.job import Job
+from coldpress.model import Model
+from coldpress.store import Store
+
+pytestmark = pytest.mark.usefixtures("lab_parts")
+
+
+@pytest.fixture
+def do(tmp_path):
+    (tmp_path / "model").mkdir()
+    model, store = Model(tmp_path / "model", "onnx", "key"), Store(tmp_path / "cache")
+
+    def run(does="tell", number=0, progress=lambda *_: None):
+        return execute_fresh(Job("metric", "worker", {"does": does, "number": number}, model), store, progress)
+
+    yield run
+    close()
+
+
+def test_every_job_has_a_process_without_a_past(do):
+    first, second = do(number=1).numbers, do(number=2).numbers
+    assert first["pid"] != second["pid"]
+    assert first["earlier"] == second["earlier"] == 0
+
+
+def test_a_known_result_is_not_made_again(do):
+    assert do(number=1).numbers == do(number=1).numbers
+
+
+def test_it_sees_the_environment_and_the_folder_of_now(do, tmp_path, monkeypatch):
+    do(number=1)
+    monkeypatch.setenv("COLDPRESS_LAB_WISH", "quiet")
+    monkeypatch.chdir(tmp_path / "model")
+    found = do(number=2).numbers
+    assert found["wish"] == "quiet"
+    assert found["folder"] == str(tmp_path / "model")
+
+
+def test_progress_comes_through_and_what_libraries_print_does_not_disturb(do):
+    seen = []
+    do("mutter", progress=lambda *step: seen.append(step))
+    assert seen == [("working", 1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("does", "message"),
+    [
+        ("refuse", "not this model"),
+        ("break", "exit code 1:(.|\n)*ValueError: it broke in there"),
+        ("die", "exit code -9:(.|\n)*the last words"),
+    ],
+)
+def test_a_failure_is_told_and_the_next_job_is_done(do, does, message):
+    with pytest.raises(ColdpressError, match=message) as error:
+        do(does)
+    if does == "refuse":
+        assert error.value.hint == "another one"
+    assert do(number=1).numbers["earlier"] == 0
+
+
+def test_an_interrupt_ends_the_work(do):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        do(progress=interrupt)
+    assert _servers(psutil.Process()) == []
+    assert do(number=1).numbers["earlier"] == 0
+
+
+def test_nothing_is_left_when_the_program_ends(tmp_path):
+    """Also if it is killed, and cannot close anything."""
+    program = """
+import os, sys, time
+from tests.test_fresh import Job, Model, Path, Store, execute_fresh
+folder = Path(sys.argv[1])
+job = Job("metric", "worker", {"does": "tell", "number": 1}, Model(folder, "onnx", "key"))
+execute_fresh(job, Store(folder / "cache"), lambda *_: None)
+print("done", flush=True)
+time.sleep(60)
+"""
+    root = str(Path(__file__).parents[1])
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, cwd=root, text=True
+    )
+    assert child.stdout and child.stdout.readline() == "done\n"
+    left = _servers(psutil.Process(child.pid))
+    child.kill()
+    child.wait()
+    deadline = time.monotonic() + 20
+    while any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in left):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _servers(process):
+    return [one for one in process.children(recursive=True) if "coldpress.fresh" in one.cmdline()]
