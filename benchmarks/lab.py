@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import REPOSITORY, Claim, Options, Outcome, pinned, run_checked
+from benchmarks.measure import REPOSITORY, Claim, Options, Outcome, Usage, pinned, run_checked
 
 _TRAVEL = REPOSITORY / "examples/travel/models/smollm2"
-_EMOTION = re.compile(r"^models/emotion/(\w+)\s+([\d.]+)% right\s+([\d,]+) MB", re.M)
+_SAID = re.compile(r"^models/emotion/(\w+)\s+([\d.]+)% right\s+([\d,]+) MB", re.M)
 
 
 def run(options: Options) -> Outcome:
@@ -38,7 +39,8 @@ def run(options: Options) -> Outcome:
     return Outcome({"travel": travel, "emotion": emotion}, claims)
 
 
-def _made(target: str, options: Options) -> Any:
+def _made(target: str, options: Options) -> Usage:
+    shutil.rmtree(REPOSITORY / "examples" / target.removeprefix("example-") / "models", ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=options.scratch) as cache:
         environment = {**pinned(options.threads), "COLDPRESS_CACHE": cache}
         return run_checked(["make", "--assume-old=setup", target], environment, REPOSITORY)
@@ -99,5 +101,5 @@ def _loss(folder: Path, adapter: str | None, options: Options) -> float:
 
 def _emotion(options: Options) -> dict[str, Any]:
     used = _made("example-emotion", options)
-    found = {name: float(share) / 100 for name, share, _ in _EMOTION.findall(used.output)}
+    found = {name: float(share) / 100 for name, share, _ in _SAID.findall(used.output)}
     return {"wall_s": used.wall_s, "peak_anonymous_mb": used.peak_anonymous_mb, **found}

@@ -101,11 +101,7 @@ def _run(request: _Run, overwrite: bool) -> Report:
     steps = recipes.complete(workflow, source)
     prepared = _prepared(workflow, steps, source)
     output = Path(workflow.output) if workflow.output else None
-    identity = {
-        "workflow": schema.plain(replace(workflow, output=None, run=Running())),
-        "source": source.key,
-        "steps": schema.plain(steps),
-    }
+    identity = _identity(request, source, steps, prepared)
     if output is not None:
         known = is_current(output, identity)
         if known is not None and not workflow.run.clean_cache:
@@ -117,6 +113,22 @@ def _run(request: _Run, overwrite: bool) -> Report:
         best = Candidate(made.model, {**made.report, "identity": identity}, workflow.resolved().to_yaml())
         publish(best, output, Beside(made.candidates, made.texts, workflow.packaging, workflow.artifacts))
     return Report(made.report, made.model)
+
+
+def _identity(request: _Run, source: Model, steps: Sequence[Step], prepared: Prepared | None) -> dict[str, Any]:
+    """All that decides a result: the request, the passes and metrics as they are today, and the content of the files they read."""
+    workflow = request.workflow
+    if prepared is None:
+        jobs, model = _jobs(request, source, steps)
+        work = [job.key for job in (*jobs, *(_metric_job(request, model, one) for one in workflow.metrics or ()))]
+    else:
+        work = [_search_key(request, prepared)]
+    return {
+        "workflow": schema.plain(replace(workflow, output=None, run=Running())),
+        "source": source.key,
+        "work": work,
+        "verified_on": [content_key(Path(file)) for file in workflow.verify.data],
+    }
 
 
 def dry_run(workflow: Workflow, say: Callable[[str], None] = lambda line: None) -> Workflow:
@@ -234,11 +246,8 @@ def _search_key(request: _Run, prepared: Prepared) -> str:
     """What a search goes on under: the same passes, values, metrics, data and versions, and so the same trials."""
     keys = set()
     for point in prepared.space.each_value():
-        model = prepared.source
-        for step in prepared.space.steps_at(point):
-            job = _job(request, step, model)
-            keys.add(job.key)
-            model = Model(model.path, job.part_class.produces, job.key, model.notes)
+        jobs, model = _jobs(request, prepared.source, prepared.space.steps_at(point))
+        keys |= {job.key for job in jobs}
         keys |= {_metric_job(request, model, measure).key for measure in prepared.measures}
     facts = json.dumps([prepared.facts, sorted(keys)], sort_keys=True)
     return hashlib.sha256(facts.encode()).hexdigest()
@@ -270,6 +279,15 @@ def _origin(known: Origin, model: Model) -> Origin:
     if model.format == "hf" and (known.source.format != "hf" or known.attached is not None):
         return Origin(model)
     return known
+
+
+def _jobs(request: _Run, source: Model, steps: Sequence[Step]) -> tuple[list[Job], Model]:
+    """The jobs of passes, one after the other, without doing any; and the model they end with, as far as it is known."""
+    jobs, model = [], source
+    for step in steps:
+        jobs.append(_job(request, step, model))
+        model = Model(model.path, jobs[-1].part_class.produces, jobs[-1].key, model.notes)
+    return jobs, model
 
 
 def _job(request: _Run, step: Step, model: Model) -> Job:

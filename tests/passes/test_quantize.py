@@ -118,6 +118,18 @@ def test_auto_opt_calibrates_and_presses_at_once(tiny_model, tmp_path, text):
         coldpress.optimize(tiny_model, tmp_path / "other", data_files=(str(text),))
 
 
+def test_a_folder_is_up_to_date_only_for_the_same_data(tiny_model, quantize, tmp_path):
+    rows = tmp_path / "rows.txt"
+    options = {"algorithm": "gptq", "data_files": (str(rows),), "no_verify": True, "overwrite": True}
+    digests = []
+    for words in ("one cat sat on a mat", "two ships sail to the island"):
+        rows.write_text("\n".join([words] * 80))
+        made, again = quantize(tiny_model, **options), quantize(tiny_model, **options)
+        assert (made.up_to_date, again.up_to_date) == (False, True)
+        digests.append(made.data["calibration"]["digest"])
+    assert digests[0] != digests[1]
+
+
 def test_the_package_onnx_loads_what_is_pressed(tiny_model, tmp_path):
     import onnx
 
