@@ -13,12 +13,15 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from coldpress.errors import WORK_FAILED, ColdpressError
+from coldpress.networks import heap
 from coldpress.tune.checkpoints import check_space, last_good, written
 from coldpress.tune.packing import Packer
 from coldpress.tune.rows import NOT_SCORED, Row, Rows
 
 #: where nobody says when checkpoints are written
 _SECONDS_BETWEEN = 120.0
+#: steps of many sizes leave holes in the heap; to give them back at each would cost a tenth of its time
+_STEPS_BETWEEN_TRIMS = 8
 #: what a step's loss is called among what the Trainer logs, and so in its checkpoints
 _STEP_LOSS = "step_loss"
 
@@ -76,6 +79,8 @@ class AdapterTrainer(Trainer):
             total += loss.detach()
         self._note(total)
         self.step_seconds.append(time.perf_counter() - started)
+        if len(self.step_seconds) % _STEPS_BETWEEN_TRIMS == 0:
+            heap.give_back()
         return total
 
     def _counted(self, parts: Sequence[dict[str, torch.Tensor]]) -> torch.Tensor:
