@@ -6,7 +6,7 @@ OUTPUT := models/smollm2-optimized
 # On Linux, PyPI has torch only with gigabytes of CUDA; this index has it for CPUs.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: setup quickstart example-travel example-emotion test test-full lint benchmarks clean
+.PHONY: setup quickstart example-travel example-emotion test test-full browser lint benchmarks clean
 
 setup: $(VENV)/installed
 
@@ -77,8 +77,12 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfil
 test: lint
 	$(PYTEST)
 
-test-full: lint
+test-full: lint browser
 	$(PYTEST) -m ''
+
+# Tests that look at pages are skipped without it; on Debian, root gets it here.
+browser:
+	@command -v chromium || command -v google-chrome || { apt-get update -qq && apt-get install -qq -y chromium; } || echo "no Chromium"
 
 benchmarks: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt psutil

@@ -51,6 +51,7 @@ class Finished:
         """All that there is to say, as plain data."""
         notes, verdict = self.model.notes, self.verdict
         measures = recipes.metrics_for(self.workflow, self.model)
+        passes = [{"step": step.type, "seconds": result.seconds} for step, result in self.results]
         return {
             "coldpress": _version("coldpress"),
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -69,7 +70,7 @@ class Finished:
             "layers": notes.get("layers", []),
             "calibration": notes.get("calibration"),
             **({"tuning": notes["tuning"]} if "tuning" in notes else {}),
-            "timings": [*notes.get("timings", []), {"step": "verify", "seconds": verdict.seconds}],
+            "timings": [*(notes.get("timings") or passes), {"step": "verify", "seconds": verdict.seconds}],
             "seconds": sum(result.seconds for _, result in self.results if not result.cached),
             "machine": machine(),
             "versions": {name: found for name in _REPORTED_VERSIONS if (found := _version(name))},

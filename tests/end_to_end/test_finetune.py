@@ -51,7 +51,8 @@ def test_the_documents_command_writes_model_and_adapter(folder):
     report = json.loads(done.stdout)
     assert report["format"] == "adapter" and report["verdict"] == "fine-tuned"
     assert report["tuning"]["steps"] == 3 and report["tuning"]["rows_in_step"] == 4
-    assert "lora: " in done.stderr and "fine-tuned; the loss fell" in done.stderr
+    assert [one["step"] for one in report["timings"]] == ["lora", "verify"]
+    assert "lora: " in done.stderr and "fine-tuned; the loss fell" in done.stderr and "Warning" not in done.stderr
     assert (folder / "models/ft/model/config.json").is_file()
     config = json.loads((folder / "models/ft/adapter/adapter_config.json").read_text())
     assert config["r"] == 4 and sorted(config["target_modules"]) == ["q_proj", "v_proj"]
