@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import sys
 from typing import Any
@@ -13,6 +14,9 @@ import click
 from coldpress.engine import Console
 from coldpress.run_log import LEVELS
 from coldpress.store import Store
+
+#: columns of a table that goes into a file or a pipe, where nobody says how many there are
+_WIDTH_IN_FILES = 100
 
 
 class Session:
@@ -65,7 +69,8 @@ class Session:
         from rich.console import Console as RichConsole
 
         self._stop_bar()
-        RichConsole(soft_wrap=False).print(renderable)
+        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH_IN_FILES
+        RichConsole(soft_wrap=False, width=width).print(renderable)
 
     def data(self, value: Any) -> None:
         """Something for programs on stdout."""

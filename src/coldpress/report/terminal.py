@@ -49,8 +49,8 @@ def summary(report: Report) -> Group:
         for name, value in lines(report):
             table.add_row(Text(name), Text(value))
         return Group(table, Text(), _verdict(report))
-    table.add_column("source", justify="right")
-    table.add_column("model", justify="right")
+    table.add_column("source", justify="right", no_wrap=True)
+    table.add_column("model", justify="right", no_wrap=True)
     table.add_column("")
     for fact in facts(report):
         if fact.key in _SHOWN:
