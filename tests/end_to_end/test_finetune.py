@@ -65,6 +65,20 @@ def test_the_documents_command_writes_model_and_adapter(folder):
     assert again.returncode == 0 and "is up to date" in again.stderr
 
 
+def test_two_processes_train_together(folder):
+    """As on two GPUs, here with gloo on the CPU: each has half of a step's rows, and one writes."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    words = command(*FLAGS, "--ddp_backend", "gloo", "--gradient_accumulation_steps", 1, "--torch_dtype", "float32")
+    done = subprocess.run(
+        [*launch, *words[1:]], capture_output=True, text=True, cwd=folder, env=environment(folder), check=False
+    )
+    assert done.returncode == 0, done.stderr
+    tuning = json.loads((folder / "models/ft/report.json").read_text())["tuning"]
+    assert tuning["rows_in_step"] == 8 and tuning["held_out"]["loss_after"] < tuning["held_out"]["loss_before"]
+    assert (folder / "models/ft/adapter/adapter_model.safetensors").is_file()
+    assert done.stdout.count("Fine-tuned.") == 1
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [

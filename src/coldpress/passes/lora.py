@@ -175,18 +175,19 @@ class _Run:
     def run(self) -> Model:
         from coldpress.networks import adapter_folder
         from coldpress.tune.adapters import save
-        from coldpress.tune.processes import is_first, shared_folder
+        from coldpress.tune.processes import shared_folder
         from coldpress.tune.training import Setting, Training
 
         setting = Setting(self.device, self.dtype, self.seed, self.request.packing)
-        with self.ctx.kept("tune", self._facts()) as own, shared_folder(own, self.device == "cpu") as folder:
-            base, network = self._network(folder)
-            training = Training(network, self.arguments, setting, (self.rows, self.held_out), folder)
-            told = training.run(self.ctx.progress)
-            if is_first():
-                save(training.model, folder / "adapter", str(self.model.notes.get("source", self.model.path)))
-                adapter_folder.write(self.ctx.scratch, base, {"adapter": folder / "adapter"})
-                shutil.rmtree(folder)
+        with self.ctx.kept("tune", self._facts()) as own:
+            with shared_folder(own, self.device == "cpu") as folder:
+                base, network = self._network(folder)
+                training = Training(network, self.arguments, setting, (self.rows, self.held_out), folder)
+                told = training.run(self.ctx.progress)
+                trained = own / "adapter"  # the same of every process
+                save(training.model, trained, str(self.model.notes.get("source", self.model.path)))
+                adapter_folder.write(self.ctx.scratch, base, {"adapter": trained})
+            shutil.rmtree(own)
         return Model(self.ctx.scratch, "adapter", "", self._notes(told, training.remarks))
 
     def _network(self, folder: Path) -> tuple[Path, Any]:
