@@ -39,8 +39,8 @@ def write_source_logits(source: Path, windows: np.ndarray, file: Path) -> None:
 
 
 def _distance(windows: np.ndarray, source_logits: np.ndarray, request: dict[str, Any]) -> dict[str, float]:
+    from coldpress.measuring.losses import perplexity, token_losses
     from coldpress.metrics.divergence import kl_divergence
-    from coldpress.metrics.perplexity import perplexity, token_losses
 
     divergences, same, losses, source_losses = [], [], [], []
     for window, expected, scores in zip(windows, source_logits, _logits(windows, request), strict=True):

@@ -20,7 +20,7 @@ ALLOWED = {
     "report": {"errors", "measuring", "parts", "report"},
     "data": {"batches", "data", "errors", "graphs", "model", "parts", "texts", "user_script"},
     "batches": {"batches", "errors", "graphs", "model", "parts", "texts"},
-    "measuring": {"errors", "graphs", "measuring", "metrics", "model", "networks", "target"},
+    "measuring": {"errors", "graphs", "measuring", "model", "networks", "target"},
     "user_script": {"errors"},
     "samplers": {"parts", "samplers"},
     "errors": set(),

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from coldpress.errors import ColdpressError
-from coldpress.metrics.perplexity import Perplexity, perplexity, token_losses
+from coldpress.measuring.losses import perplexity, token_losses
+from coldpress.metrics.perplexity import Perplexity
 from coldpress.networks import heldout
 
 

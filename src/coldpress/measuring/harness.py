@@ -16,7 +16,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from coldpress.errors import ColdpressError
 from coldpress.measuring.inference import Speaker
-from coldpress.metrics.perplexity import log_softmax
+from coldpress.measuring.losses import log_softmax
 
 _ANSWER_TOKENS = 256
 _TOKEN_COUNTS = ("max_gen_toks", "max_new_tokens", "max_tokens")

@@ -17,7 +17,8 @@ import numpy as np
 
 from coldpress.errors import ColdpressError
 from coldpress.graphs.runtime import Decoder, Generator, chat_prompt, has_chat_template, read_genai_config, stop_tokens
-from coldpress.metrics.perplexity import log_softmax, perplexity, scoring_provider, token_losses
+from coldpress.measuring.losses import log_softmax, perplexity, token_losses
+from coldpress.metrics.perplexity import scoring_provider
 from coldpress.model import Model
 from coldpress.networks import heldout
 from coldpress.networks.reference import Reference

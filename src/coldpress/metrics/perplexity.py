@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,12 +12,12 @@ import numpy as np
 
 from coldpress.errors import ColdpressError
 from coldpress.graphs.runtime import Decoder
+from coldpress.measuring.losses import perplexity, token_losses
 from coldpress.model import Model
 from coldpress.networks import heldout
 from coldpress.networks.reference import Reference
 from coldpress.parts import Context, DataSource, Metric, Value, option
 
-_ROWS = 64
 _WINDOWS_AT_ONCE = 64
 
 
@@ -77,29 +76,3 @@ class Perplexity(Metric):
 def scoring_provider(ctx: Context) -> str:
     """The target's execution provider, or the CPU when this machine has no such device."""
     return ctx.target.provider if ctx.target.is_here else "CPUExecutionProvider"
-
-
-def perplexity(losses: Iterable[np.ndarray]) -> float:
-    """exp of the mean of all losses; infinity where that overflows."""
-    every = np.concatenate(list(losses))
-    if not len(every):
-        raise ColdpressError("no tokens to score")
-    mean = float(every.mean())
-    return math.exp(mean) if not mean > 700 else math.inf
-
-
-def token_losses(logits: np.ndarray, window: np.ndarray) -> np.ndarray:
-    """Negative log-likelihood, float64 [tokens - 1], of each token given those before it; logits [tokens, vocab]."""
-    losses = []
-    for start in range(0, len(window) - 1, _ROWS):
-        targets = window[start + 1 : start + 1 + _ROWS]
-        rows = log_softmax(logits[start : start + len(targets)])
-        losses.append(-rows[np.arange(len(targets)), targets].astype(np.float64))
-    return np.concatenate(losses) if losses else np.zeros(0)
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Log probabilities of a few rows [rows, vocab], float32."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    result: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return result
