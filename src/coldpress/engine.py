@@ -101,32 +101,27 @@ def _run(request: _Run, overwrite: bool) -> Report:
     steps = recipes.complete(workflow, source)
     prepared = _prepared(workflow, steps, source)
     output = Path(workflow.output) if workflow.output else None
-    identity = _identity(request, source, steps, prepared)
+    work = _keys(request, source, steps) if prepared is None else [_search_key(request, prepared)]
+    identity = _identity(workflow, source, work)
     if output is not None:
         known = is_current(output, identity)
         if known is not None and not workflow.run.clean_cache:
             console.say(f"{output} is up to date")
             return Report(known, Model(output, known["format"], content_key(output), {}), up_to_date=True)
         check_output(output, overwrite or known is not None)
-    made = _finished(request, source, steps, _goals) if prepared is None else _searched(request, prepared)
+    made = _finished(request, source, steps, _goals) if prepared is None else _searched(request, prepared, work[0])
     if output is not None:
         best = Candidate(made.model, {**made.report, "identity": identity}, workflow.resolved().to_yaml())
         publish(best, output, Beside(made.candidates, made.texts, workflow.packaging, workflow.artifacts))
     return Report(made.report, made.model)
 
 
-def _identity(request: _Run, source: Model, steps: Sequence[Step], prepared: Prepared | None) -> dict[str, Any]:
-    """All that decides a result: the request, the passes and metrics as they are today, and the content of the files they read."""
-    workflow = request.workflow
-    if prepared is None:
-        jobs, model = _jobs(request, source, steps)
-        work = [job.key for job in (*jobs, *(_metric_job(request, model, one) for one in workflow.metrics or ()))]
-    else:
-        work = [_search_key(request, prepared)]
+def _identity(workflow: Workflow, source: Model, work: Sequence[str]) -> dict[str, Any]:
+    """All that decides a result. ``work``: keys of what is to be done, which stand for parts and files as they are today."""
     return {
         "workflow": schema.plain(replace(workflow, output=None, run=Running())),
         "source": source.key,
-        "work": work,
+        "work": list(work),
         "verified_on": [content_key(Path(file)) for file in workflow.verify.data],
     }
 
@@ -189,7 +184,7 @@ def _goals(request: _Run, source: Model, measured: dict[str, dict[str, Any]]) ->
     return reached_goals(request.workflow, measured, lambda measure: _numbers(request, source, measure))
 
 
-def _searched(request: _Run, prepared: Prepared) -> _Made:
+def _searched(request: _Run, prepared: Prepared, key: str) -> _Made:
     """The best result of a search, verified and measured; others that are kept beside it."""
     workflow, source = request.workflow, prepared.source
     quiet = replace(request, console=replace(request.console, say=lambda line: None))
@@ -203,7 +198,7 @@ def _searched(request: _Run, prepared: Prepared) -> _Made:
             return _numbers(replace(quiet, store=Store(place)), model, measure)
 
     bench = Bench(passes, lambda model, measure: _numbers(quiet, model, measure), measure_anew)
-    with request.store.kept(f"search-{_search_key(request, prepared)}") as folder:
+    with request.store.kept(f"search-{key}") as folder:
         found = search(prepared, bench, folder, request.console.say)
         journal = (folder / JOURNAL).read_text(encoding="utf-8")
     best = _best(request, source, found)
@@ -279,6 +274,12 @@ def _origin(known: Origin, model: Model) -> Origin:
     if model.format == "hf" and (known.source.format != "hf" or known.attached is not None):
         return Origin(model)
     return known
+
+
+def _keys(request: _Run, source: Model, steps: Sequence[Step]) -> list[str]:
+    """The keys of passes and of the metrics that were asked for."""
+    jobs, model = _jobs(request, source, steps)
+    return [job.key for job in (*jobs, *(_metric_job(request, model, one) for one in request.workflow.metrics or ()))]
 
 
 def _jobs(request: _Run, source: Model, steps: Sequence[Step]) -> tuple[list[Job], Model]:

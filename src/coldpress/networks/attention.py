@@ -34,11 +34,11 @@ def _forward(
     import torch
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    asked = {name: value for name, value in more.items() if name in _NOT_PLAIN and value is not None}
-    is_causal = more.get("is_causal")
-    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    asked = more.get("is_causal")
+    causal = getattr(module, "is_causal", True) if asked is None else asked
+    plain = causal and attention_mask is None and all(more.get(name) is None for name in _NOT_PLAIN)
     fits = query.dtype == torch.bfloat16 and query.device.type == "cpu" and query.shape[2] == key.shape[2]
-    if not fits or not causal or asked or attention_mask is not None or more.get("dropout"):
+    if not plain or not fits or more.get("dropout"):
         found: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **more)
         return found
     scaling = more.get("scaling")
