@@ -72,6 +72,17 @@ def test_a_failure_is_told_and_the_next_job_is_done(do, does, message):
     assert do(number=1).numbers["earlier"] == 0
 
 
+def test_a_process_that_cannot_start_says_why(do, tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho a library is missing >&2\nexit 3\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(ColdpressError, match=r"exit code 3:(.|\n)*a library is missing"):
+        do()
+    monkeypatch.undo()
+    assert do(number=1).numbers["earlier"] == 0
+
+
 def test_an_interrupt_ends_the_work(do):
     def interrupt(*_):
         raise KeyboardInterrupt

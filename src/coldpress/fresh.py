@@ -62,7 +62,7 @@ def _do(request: dict[str, Any], progress: Progress) -> tuple[dict[str, Any], in
         environment = _environment()
         if _kept is None or not _kept.serves(environment):
             close()
-            _kept = _Server(environment)
+            _kept = _Server(environment, Path(request["errors"]))
         try:
             return _kept.do(request, progress)
         except BaseException:
@@ -84,17 +84,18 @@ atexit.register(close)
 class _Server:
     """A child that does one request after the other, each in a fork of its own; or a single one, where there is no fork."""
 
-    def __init__(self, environment: dict[str, str]):
+    def __init__(self, environment: dict[str, str], errors: Path):
         self._environment, self._is_open, self._owner = environment, True, os.getpid()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "coldpress.fresh"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            encoding="utf-8",
-            env=environment,
-        )
+        with errors.open("a") as said:  # of the first request, so that a child that cannot start says why
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "coldpress.fresh"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
+                encoding="utf-8",
+                env=environment,
+            )
 
     @property
     def is_ours(self) -> bool:
@@ -107,8 +108,9 @@ class _Server:
 
     def do(self, request: dict[str, Any], progress: Progress) -> tuple[dict[str, Any], int]:
         assert self._process.stdin and self._process.stdout
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # it has ended already, which the next line notices
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
         last: dict[str, Any] = {}
         for line in self._process.stdout:
             message = json.loads(line)["coldpress"] if line.startswith('{"coldpress": ') else {}
