@@ -21,13 +21,13 @@ from coldpress.azure import is_resource, refuse_to_fetch
 from coldpress.errors import WORK_FAILED, ColdpressError, did_you_mean
 from coldpress.model import Model, content_key
 from coldpress.networks import adapter_folder
+from coldpress.networks.checkpoint import Checkpoint, check
+from coldpress.networks.weight_files import PICKLES, has_weights, weight_files
 
 Say = Callable[[str], None]
 
 _FILES = {".gguf": "gguf", ".onnx": "onnx"}
 _INNER = "model"
-_INDEX = "model.safetensors.index.json"
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # what is fetched from a hub repository, and what of that is not: sources of other formats, half-precision duplicates
 _WANTED = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "*.tiktoken")
 _CODE = ("*.py",)
@@ -59,7 +59,8 @@ def find_model(
     """The model that a user means by a path, a hub id or a hub URL; on disk when this returns.
 
     ``trust_remote_code`` permits models that bring their own Python code. ``revision`` is a branch, tag or commit
-    on the hub. ``say`` receives one line when the model comes from a place the user did not name. The notes hold
+    on the hub. ``say`` receives a line when the model comes from a place the user did not name, or when the folder
+    holds weights that are not read. The notes hold
     ``source`` (as typed), ``origin`` (folder, file, hub or wheel) and ``revision``.
     """
     name, revision = _without_url(name_or_path, revision)
@@ -74,6 +75,8 @@ def find_model(
         path, origin = _from_hub(name, revision, trust_remote_code, say)
     path, kind = _recognise(path, name, trust_remote_code)
     notes = {"source": name_or_path, "origin": origin, "revision": revision, **_file_notes(path, kind)}
+    for remark in notes.get("warnings", []):
+        say(remark)
     return Model(path=path, format=kind, key=content_key(path), notes=notes)
 
 
@@ -135,9 +138,9 @@ def _recognise(path: Path, name: str, trust_remote_code: bool) -> tuple[Path, st
     graphs, packed = sorted(path.glob("*.onnx")), sorted(path.glob("*.gguf"))
     has_config = (path / "config.json").is_file()
     _refuse_pointers([*weights, *graphs, *packed])
-    if has_config and (weights or (path / _INDEX).is_file()):
+    if has_config and (weights or has_weights(path)):
         _check_config(path / "config.json", name, trust_remote_code)
-        _check_shards(path)
+        check(path)
         return path, "hf"
     if graphs or (path / "genai_config.json").is_file():
         return path, "onnx"
@@ -154,15 +157,6 @@ def _check_config(path: Path, name: str, trust_remote_code: bool) -> None:
             f"{name} brings its own Python code, which would run on this machine",
             hint="read that code, then pass --trust_remote_code",
         )
-
-
-def _check_shards(folder: Path) -> None:
-    if not (folder / _INDEX).is_file():
-        return
-    named = _read_json(folder / _INDEX).get("weight_map", {}).values()
-    missing = sorted(shard for shard in set(named) if not (folder / shard).is_file())
-    if missing:
-        raise ColdpressError(f"{folder}: {_INDEX} names {missing[0]}, which is missing", hint="is the copy complete?")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -189,12 +183,8 @@ def _nothing_to_read(folder: Path, packed: list[Path], weights: list[Path], has_
     if len(packed) > 1:
         names = ", ".join(file.name for file in packed)
         return ColdpressError(f"{folder} holds {len(packed)} GGUF files: {names}", hint="pass one of them")
-    pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
-    if has_config and pickles:
-        return ColdpressError(
-            f"{folder} has its weights as pickle ({pickles[0]}), which is not loaded: a pickle can run any code",
-            hint="if you trust it, load it with transformers and call save_pretrained(..., safe_serialization=True)",
-        )
+    if has_config and any(any(folder.glob(pattern)) for pattern in PICKLES):
+        weight_files(folder)
     if (folder / "adapter_config.json").is_file():
         return ColdpressError(f"{folder} holds an adapter, not a model", hint="pass its base model and --adapter_path")
     inner = [entry.name for entry in sorted(folder.iterdir()) if entry.is_dir() and _is_model(entry)]
@@ -211,6 +201,9 @@ def _is_model(folder: Path) -> bool:
 
 
 def _file_notes(path: Path, kind: str) -> dict[str, Any]:
+    if kind in ("hf", "adapter"):
+        remarks = Checkpoint(adapter_folder.base_of(path)).remarks
+        return {"warnings": remarks} if remarks else {}
     if kind != "gguf":
         return {}
     from coldpress.networks.gguf_file import read_gguf

@@ -276,6 +276,7 @@ class TestDamagedModels:
 
     def test_a_missing_shard(self, run, make_model):
         folder = make_model()
+        (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
         index = {"weight_map": {"model.norm.weight": "model-00002-of-00002.safetensors"}}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
         refused(run("auto-opt", "-m", folder, "-o", "out"), 2, "model-00002-of-00002.safetensors")

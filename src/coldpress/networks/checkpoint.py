@@ -11,13 +11,14 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from coldpress.errors import ColdpressError
+from coldpress.networks.weight_files import WeightFiles, weight_files
 
 #: safetensors dtype -> (numpy dtype the bytes are viewed as, bytes an element)
 _DTYPES = {
@@ -32,9 +33,9 @@ _DTYPES = {
     "U8": ("|u1", 1),
     "BOOL": ("|b1", 1),
 }
+_FLOATS = ("F64", "F32", "F16", "BF16")
 _MAX_HEADER_BYTES = 100_000_000
-#: lies in the folder but is no part of the checkpoint; see ``packed/embedding.py``
-EMBEDDING_CODES = "embedding_codes.safetensors"
+_COMPARED_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,11 @@ class Span:
     @property
     def item_bytes(self) -> int:
         return _DTYPES[self.dtype][1]
+
+    @property
+    def bytes(self) -> int:
+        """The size of its values, wherever they lie."""
+        return math.prod(self.shape) * self.item_bytes
 
     def view(self) -> np.ndarray:
         """The tensor's bytes, mapped, not read; bfloat16 appears as uint16."""
@@ -105,34 +111,42 @@ class Checkpoint:
     folder: Path
 
     @cached_property
+    def _found(self) -> WeightFiles:
+        return weight_files(self.folder)
+
+    @property
     def files(self) -> list[Path]:
-        index = self.folder / "model.safetensors.index.json"
-        if not index.exists():
-            return sorted(file for file in self.folder.glob("*.safetensors") if file.name != EMBEDDING_CODES)
-        shards = sorted(set(_read_index(index).values()))
-        for shard in shards:
-            if not (self.folder / shard).exists():
-                raise ColdpressError(
-                    f"shard '{shard}' of {self.folder} is missing (named in {index.name})",
-                    hint="download the missing file, or the whole model, again",
-                )
-        return [self.folder / shard for shard in shards]
+        """The files that are read, in the order of transformers."""
+        return self._found.files
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is to be said of other weights in the folder."""
+        return self._found.remarks
 
     @cached_property
     def tensors(self) -> dict[str, Span]:
-        """Every tensor by its Hugging Face name. Raises ColdpressError for a file that is cut off or no safetensors."""
-        if not self.files:
-            raise ColdpressError(
-                f"no *.safetensors in {self.folder}", hint="save the model with safe_serialization=True"
-            )
+        """Every tensor by its Hugging Face name.
+
+        Raises ColdpressError for a file that is cut off or no safetensors, and for files that disagree with each other
+        or with their index.
+        """
         found: dict[str, Span] = {}
         for file in self.files:
-            found.update(read_header(file))
-        index = self.folder / "model.safetensors.index.json"
-        if index.exists():
-            for name, shard in _read_index(index).items():
-                if name not in found:
-                    raise ColdpressError(f"tensor '{name}' is not in '{shard}', where {index.name} says it is")
+            for name, span in read_header(file).items():
+                if name in found and not _is_same(found[name], span):
+                    raise ColdpressError(
+                        f"tensor '{name}' is in {Path(found[name].file).name} and in {file.name} of {self.folder}, "
+                        "with other values",
+                        hint="files of two saves lie in this folder: save or download the model again, into an empty one",
+                    )
+                found[name] = span
+        for name, home in self._found.homes.items():
+            if name not in found:
+                raise ColdpressError(
+                    f"tensor '{name}' is not in '{home}', where the index of {self.folder} says it is",
+                    hint="download index and files again: they are not of one save",
+                )
         return found
 
     @property
@@ -140,11 +154,29 @@ class Checkpoint:
         return sum(file.stat().st_size for file in self.files)
 
 
-def _read_index(index: Path) -> dict[str, str]:
-    try:
-        return json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError) as error:
-        raise ColdpressError(f"{index} is not a safetensors index: {error!r}") from error
+def check(folder: Path) -> None:
+    """Raise ColdpressError for weights that cannot be right: broken files, or NaN or infinity in a vector (a norm, a bias).
+
+    Matrices are looked at when they are read anyway, as that takes long.
+    """
+    for name, span in Checkpoint(folder).tensors.items():
+        if len(span.shape) < 2 and span.dtype in _FLOATS and span.bytes <= _COMPARED_BYTES:
+            values = as_float32(span.view(), span.dtype).reshape(-1)
+            bad = np.flatnonzero(~np.isfinite(values))
+            if len(bad):
+                raise ColdpressError(
+                    f"tensor '{name}' in {span.file} holds {values[bad[0]]} at {bad[0]}",
+                    hint="the checkpoint is damaged or its training diverged: get another copy",
+                )
+
+
+def _is_same(one: Span, other: Span) -> bool:
+    """Whether two tensors have the same bytes."""
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    left, right = (span.view().reshape(-1).view(np.uint8) for span in (one, other))
+    step = _COMPARED_BYTES
+    return all(np.array_equal(left[at : at + step], right[at : at + step]) for at in range(0, len(left), step))
 
 
 def read_header(file: Path) -> dict[str, Span]:
@@ -152,7 +184,21 @@ def read_header(file: Path) -> dict[str, Span]:
     size = file.stat().st_size
     length, header = _header(file, size)
     header.pop("__metadata__", None)
-    return {name: _span(file, name, entry, start=8 + length, size=size) for name, entry in header.items()}
+    spans = {name: _span(file, name, entry, start=8 + length, size=size) for name, entry in header.items()}
+    _require_all_bytes(file, list(spans.values()), 8 + length, size)
+    return spans
+
+
+def _require_all_bytes(file: Path, spans: list[Span], start: int, size: int) -> None:
+    """Tensors lie one after the other, from the header's end to the file's, as the format wants it."""
+    end, before = start, "the header"
+    for span in sorted(spans, key=lambda span: (span.offset, span.bytes)):
+        if span.offset != end:
+            how = "overlaps" if span.offset < end else "leaves a hole after"
+            raise _broken(file, f"tensor '{span.name}' {how} {before}")
+        end, before = span.offset + span.bytes, f"tensor '{span.name}'"
+    if end != size:
+        raise _broken(file, f"{size - end} bytes follow {before}, which is the last")
 
 
 def read_metadata(file: Path) -> dict[str, str]:
@@ -167,15 +213,29 @@ def _header(file: Path, size: int) -> tuple[int, dict[str, Any]]:
         if size < 8 or length > min(_MAX_HEADER_BYTES, size - 8):
             raise _broken(file, f"its header would be {length} bytes, the file has {size}")
         try:
-            header: dict[str, Any] = json.loads(stream.read(length))
+            header: dict[str, Any] = json.loads(stream.read(length), object_pairs_hook=partial(_no_twins, file))
         except ValueError as error:
             raise _broken(file, "its header is not JSON") from error
+    if not isinstance(header, dict):
+        raise _broken(file, "its header is no JSON object")
     return length, header
 
 
+def _no_twins(file: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; a name that comes twice would hide one of two tensors."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise _broken(file, f"its header names '{next(name for name in names if names.count(name) > 1)}' twice")
+    return found
+
+
 def _span(file: Path, name: str, entry: Mapping[str, Any], *, start: int, size: int) -> Span:
-    begin, end = entry["data_offsets"]
-    shape, dtype = tuple(entry["shape"]), entry["dtype"]
+    try:
+        begin, end = map(int, entry["data_offsets"])
+        shape, dtype = tuple(map(int, entry["shape"])), str(entry["dtype"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _broken(file, f"its header does not say where tensor '{name}' lies and what it is") from error
     if dtype not in _DTYPES:
         raise ColdpressError(
             f"tensor '{name}' in {file} has dtype {dtype}, which coldpress does not read",

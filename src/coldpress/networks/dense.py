@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coldpress.errors import ColdpressError
-from coldpress.networks.reference import Shards, config_of, empty_model, tied_names
+from coldpress.networks.empty import config_of, empty_model, tied_names
+from coldpress.networks.shards import Shards
 
 if TYPE_CHECKING:
     import torch

@@ -24,8 +24,10 @@ from numpy.typing import NDArray
 from coldpress.errors import ColdpressError
 from coldpress.networks.attention import attend_in_blocks
 from coldpress.networks.decoder_layer import DecoderLayer, Watcher, loaded, running_as
-from coldpress.networks.reference import Shards, empty_model, load_while_running, tied_names
+from coldpress.networks.empty import empty_model, tied_names
+from coldpress.networks.on_demand import load_while_running
 from coldpress.networks.routers import is_router
+from coldpress.networks.shards import Shards
 from coldpress.networks.weights import Weights
 from coldpress.quant.grid import Floats
 

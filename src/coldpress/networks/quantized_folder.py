@@ -119,18 +119,18 @@ def write_checkpoint(tensors: Mapping[str, Span], folder: Path) -> None:
     shards: list[dict[str, Span]] = [{}]
     size = 0
     for name, span in tensors.items():
-        if shards[-1] and size + _bytes(span) > _SHARD_BYTES:
+        if shards[-1] and size + span.bytes > _SHARD_BYTES:
             shards.append({})
             size = 0
         shards[-1][name] = span
-        size += _bytes(span)
+        size += span.bytes
     many = len(shards) > 1
     names = [
         f"model-{i + 1:05}-of-{len(shards):05}.safetensors" if many else "model.safetensors" for i in range(len(shards))
     ]
     for name, shard in zip(names, shards, strict=True):
         _write_shard(shard, folder / name)
-    total = sum(_bytes(span) for span in tensors.values())
+    total = sum(span.bytes for span in tensors.values())
     places = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
     index = {"metadata": {"total_size": total}, "weight_map": places}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
@@ -140,7 +140,7 @@ def _write_shard(tensors: Mapping[str, Span], file: Path) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, span in tensors.items():
-        start, end = end, end + _bytes(span)
+        start, end = end, end + span.bytes
         header[name] = {"dtype": span.dtype, "shape": list(span.shape), "data_offsets": [start, end]}
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
@@ -150,7 +150,3 @@ def _write_shard(tensors: Mapping[str, Span], file: Path) -> None:
             data = span.view().reshape(-1).view(np.uint8)
             for start in range(0, len(data), _COPY_BYTES):
                 stream.write(data[start : start + _COPY_BYTES].data)
-
-
-def _bytes(span: Span) -> int:
-    return int(np.prod(span.shape)) * span.item_bytes

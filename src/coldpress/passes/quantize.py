@@ -325,8 +325,8 @@ class _Run:
         """Quantize layer by layer, going on where a killed run was, and put the checkpoint together."""
         from coldpress.networks import heap
         from coldpress.networks.layer_quantizer import LayerQuantizer
-        from coldpress.networks.packed.embedding import EMBEDDING_CODES
         from coldpress.networks.quantized_folder import LayerFiles, assemble
+        from coldpress.networks.weight_files import EMBEDDING_CODES
 
         ends = [name for name in (LM_HEAD, self.decoder.embedding) if name in self.grids]
         names = [*self.decoder.layers, *ends]

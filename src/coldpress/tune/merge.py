@@ -18,12 +18,12 @@ import torch
 from numpy.typing import NDArray
 
 from coldpress.errors import WORK_FAILED, ColdpressError
-from coldpress.networks.checkpoint import EMBEDDING_CODES
 from coldpress.networks.dense import Blueprint
 from coldpress.networks.packed import PackedLinear, quantization_config, read_packed
 from coldpress.networks.packed.awq import METHOD as AWQ
 from coldpress.networks.packed.gptq import METHOD as GPTQ
 from coldpress.networks.quantized_folder import LayerFiles, assemble, packed_tensors
+from coldpress.networks.weight_files import EMBEDDING_CODES
 from coldpress.quant.grid import Codes, Grid, dequantize
 from coldpress.quant.kquant import kquant
 

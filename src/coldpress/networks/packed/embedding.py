@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from coldpress.errors import ColdpressError
-from coldpress.networks.checkpoint import EMBEDDING_CODES, Span, read_header, read_metadata
+from coldpress.networks.checkpoint import Span, read_header, read_metadata
 from coldpress.networks.packed import compressed_tensors
 from coldpress.networks.packed.linear import PackedLinear
+from coldpress.networks.weight_files import EMBEDDING_CODES
 from coldpress.quant.grid import Codes, Grid
 
 #: training moves the rows of the tokens it has seen; so many runs of so many rows hold some of them

@@ -1,0 +1,108 @@
+"""The network of a Hugging Face folder built without memory, and where in the folder each of its parameters lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from coldpress.errors import ColdpressError
+from coldpress.networks.shards import Shards
+
+
+def config_of(folder: Path, trust_remote_code: bool) -> Any:
+    """The configuration of the folder's model, as if no layer was quantized."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+    parts: list[Any] = [config, getattr(config, "text_config", None)]
+    for part in parts:
+        if getattr(part, "quantization_config", None) is not None:
+            del part.quantization_config
+    return config
+
+
+def empty_model(folder: Path, shards: Shards, trust_remote_code: bool) -> tuple[Any, dict[str, str] | None]:
+    """The folder's model with its parameters on ``meta``; parameter -> stored tensor, see `_stored_names`."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from coldpress.networks.experts import part_experts
+
+    try:
+        config = config_of(folder, trust_remote_code)
+        with _parameters_on_meta():
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    except (ValueError, OSError) as error:
+        raise ColdpressError(f"transformers cannot build a causal language model from {folder}: {error}") from error
+    filled = part_experts(model, set(shards.names()))
+    return model.eval(), _stored_names(model, shards, filled)
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Modules built inside get parameters without memory; buffers, such as rotary frequencies, are real."""
+    from torch import nn
+
+    register = nn.Module.register_parameter
+
+    def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and parameter.device.type != "meta":
+            parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def _stored_names(model: Any, shards: Shards, filled: Mapping[str, str]) -> dict[str, str] | None:
+    """Name in the model -> name in the files; None unless every parameter is one stored tensor, unchanged.
+
+    ``filled``: stored name -> parameter where that is known already.
+    """
+    rename = _renaming(model)
+    names: dict[str, str] = {}
+    for key in shards.names():
+        name, is_converted = (filled[key], False) if key in filled else rename(key)
+        if is_converted:
+            return None
+        names[name] = key
+    tied = tied_names(model)
+    for path, parameter in model.named_parameters(remove_duplicate=False):
+        stored = names.get(path) or names.get(tied.get(path, ""))
+        if stored is None or shards.shape(stored) != tuple(parameter.shape):
+            return None
+    return names
+
+
+def _renaming(model: Any) -> Any:
+    """How transformers maps a stored name: name -> (name in the model, whether the values change too)."""
+    try:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+    except ImportError:  # transformers 4 has no such table: a renamed parameter is missing, the model is loaded whole
+        return lambda key: (key, False)
+    steps = get_model_conversion_mapping(model)
+    renamings = [step for step in steps if isinstance(step, WeightRenaming)]
+    converters = [step for step in steps if isinstance(step, WeightConverter)]
+    state = model.state_dict()
+
+    def rename(key: str) -> tuple[str, bool]:
+        name, pattern = rename_source_key(key, renamings, converters, model.base_model_prefix, state)
+        return name, pattern is not None
+
+    return rename
+
+
+def tied_names(model: Any) -> dict[str, str]:
+    """Parameter -> the parameter it shares its tensor with, as the model itself says."""
+    tied = getattr(model, "all_tied_weights_keys", None)
+    if isinstance(tied, Mapping):
+        return dict(tied)
+    first: dict[int, str] = {}
+    named = model.named_parameters(remove_duplicate=False)
+    return {name: first[id(p)] for name, p in named if first.setdefault(id(p), name) != name}
