@@ -166,6 +166,16 @@ _RECIPES: dict[str, tuple[str, str, dict[str, Any]]] = {
             "max_position_embeddings": 128,
         },
     ),
+    "llama_biases": ("LlamaForCausalLM", "LlamaConfig", {**_CAUSAL, "attention_bias": True, "mlp_bias": True}),
+    "llama_heads_of_40": ("LlamaForCausalLM", "LlamaConfig", {**_CAUSAL, "head_dim": 40}),
+    "llama_heads_of_4": ("LlamaForCausalLM", "LlamaConfig", {**_CAUSAL, "hidden_size": 16, "head_dim": 4}),
+    "gptj": (
+        "GPTJForCausalLM",
+        "GPTJConfig",
+        {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, "rotary_dim": 8, "vocab_size": _VOCABULARY},
+    ),
+    "cohere": ("CohereForCausalLM", "CohereConfig", _CAUSAL),
+    "glm4": ("Glm4ForCausalLM", "Glm4Config", {**_CAUSAL, "head_dim": 16, "attention_bias": True}),
     "bert": ("BertModel", "BertConfig", _PLAIN),
     "distilbert": (
         "DistilBertModel",

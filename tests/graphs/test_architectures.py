@@ -43,12 +43,25 @@ DECODERS = [
     "gpt2",
     "gpt_neox",
     "gpt_neo",
+    "gptj",
+    "cohere",
+    "glm4",
 ]
 ENCODERS = ["bert", "distilbert", "vit"]
 PAIRS = ["t5", "whisper"]
-VARIANTS = ["llama_narrow", "llama_padded", "qwen2_windows", "llama_scaled", "phi3_long", "phi3_partial"]
+VARIANTS = [
+    "llama_narrow",
+    "llama_padded",
+    "qwen2_windows",
+    "llama_scaled",
+    "phi3_long",
+    "phi3_partial",
+    "llama_biases",
+    "llama_heads_of_40",
+    "llama_heads_of_4",
+]
 #: architectures whose weights lie as another's do, so that pressing them to fewer bits says little more
-ALIKE = ("smollm3", "mistral", "mixtral", "olmoe", "olmo2", "gpt_neo", "distilbert", *VARIANTS[2:])
+ALIKE = ("smollm3", "mistral", "mixtral", "olmoe", "olmo2", "gpt_neo", "cohere", "glm4", "distilbert", *VARIANTS[2:])
 #: parts of the names of weights with two axes that are no linear layer and no token embedding, or a router
 FLOAT = ("position", "wpe", "token_type", "relative_attention_bias", "gate.weight", "router")
 TOKENS = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings", "shared", "proj_out")
@@ -326,11 +339,12 @@ def test_a_classifier_without_its_head_is_refused(tmp_path: Path) -> None:
         Press(precision="fp32").run(Model(tmp_path / "source", "hf", "key"), Context(tmp_path))
 
 
-def test_onnxruntime_genai_generates_what_transformers_generates(tiny: Load, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["smollm2", "llama_heads_of_40", "llama_heads_of_4"])
+def test_onnxruntime_genai_generates_what_transformers_generates(name: str, tiny: Load, tmp_path: Path) -> None:
     import onnxruntime_genai
     import torch
 
-    source = tiny("smollm2")
+    source = tiny(name)
     folder = tmp_path / "source"
     shutil.copytree(source.folder, folder)
     write_tokenizer(folder)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.graphs import deferred_torch
 from coldpress.graphs.corrections import correct, exact_attention
+from coldpress.graphs.settings import corrected
 from coldpress.graphs.weights import sources_of
 from coldpress.networks.checkpoint import Span
 from coldpress.networks.packed import tensors_to_press
@@ -60,7 +62,8 @@ def capture(folder: Path, *, provider: str, dtype: str, scratch: Path, trust_rem
 
     known = _known_to_transformers(_config_for_mobius(hf_config, scratch), trust_remote_code)
     deferred_torch.defer()
-    package, module = _build(scratch, hf_config, provider, dtype, trust_remote_code)
+    tensors, remarks = tensors_to_press(folder)
+    package, module = _build(scratch, hf_config, tensors, provider, dtype, trust_remote_code)
     if set(package) not in _SUPPORTED_COMPONENTS:
         raise ColdpressError(
             f"'{hf_config.get('model_type')}' has the parts {sorted(package)}; coldpress presses single models and encoder-decoders",
@@ -69,7 +72,6 @@ def capture(folder: Path, *, provider: str, dtype: str, scratch: Path, trust_rem
     for component in package.values():
         _require_head(component.graph, hf_config)
         correct(component.graph, known, package.config)
-    tensors, remarks = tensors_to_press(folder)
     sources = sources_of(module, tensors, scratch)
     return Captured(dict(package.items()), sources, package.config, hf_config, remarks)
 
@@ -103,7 +105,12 @@ def _known_to_transformers(folder: Path, trust_remote_code: bool) -> Any:
 
 
 def _build(
-    folder: Path, hf_config: dict[str, Any], provider: str, dtype: str, trust_remote_code: bool
+    folder: Path,
+    hf_config: dict[str, Any],
+    tensors: Collection[str],
+    provider: str,
+    dtype: str,
+    trust_remote_code: bool,
 ) -> tuple[Any, Any]:
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it warns of each initializer without a value: all of ours
     warnings.simplefilter("ignore")
@@ -117,14 +124,17 @@ def _build(
     if not registered:
         known = [str(name) for name in mobius.registry.architectures()]
         raise ColdpressError(f"unknown architecture '{model_type}'", hint=_nearest(model_type, known))
+    registration = mobius.registry.get_registration(registered[0])
+    module_class = corrected(registration.module_class, registration.config_class, tensors)
     package = mobius.build(
         str(folder),
+        module_class=module_class,
         dtype=dtype,
         execution_provider=provider,
         load_weights=False,
         trust_remote_code=trust_remote_code,
     )
-    return package, mobius.registry.get(registered[0])(package.config)
+    return package, module_class(package.config)
 
 
 def _nearest(model_type: str, known: list[str]) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 
 import onnx_ir as ir
 
+from coldpress.graphs.heads import fit_heads
+
 #: operators that a mask is built of when it only says: not the future, not the padding, not beyond a window
 _MASK_OPS = frozenset(
     [
@@ -37,6 +39,7 @@ def correct(graph: ir.Graph, hf_config: Any, config: Any) -> None:
     _follow_configuration(graph, hf_config)
     _choose_rotary_cache(graph, config)
     _mask_padding(graph)
+    fit_heads(graph)
     _correct_cross_shapes(graph)
     _omit_unread_outputs(graph)
 

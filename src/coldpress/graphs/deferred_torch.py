@@ -28,14 +28,20 @@ _DEFERRED = ("torch", "safetensors.torch")
 
 
 def hide() -> None:
-    """From here on, ``import torch`` fails. Only before torch is imported, in a process of one's own."""
-    sys.modules["torch"] = None  # type: ignore[assignment]
+    """From here on, ``import torch`` fails. Without effect where torch has been imported already."""
+    if not _is_there():
+        sys.modules["torch"] = None  # type: ignore[assignment]
 
 
 def defer() -> None:
     """From here on, ``import torch`` succeeds at once and the real import happens at the first use."""
-    for name in _DEFERRED:
-        sys.modules[name] = _Deferred(name)
+    if not _is_there():
+        for name in _DEFERRED:
+            sys.modules[name] = _Deferred(name)
+
+
+def _is_there() -> bool:
+    return sys.modules.get("torch") is not None and not isinstance(sys.modules["torch"], _Deferred)
 
 
 def load() -> None:

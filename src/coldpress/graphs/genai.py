@@ -47,6 +47,7 @@ def write_genai_config(captured: Captured, folder: Path, output: Path, provider:
     config, hf = captured.config, captured.hf_config
     tokens = {name: _first_known(name, generation, hf) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     in_place = any(node.op_type == "GroupQueryAttention" for node in graph)
+    heads, head_size = (int(graph.inputs[inputs.index("past_key_values.0.key")].shape[axis]) for axis in (1, 3))
     context = int(getattr(config, "max_position_embeddings", 0) or 2048)
     model = {
         "type": hf.get("model_type") if hf.get("model_type") in _OWN_TYPES else "decoder",
@@ -56,11 +57,11 @@ def write_genai_config(captured: Captured, folder: Path, output: Path, provider:
         "decoder": {
             "session_options": {"log_id": "onnxruntime-genai", "provider_options": _PROVIDER_OPTIONS.get(provider, [])},
             "filename": "model.onnx",
-            "head_size": int(config.head_dim),
+            "head_size": head_size,
             "hidden_size": int(config.hidden_size),
             "num_attention_heads": int(config.num_attention_heads),
             "num_hidden_layers": int(config.num_hidden_layers),
-            "num_key_value_heads": int(config.num_key_value_heads),
+            "num_key_value_heads": heads,
             "inputs": _input_names(inputs),
             "outputs": {
                 "logits": "logits",
