@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from coldpress import recipes
+from coldpress import parts, recipes
 from coldpress.engine import Console, Report
 from coldpress.engine import run as _run
 from coldpress.errors import ColdpressError
@@ -182,14 +182,14 @@ def run_pass(
 def pass_workflow(
     pass_name: str, model_name_or_path: str | Path, output_path: str | Path | None = PASS_OUTPUT, **parameters: Any
 ) -> Workflow:
-    """The workflow behind ``run-pass``: one pass, nothing verified or measured."""
+    """The workflow behind ``run-pass``: one pass, nothing measured, and verified only where the pass asks for it."""
     target = resolve_target(**{key: parameters.pop(key) for key in _TARGET if key in parameters})
     return Workflow(
         model=str(model_name_or_path),
         passes=(Step(pass_name.replace("-", "_"), parameters),),
         target=target,
         output=None if output_path is None else str(output_path),
-        verify=Verify(False),
+        verify=Verify(parts.find("passes", pass_name).is_verified),
         metrics=(),
         trust_remote_code=bool(parameters.get("trust_remote_code")),
     )

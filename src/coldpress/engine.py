@@ -265,14 +265,14 @@ def _pass_by_pass(request: _Run, source: Model, steps: Sequence[Step]) -> tuple[
 def _origin(known: Origin, model: Model) -> Origin:
     """What a result is compared with, after ``model`` has been on the way to it: the first Hugging Face model, and its adapters.
 
-    Where these have been merged into it, that is another model, and the first again.
+    Where these have been merged into it, that is another model, and the first again, which is compared with them.
     """
     if model.format == "adapter":
         base = adapter_folder.read(model.path).base
         is_known = known.source.format == "hf"
         return Origin(known.source if is_known else Model(base, "hf", content_key(base), model.notes), model)
     if model.format == "hf" and (known.source.format != "hf" or known.attached is not None):
-        return Origin(model)
+        return Origin(model, merged=known.attached)
     return known
 
 

@@ -111,9 +111,12 @@ def plan(workflow: Workflow, say: Callable[[str], None] = lambda line: None) -> 
     press = next((made for step in steps if isinstance(made := step.make(), Press)), None)
     if press is None:
         raise ColdpressError("only workflows with the pass 'press' can be planned")
+    current = model
     for step in steps:
+        made = step.make()
         if step.type in ("attach_adapters", "press"):
-            step.make().check(model, workflow.target)
+            made.check(current, workflow.target)
+        current = replace(current, format=made.produces, notes={**current.notes, **made.foretold()})
     planned = _predict(workflow, shape, press)
     planned["steps"] = [step.type for step in steps] + (["verify"] if workflow.verify.enabled else [])
     planned["disk_bytes"] += 4 * shape.total if model.format == "gguf" else 0  # it is unpacked to float32

@@ -69,10 +69,12 @@ class Pass:
     Each field carries its help text in ``field(metadata={"help": ...})`` and, where only some values are
     allowed, ``{"choices": (...)}``. The file's docstring is the pass's documentation. ``reads`` names the fields that
     are paths of files: what is in these counts when a result is looked up. ``is_timed``: whether the result depends on how
-    fast things run; then the target's number of threads counts, too.
+    fast things run; then the target's number of threads counts, too. ``is_verified``: whether the result of the pass alone is
+    compared with what it was made of.
     """
 
     accepts: ClassVar[tuple[str, ...]] = ()
+    is_verified: ClassVar[bool] = False
     reads: ClassVar[tuple[str, ...]] = ()
     produces: ClassVar[str] = "onnx"
     needs: ClassVar[tuple[str, ...]] = ()
@@ -81,6 +83,10 @@ class Pass:
 
     def check(self, model: Model, target: Target) -> None:
         """Raise ColdpressError when this pass cannot do its work; early and cheap."""
+
+    def foretold(self) -> Mapping[str, Any]:
+        """Notes on what this pass will make, for the checks of later passes before it is there."""
+        return {}
 
     def run(self, model: Model, ctx: Context) -> Model:
         """Write the transformed model below ``ctx.scratch`` and return it (its key is set by the store)."""

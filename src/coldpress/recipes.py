@@ -165,7 +165,7 @@ def _check_device(device: str) -> None:
 
 def complete(workflow: Workflow, model: Model) -> tuple[Step, ...]:
     """The workflow's passes, after those that bring the model into a format the first of them accepts."""
-    steps = workflow.passes
+    steps = tuple(one for step in workflow.passes for one in _attached_first(step))
     if model.format == "onnx":
         return tuple(map(_for_onnx, steps))
     if steps and steps[-1].type in ("quantize", "lora"):
@@ -173,6 +173,15 @@ def complete(workflow: Workflow, model: Model) -> tuple[Step, ...]:
     if model.format == "gguf" and not (steps and all("gguf" in formats for formats in _accepted(steps[0]))):
         return (Step("unpack_gguf"), *steps)
     return steps
+
+
+def _attached_first(step: Step) -> tuple[Step, ...]:
+    """A merge that names its adapter is two steps, so that the merged model can be compared with what it was made of."""
+    given = dict(step.parameters)
+    if step.type != "merge_adapter_weights" or given.get("adapter_path") is None:
+        return (step,)
+    attach = Step("attach_adapters", {"adapter_path": [given.pop("adapter_path")]})
+    return attach, replace(step, parameters=given)
 
 
 def _for_onnx(step: Step) -> Step:

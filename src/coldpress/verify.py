@@ -48,18 +48,55 @@ def check_request(request: Verify) -> None:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a result is compared with: the model it was made from, and, if it has adapters, the base with these."""
+    """What a result is compared with: the model it was made from, and, if it has adapters, the base with these.
+
+    ``merged``: where ``source`` is a base with its adapter merged into it, the two before that.
+    """
 
     source: Model
     attached: Model | None = None
+    merged: Model | None = None
 
 
 def verify(model: Model, origin: Origin, workflow: Workflow, store: Store, progress: Progress) -> Verdict:
-    """Compare a pressed model, and each of its adapters, with its source in a fresh process, as ``workflow.verify`` asks."""
-    source = origin.source
-    request, target = workflow.verify, workflow.target
-    if not request.enabled:
+    """Compare a pressed model, and each of its adapters, with its source in a fresh process, as ``workflow.verify`` asks.
+
+    A source that was merged is itself compared with PEFT's network.
+    """
+    if not workflow.verify.enabled:
         return Verdict(UNVERIFIED, ["verification was turned off"])
+    found = _against_source(model, origin, workflow, store, progress)
+    if origin.merged is None or not origin.source.notes.get("generates", True):
+        return found
+    merging = _against_peft(origin.source, origin.merged, workflow, store, progress)
+    if model.key == origin.source.key:
+        is_tuned = found.verdict in (TUNED, WORSE) and merging.verdict == VERIFIED
+        return replace(merging, verdict=found.verdict, reasons=found.reasons) if is_tuned else merging
+    return replace(
+        found,
+        verdict=WORSE if merging.verdict == WORSE else found.verdict,
+        reasons=[*merging.reasons, *found.reasons],
+        numbers={**found.numbers, "merging": {name: merging.numbers[name] for name in _OF_MERGING}},
+        seconds=found.seconds + merging.seconds,
+    )
+
+
+_OF_MERGING = ("kl", "top1_agreement")
+
+
+def _against_peft(merged: Model, before: Model, workflow: Workflow, store: Store, progress: Progress) -> Verdict:
+    """Compare a merged model with PEFT's network of its base and the adapter."""
+    tolerance = tolerance_of(str(merged.notes["precision"]), workflow.verify.tolerance)
+    options = {"files": list(workflow.verify.data), "trust_remote_code": workflow.trust_remote_code}
+    [(_, result)] = Local().map(
+        [Job("metric", "divergence", options, merged, workflow.target, before)], store, progress
+    )
+    reasons = [f"merged, against PEFT's network: {why}" for why in judge(result.numbers, tolerance)]
+    return Verdict(WORSE if reasons else VERIFIED, reasons, dict(result.numbers), tolerance, result.seconds)
+
+
+def _against_source(model: Model, origin: Origin, workflow: Workflow, store: Store, progress: Progress) -> Verdict:
+    source, request, target = origin.source, workflow.verify, workflow.target
     is_source = model.key == source.key or (origin.attached is not None and model.key == origin.attached.key)
     if is_source:
         return _tuned(model) if "tuning" in model.notes else Verdict(UNVERIFIED, [_NOTHING_ELSE])

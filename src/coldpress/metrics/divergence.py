@@ -20,7 +20,7 @@ from coldpress.graphs.runtime import Decoder, Generator, chat_prompt, has_chat_t
 from coldpress.measuring.losses import log_softmax, perplexity, token_losses
 from coldpress.metrics.perplexity import scoring_provider
 from coldpress.model import Model
-from coldpress.networks import heldout
+from coldpress.networks import adapter_folder, heldout
 from coldpress.networks.reference import Reference
 from coldpress.parts import Context, Metric, Value
 
@@ -37,7 +37,10 @@ _GOES_ALONG_FROM = 0.75
 
 @dataclass(frozen=True)
 class Divergence(Metric):
-    """Compares a model, ONNX or a Hugging Face folder, with ``ctx.source``, the Hugging Face folder it was made from."""
+    """Compares a model, ONNX or a Hugging Face folder, with ``ctx.source``, the Hugging Face folder it was made from.
+
+    Where that is a base with an adapter, which was merged into it, it is compared with PEFT's network.
+    """
 
     windows: int = field(default=8, metadata={"help": "how many windows of text to compare on"})
     tokens: int = field(default=256, metadata={"help": "tokens in a window"})
@@ -65,13 +68,13 @@ class Divergence(Metric):
 
         A folder without genai_config.json cannot answer: the numbers about answers are then left out.
         """
-        if ctx.source is None or ctx.source.format != "hf":
+        if ctx.source is None or ctx.source.format not in ("hf", "adapter"):
             raise ColdpressError("divergence needs the Hugging Face model to compare with")
-        source = ctx.source.path
+        source = adapter_folder.base_of(ctx.source.path)
         answers = self._answers(model.path, ctx) if model.format == "onnx" and read_genai_config(model.path) else []
         windows = heldout.named_windows(source, self.tokens, self.windows, self.files)
         texts = [window for _, window in windows]
-        reference = Reference(source, self.trust_remote_code)
+        reference = self._reference(ctx.source)
         scores = iter(reference.logits([*texts, *(answer.sequence() for answer in answers)]))
         numbers = _on_text(windows, scores, self._logits(model, texts, ctx), ctx)
         for answer in answers:
@@ -83,6 +86,15 @@ class Divergence(Metric):
             "scored_with": scoring_provider(ctx) if model.format == "onnx" else "torch",
             "source_streamed": reference.streamed,
         }
+
+    def _reference(self, source: Model) -> Reference:
+        if source.format == "hf":
+            return Reference(source.path, self.trust_remote_code)
+        from coldpress.networks.adapted_reference import AdaptedReference
+
+        folder = adapter_folder.read(source.path)
+        [adapter] = folder.adapters.values()
+        return AdaptedReference(folder.base, adapter, self.trust_remote_code)
 
     def _logits(self, model: Model, windows: list[np.ndarray], ctx: Context) -> Iterable[np.ndarray]:
         if model.format == "hf":

@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from coldpress.errors import ColdpressError
+from coldpress.networks.checkpoint import Span
 from coldpress.networks.low_rank import LowRank, stacked
 from coldpress.networks.packed import plain_tensors
-from coldpress.networks.peft import Adapter
+from coldpress.networks.peft import Adapter, refusal
 
 #: layers that some checkpoints have apart and others one above the other, in the order of their rows
 FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
@@ -19,6 +22,7 @@ _FUSED_OF = {part: fused for fused, parts in FUSED.items() for part in parts}
 #: how the names of token embeddings end, which a head may be tied to
 EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings")
 _NAMED_IN_MESSAGES = 3
+_ROWS = 4096
 
 
 @dataclass
@@ -92,7 +96,50 @@ def on_base(adapter: Adapter, base: Base) -> dict[str, LowRank]:
     layers.update({fused: _together(adapter, base, fused, found) for fused, found in within.items()})
     for name, layer in layers.items():
         _check_shape(adapter, base, name, layer)
+    _check_same_base(adapter, base)
     return layers
+
+
+def _check_same_base(adapter: Adapter, base: Base) -> None:
+    """Refuse an adapter that brings another embedding or head than the base has, or tokens that its tokenizer does not know."""
+    stored = plain_tensors(base.folder)
+    for module, span in adapter.of_base.items():
+        names = [f"{name}.weight" for name in (base.find(module), module) if name is not None]
+        own = next((stored[name] for name in names if name in stored), None)
+        own = own or next((s for n, s in stored.items() if n.removesuffix(".weight").endswith(EMBEDDINGS)), None)
+        if own is not None and (own.shape != span.shape or not _is_close(own, span)):
+            raise refusal(adapter.folder, f"has a '{module}' of its own that is not that of {base.folder}")
+    if more := more_tokens(adapter.folder, base.folder):
+        named = ", ".join(repr(token) for token in sorted(more)[:_NAMED_IN_MESSAGES])
+        raise refusal(adapter.folder, f"has a tokenizer with tokens that {base.folder} does not have: {named}")
+
+
+def _is_close(first: Span, second: Span) -> bool:
+    """Whether two matrices are the same row by row, as far as types of different width can tell."""
+    for start in range(0, first.shape[0], _ROWS):
+        one, other = (span.rows(start, min(start + _ROWS, first.shape[0])) for span in (first, second))
+        if (np.linalg.norm(one - other, axis=1) > 0.01 * np.linalg.norm(one, axis=1)).any():
+            return False
+    return True
+
+
+def more_tokens(adapter: Path, base: Path) -> dict[str, int]:
+    """Tokens, with their ids, that the tokenizer beside an adapter has and that of its base has not; none where one is missing."""
+    theirs = _tokens(adapter)
+    ours = _tokens(base) if theirs else {}
+    return {token: number for token, number in theirs.items() if token not in ours} if ours else {}
+
+
+def _tokens(folder: Path) -> dict[str, int]:
+    """All tokens of a folder's tokenizer; none where it has no tokenizer.json."""
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        return {}
+    read = json.loads(file.read_text(encoding="utf-8-sig"))
+    known = read["model"].get("vocab") or {}
+    if not isinstance(known, dict):
+        known = {token: number for number, (token, _) in enumerate(known)}
+    return {**known, **{token["content"]: token["id"] for token in read.get("added_tokens") or ()}}
 
 
 def _split(module: str) -> tuple[str, str]:

@@ -25,24 +25,28 @@ class Tensors(Protocol):
         ...
 
 
-def load_while_running(module: Any, tensors: Tensors, keys: Mapping[str, str]) -> None:
-    """Give a module real parameters for as long as its forward runs. ``keys``: its parameter -> name in ``tensors``."""
+def load_while_running(module: Any, tensors: Tensors, keys: Mapping[str, str], around: Any = None) -> None:
+    """Give a module real parameters for as long as its forward runs, or that of the module ``around`` it.
+
+    ``keys``: its parameter -> name in ``tensors``.
+    """
     from torch import nn
 
     empty = dict(module._parameters)
 
-    def load(module: Any, args: tuple[Any, ...]) -> None:
+    def load(_: Any, args: tuple[Any, ...]) -> None:
         for local, key in keys.items():
             tensor = tensors.tensor(key)
-            looks_up = isinstance(module, nn.Embedding) and bool(args)
+            looks_up = isinstance(module, nn.Embedding) and bool(args) and around is None
             values = _looked_up_rows(tensor, args[0]) if looks_up else tensor.float()
             module._parameters[local] = nn.Parameter(values, requires_grad=False)
 
-    def drop(module: Any, _args: Any, _output: Any) -> None:
+    def drop(_: Any, _args: Any, _output: Any) -> None:
         module._parameters.update(empty)
 
-    module.register_forward_pre_hook(load)
-    module.register_forward_hook(drop, always_call=True)
+    runs = module if around is None else around
+    runs.register_forward_pre_hook(load)
+    runs.register_forward_hook(drop, always_call=True)
 
 
 def _looked_up_rows(table: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

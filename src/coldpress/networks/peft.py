@@ -26,13 +26,27 @@ from coldpress.networks.low_rank import LowRank
 from coldpress.quant.grid import Floats
 
 WEIGHTS = "adapter_model.safetensors"
-_MERGE = "merge it into its base (pass merge_adapter_weights) and go on with the merged model"
+MERGE = (
+    "merge it (coldpress run-pass merge_adapter_weights -m BASE --adapter_path ADAPTER -o MERGED) and go on with MERGED"
+)
+_TRAIN_LORA = "train an adapter that changes weights, such as LoRA (coldpress finetune)"
+#: kinds that add tokens, routes or layers instead of changing weights
+_NO_WEIGHTS = (
+    *("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE"),
+    *("ADAPTION_PROMPT", "XLORA", "POLY"),
+)
+#: settings under which no weights do what the adapter does
+_NEVER_MERGED = {
+    "layer_replication": "repeats layers of its base (layer_replication)",
+    "alora_invocation_tokens": "acts after its invocation tokens only (aLoRA)",
+    "arrow_config": "routes between adapters (Arrow)",
+}
 _PARTS = {
     "LORA": ("lora_A", "lora_B"),
     "LOHA": ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
     "LOKR": ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b"),
 }
-#: PEFT saves a head's own weight, which no adapter changes, beside the products for it
+#: PEFT saves a head's own weight beside the products for it
 BASES_OWN = ".base_layer.weight"
 #: settings under which an adapter is more than a sum of low-rank products
 _BEYOND = {
@@ -40,12 +54,9 @@ _BEYOND = {
     "modules_to_save": "replaces whole modules (modules_to_save)",
     "trainable_token_indices": "replaces rows of the embedding (trainable_token_indices)",
     "target_parameters": "changes parameters that are no linear layers (target_parameters)",
-    "alora_invocation_tokens": "acts after its invocation tokens only (aLoRA)",
-    "layer_replication": "repeats layers of its base (layer_replication)",
     "lora_bias": "has biases of its own (lora_bias)",
     "use_qalora": "pools its inputs (QA-LoRA)",
     "use_bdlora": "is block-diagonal (BD-LoRA)",
-    "arrow_config": "routes between adapters (Arrow)",
     "kasa_config": "changes the weights of its base (KaSA)",
 }
 #: tensors that no low-rank product of a linear layer has
@@ -60,6 +71,7 @@ _FOREIGN = {
 }
 #: initialisations that take a part out of the base's weights
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+_PREFIX = "base_model.model."
 _TENSOR = re.compile(
     r"(?:base_model\.model\.)?(?P<module>.+?)\.(?P<part>(?:lora|hada|lokr)_\w+?)(?P<bias>\.bias)?(?:\.weight)?"
 )
@@ -77,6 +89,15 @@ class Adapter:
         return str(self.config["peft_type"])
 
     @cached_property
+    def of_base(self) -> dict[str, Span]:
+        """Weights of the base that PEFT saves beside the products for it (embeddings and heads), by module."""
+        return {
+            name.removesuffix(BASES_OWN).removeprefix(_PREFIX): span
+            for name, span in read_header(self.folder / WEIGHTS).items()
+            if name.endswith(BASES_OWN)
+        }
+
+    @cached_property
     def layers(self) -> dict[str, LowRank]:
         """Raises ColdpressError for tensors that are no part of a low-rank product."""
         found: dict[str, dict[str, Span]] = {}
@@ -86,9 +107,9 @@ class Adapter:
             match = _TENSOR.fullmatch(name)
             part = "bias" if match and match["bias"] else match["part"] if match else ""
             if match is None or part not in _PARTS[self.method]:
-                raise _refusal(self.folder, _FOREIGN.get(part, f"replaces whole modules ('{name}')"))
+                raise refusal(self.folder, _FOREIGN.get(part, f"replaces whole modules ('{name}')"))
             if len(span.shape) != 2:
-                raise _refusal(self.folder, f"changes convolutions ('{name}' has shape {list(span.shape)})")
+                raise refusal(self.folder, f"changes convolutions ('{name}' has shape {list(span.shape)})")
             found.setdefault(match["module"], {})[part] = span
         if not found:
             raise ColdpressError(f"adapter '{self.folder}' is empty: {WEIGHTS} has no tensors")
@@ -116,14 +137,14 @@ class Adapter:
         return float(alpha) / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
 
 
-def read(folder: Path) -> Adapter:
-    """Read a PEFT folder's configuration. Raises ColdpressError for one that is incomplete or more than low-rank products."""
+def read_config(folder: Path) -> Mapping[str, Any]:
+    """A PEFT folder's configuration, of any kind. Raises ColdpressError for a folder that is incomplete."""
     if not (folder / CONFIG).is_file():
         raise ColdpressError(
             f"'{folder}' is no adapter: it has no {CONFIG}", hint="pass a folder that PEFT's save_pretrained wrote"
         )
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ColdpressError(f"{folder / CONFIG} is not valid JSON: {error}") from error
     if not (folder / WEIGHTS).is_file():
@@ -132,22 +153,58 @@ def read(folder: Path) -> Adapter:
             "its weights are a pickle, which is not loaded: save them again with a newer peft" if has_pickle else None
         )
         raise ColdpressError(f"'{folder}' has no {WEIGHTS}", hint=hint)
+    return config
+
+
+def check_kind(folder: Path) -> Mapping[str, Any]:
+    """The configuration of an adapter that changes weights. Raises ColdpressError for another, which cannot even be merged."""
+    config = read_config(folder)
+    method = str(config.get("peft_type"))
+    if method in _NO_WEIGHTS or config.get("num_virtual_tokens"):
+        raise ColdpressError(
+            f"adapter '{folder}' is of the kind {method}, which changes no weights: it can be neither served nor merged",
+            hint=_TRAIN_LORA,
+        )
+    for key, why in _NEVER_MERGED.items():
+        if config.get(key):
+            raise ColdpressError(
+                f"adapter '{folder}' {why}: no weights do the same, so it can be neither served nor merged",
+                hint=_TRAIN_LORA,
+            )
+    return config
+
+
+def read(folder: Path) -> Adapter:
+    """An adapter that is low-rank products. Raises ColdpressError for one that is incomplete or more than that."""
+    config = check_kind(folder)
     method = str(config.get("peft_type"))
     if method not in _PARTS:
-        raise _refusal(folder, f"is of the kind {method}; known are {', '.join(_PARTS)}")
+        raise refusal(folder, f"is of the kind {method}; known are {', '.join(_PARTS)}")
     for key, why in _BEYOND.items():
         if config.get(key):
-            raise _refusal(folder, why)
-    if str(config.get("init_lora_weights")).lower().startswith(_CHANGES_BASE):
-        raise ColdpressError(
-            f"adapter '{folder}' starts from '{config['init_lora_weights']}', which takes a part out of its base's weights",
-            hint="save it with save_pretrained(..., path_initial_model_for_weight_conversion=...)",
+            raise refusal(folder, why)
+    if config.get("task_type") not in (None, "CAUSAL_LM", "FEATURE_EXTRACTION"):
+        raise refusal(folder, f"is for the task {config['task_type']}")
+    if changes_base(config):
+        raise refusal(
+            folder, f"starts from '{config['init_lora_weights']}', which takes a part out of its base's weights"
         )
     return Adapter(folder, config)
 
 
-def _refusal(folder: Path, why: str) -> ColdpressError:
-    return ColdpressError(f"adapter '{folder}' {why}; a slot holds a low-rank product for a linear layer", hint=_MERGE)
+def changes_base(config: Mapping[str, Any]) -> bool:
+    """Whether PEFT takes a part out of the base's weights when it loads an adapter."""
+    return str(config.get("init_lora_weights")).lower().startswith(_CHANGES_BASE)
+
+
+def acts_on_whole(config: Mapping[str, Any]) -> bool:
+    """Whether PEFT needs the base's weights to put an adapter on, or changes parameters that several layers have together."""
+    return changes_base(config) or bool(config.get("target_parameters"))
+
+
+def refusal(folder: Path, why: str) -> ColdpressError:
+    """What is said of an adapter that is more than slots hold."""
+    return ColdpressError(f"adapter '{folder}' {why}; a slot holds a low-rank product for a linear layer", hint=MERGE)
 
 
 def _by_pattern(config: Mapping[str, Any], key: str, module: str, otherwise: Any) -> Any:

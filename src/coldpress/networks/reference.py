@@ -137,23 +137,32 @@ class Reference:
                 self.folder, dtype=torch.float32, trust_remote_code=self._trust, local_files_only=True
             )
         self._model = model.eval()
+        self._put_adapter()
+
+    def _put_adapter(self) -> None:
+        """Put the adapter onto a model that was loaded whole."""
         if self._adapter is not None:
             self.attach(self._adapter)
 
+    def _modules(self) -> Iterator[tuple[str, Any, Any]]:
+        """The modules whose parameters are streamed: name, module, and the one around it while which runs it has them."""
+        for path, module in self._model.named_modules():
+            yield path, module, None
+
     def _stream(self, stored: Mapping[str, str]) -> None:
         head = self._model.get_output_embeddings()
-        tied = tied_names(self._model)
-        for path, module in self._model.named_modules():
+        tied, buffers = tied_names(self._model), dict(self._model.named_buffers())
+        for path, module, around in self._modules():
             keys = {}
-            for local in module._parameters:
+            for local, parameter in module._parameters.items():
                 name = f"{path}.{local}" if path else local
-                if module._parameters[local] is not None:
+                if parameter is not None and parameter.device.type == "meta":
                     keys[local] = stored.get(name) or stored[tied[name]]
-            if keys and module is head and is_plain_linear(module):
+            if keys and module is head and around is None and is_plain_linear(module):
                 apply_in_slices(module, self._shards, keys)
             elif keys:
-                load_while_running(module, self._shards, keys)
-        for name, buffer in self._model.named_buffers():
+                load_while_running(module, self._shards, keys, around)
+        for name, buffer in buffers.items():
             if name in stored:
                 buffer.copy_(self._shards.tensor(stored[name]))
 

@@ -1,13 +1,15 @@
-"""Put adapters onto a model: the result is the base with its adapters, which are checked against it, ready to be pressed.
+"""Put adapters onto a model: the result is the base with its adapters, ready to be pressed with slots for them, or to be merged.
 
-An adapter is a PEFT folder (LoRA, rsLoRA, LoHa, LoKr). Its name is that of the folder, or of the one around it if the folder is
+An adapter is a PEFT folder of any kind; which kinds slots can hold, and which can be merged, the pass that follows says. Its name is that of the folder, or of the one around it if the folder is
 called ``adapter``. The base stays as it is, quantized or not.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from coldpress.errors import ColdpressError
 from coldpress.model import Model
@@ -25,16 +27,15 @@ class AttachAdapters(Pass):
     adapter_path: tuple[str, ...] = option("PEFT folders, one for each adapter", ())
 
     def check(self, model: Model, target: Target) -> None:
-        from coldpress.networks import peft
-        from coldpress.networks.adapter_base import Base, on_base
+        from coldpress.networks.peft import read_config
 
         if not self.adapter_path:
             raise ColdpressError("no adapter was named", hint="pass PEFT folders in adapter_path")
-        adapters = [peft.read(folder) for folder in self._folders().values()]
-        if (model.path / "config.json").is_file():  # it may be on the hub still
-            base = Base.read(model.path)
-            for adapter in adapters:
-                on_base(adapter, base)
+        for folder in self._folders().values():
+            read_config(folder)
+
+    def foretold(self) -> Mapping[str, Any]:
+        return {adapter_folder.FORETOLD: {name: str(folder) for name, folder in self._folders().items()}}
 
     def run(self, model: Model, ctx: Context) -> Model:
         folders = self._folders()

@@ -8,11 +8,13 @@ Serving the adapter beside its base (``auto-opt --adapter_path``) changes nothin
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 from coldpress.errors import ColdpressError
 from coldpress.model import Model
 from coldpress.networks import adapter_folder
+from coldpress.networks.peft import check_kind
 from coldpress.parts import Context, Pass, option
 from coldpress.target import Target
 
@@ -21,33 +23,45 @@ from coldpress.target import Target
 class MergeAdapterWeights(Pass):
     """Add an adapter to the weights of its base: a Hugging Face folder comes out, of the same format and types."""
 
-    accepts: ClassVar[tuple[str, ...]] = ("adapter",)
+    accepts: ClassVar[tuple[str, ...]] = ("adapter", "hf")
     produces: ClassVar[str] = "hf"
     needs: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft")
-    version: ClassVar[int] = 1
+    reads: ClassVar[tuple[str, ...]] = ("adapter_path",)
+    is_verified: ClassVar[bool] = True
+    version: ClassVar[int] = 2
 
+    adapter_path: str | None = option("a PEFT folder, for a base that has none beside it", None)
     trust_remote_code: bool = option("run model code that comes with the model", False)
 
     def check(self, model: Model, target: Target) -> None:
-        if adapter_folder.is_one(model.path):
-            found = adapter_folder.read(model.path).adapters
-            if len(found) > 1:
-                raise ColdpressError(
-                    f"{model.path} has {len(found)} adapters: {', '.join(found)}", hint="merge a base with one of them"
-                )
+        if self.adapter_path is not None and not Path(self.adapter_path).is_dir():
+            raise ColdpressError(f"adapter_path: '{self.adapter_path}' is no folder", hint="pass a PEFT folder")
+        check_kind(self._adapter(model))
+
+    def _adapter(self, model: Model) -> Path:
+        """The PEFT folder to merge. Raises ColdpressError unless there is exactly one."""
+        found = adapter_folder.folders_of(model.path, model.notes) if model.format == "adapter" else {}
+        if self.adapter_path is not None:
+            found["adapter_path"] = Path(self.adapter_path)
+        if len(found) > 1:
+            raise ColdpressError(
+                f"{model.path} has {len(found)} adapters: {', '.join(found)}", hint="merge a base with one of them"
+            )
+        if not found:
+            raise ColdpressError(f"{model.path} has no adapter beside it", hint="name a PEFT folder: --adapter_path")
+        return next(iter(found.values()))
 
     def run(self, model: Model, ctx: Context) -> Model:
-        from coldpress.tune.merge import Merge
+        from coldpress.tune.merge import merge
 
-        self.check(model, ctx.target)
-        found = adapter_folder.read(model.path)
-        (adapter,) = found.adapters.values()
-        merged = Merge(found.base, adapter, self.trust_remote_code).write(ctx.scratch, ctx.progress)
+        adapter, base = self._adapter(model), adapter_folder.base_of(model.path)
+        merged = merge(base, adapter, ctx.scratch, ctx.progress, self.trust_remote_code)
         remarks = list(model.notes.get("warnings", []))
+        notes: dict[str, Any] = {"precision": merged.precision, "merged": True, "generates": merged.generates}
         if merged.errors:
             mean = sum(merged.errors.values()) / len(merged.errors)
             remarks.append(
                 f"The base is quantized, so {len(merged.errors)} layers were rounded again with the adapter in them, on the "
                 f"grid of the base: that changed them by {mean:.1%} on average."
             )
-        return Model(ctx.scratch, "hf", "", {**model.notes, "warnings": remarks})
+        return Model(ctx.scratch, "hf", "", {**model.notes, **notes, "warnings": remarks})

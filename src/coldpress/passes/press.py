@@ -266,12 +266,12 @@ def _layers_of_adapters(model: Model) -> dict[str, dict[str, LowRank]]:
     from coldpress.networks import peft
     from coldpress.networks.adapter_base import Base, on_base
 
-    if model.format != "adapter" or not adapter_folder.is_one(model.path):  # a plan is made before it is there
+    base, folders = adapter_folder.base_of(model.path), adapter_folder.folders_of(model.path, model.notes)
+    if model.format != "adapter" or not (base / "config.json").is_file():  # a plan is made before it is there
         return {}
-    folder = adapter_folder.read(model.path)
-    base = Base.read(folder.base)
-    names = model.notes.get("adapter_names") or list(folder.adapters)
-    return {name: on_base(peft.read(path), base) for name, path in zip(names, folder.adapters.values(), strict=True)}
+    names = model.notes.get("adapter_names") or list(folders)
+    checked = Base.read(base)
+    return {name: on_base(peft.read(path), checked) for name, path in zip(names, folders.values(), strict=True)}
 
 
 def _write_adapters(adapters: Mapping[str, Mapping[str, LowRank]], folder: Path) -> list[dict[str, Any]]:

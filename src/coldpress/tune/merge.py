@@ -1,14 +1,14 @@
 """An adapter added to the weights of its base, one layer in memory at a time; quantized layers are rounded again on their own grid.
 
 PEFT does the sums, for every kind of adapter that it can merge: the network is built without memory, its adapter with, and each layer
-gets its weight for as long as it is merged.
+gets its weights for as long as it is merged. What shares a tensor in the base and is not the same afterwards has one of its own, as in PEFT.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from coldpress.errors import WORK_FAILED, ColdpressError
+from coldpress.networks.adapted import Adapted
+from coldpress.networks.adapter_base import EMBEDDINGS, more_tokens
 from coldpress.networks.dense import Blueprint
 from coldpress.networks.packed import PackedLinear, quantization_config, read_packed
 from coldpress.networks.packed.awq import METHOD as AWQ
@@ -26,16 +28,32 @@ from coldpress.networks.quantized_folder import LayerFiles, assemble, packed_ten
 from coldpress.networks.weight_files import EMBEDDING_CODES
 from coldpress.quant.grid import Codes, Grid, dequantize
 from coldpress.quant.kquant import kquant
+from coldpress.tune.merge_whole import merge_whole, needs_whole, take_tokenizer
 
+#: types, those that hold a sum least closely first -> the precision whose limits hold for them
+_PRECISIONS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "float64": "fp32"}
 _SCALES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 
 
 @dataclass(frozen=True)
 class Merged:
-    """How many ``layers`` changed, and by how much rounding changed each of them once more, relatively, where it was rounded."""
+    """How many ``layers`` changed, and by how much rounding changed each of them once more, relatively, where it was rounded.
+
+    ``precision``: that by whose limits the result is to be compared with PEFT's network. ``generates``: whether it writes text.
+    """
 
     layers: int
+    precision: str
     errors: Mapping[str, float] = field(default_factory=dict)
+    generates: bool = True
+
+
+def merge(base: Path, adapter: Path, output: Path, progress: Any, trust_remote_code: bool = False) -> Merged:
+    """Write ``base`` with ``adapter`` in its weights to the folder ``output``, in the format and types of the base."""
+    if needs_whole(base, adapter):
+        dtype, generates = merge_whole(base, adapter, output, trust_remote_code)
+        return Merged(1, _PRECISIONS[dtype], generates=generates)
+    return Merge(base, adapter, trust_remote_code).write(output, progress)
 
 
 class Merge:
@@ -43,71 +61,136 @@ class Merge:
 
     def __init__(self, base: Path, adapter: Path, trust_remote_code: bool = False):
         plan = Blueprint.of(base, trust_remote_code)
-        self.base, self._shards, self._names, self._tied = base, plan.shards, plan.names, plan.tied
-        self._network = _with_adapter(plan.network, adapter)
+        self.base, self.adapter = base, adapter
+        self._shards, self._names, self._tied = plan.shards, plan.names, plan.tied
+        self._adapted = Adapted(plan.network, adapter, plan.tied)
+        self._replaced = self._adapted.replaced()
+        self._check_shapes()
+        self._more_tokens = more_tokens(adapter, base)
+        rows = plan.network.config.get_text_config().vocab_size
+        if self._more_tokens and max(self._more_tokens.values()) >= rows:
+            token = max(self._more_tokens, key=self._more_tokens.__getitem__)
+            raise ColdpressError(
+                f"the tokenizer of the adapter {adapter} has the token '{token}' with the number {self._more_tokens[token]}, "
+                f"the merged model {rows} tokens: the adapter does not bring the embeddings of its new ones",
+                hint="save it with save_embedding_layers=True",
+            )
         self._packed = read_packed(base)
         self._grids = _grids(self._packed, str((quantization_config(base) or {}).get("quant_method")))
         self._errors: dict[str, float] = {}
+        self._types: set[str] = set()
 
     def write(self, output: Path, progress: Any) -> Merged:
         """Write the merged checkpoint to the folder ``output``, in the format and types of the base."""
         scratch = output / ".merging"
         scratch.mkdir()
-        files, written = LayerFiles(scratch), []
-        changed = list(self._changed())
-        for place, (name, module) in enumerate(changed):
-            progress("merging", place, len(changed))
-            files.put(name, self._merged(name, module), [])
-            written.append(name)
-        for module in self._packed.keys() - set(written):
+        files = LayerFiles(scratch)
+        shared, written = self._changes(files, progress)
+        untied = self._untie(shared)
+        written |= self._put(files, shared)
+        for module in self._packed.keys() - written:
             files.put(module, self._as_it_was(module), [])
-            written.append(module)
-        whole = self._saved_modules()
-        if whole:
-            files.put("modules_to_save", whole, [])
-            written.append("modules_to_save")
         form = {GPTQ: GPTQ, AWQ: AWQ}.get(self._method, "compressed-tensors")
-        assemble(self.base, files, written, self._grids, form, output)
+        assemble(self.base, files, sorted(written | self._packed.keys()), self._grids, form, output)
         shutil.rmtree(scratch)
-        self._finish(output, whole)
-        progress("merging", len(changed), len(changed))
-        return Merged(len(changed), self._errors)
+        self._finish(output, untied, shared)
+        return Merged(len(self._adapted.wrappers()), self._precision, self._errors)
+
+    @property
+    def _precision(self) -> str:
+        if self._errors:
+            return "int8" if min(self._grids[name].bits for name in self._errors) >= 8 else "int4"
+        return _PRECISIONS[min(self._types, key=list(_PRECISIONS).index, default="float32")]
+
+    def _check_shapes(self) -> None:
+        """Raise ColdpressError for a matrix that the base has for fewer tokens, and the adapter's file not at all."""
+        for name, shape in self._adapted.missing().items():
+            if (found := self._shards.shape(self._stored(name))) != shape:
+                raise ColdpressError(
+                    f"the adapter {self.adapter} is for a '{name}' {list(shape)}, that of {self.base} is {list(found)}",
+                    hint="was it trained on another model? With more tokens it has to have the embedding and the head, too "
+                    "(modules_to_save, or save_embedding_layers=True)",
+                )
 
     @property
     def _method(self) -> str:
         return str((quantization_config(self.base) or {}).get("quant_method"))
 
-    def _changed(self) -> Iterator[tuple[str, Any]]:
-        """Every layer that the adapter changes, by the name that it has in the checkpoint."""
-        from peft.tuners.tuners_utils import BaseTunerLayer
+    def _changes(self, files: LayerFiles, progress: Any) -> tuple[dict[str, torch.Tensor], set[str]]:
+        """Write what the adapter changes, layer by layer; gives what may share a tensor, unwritten, and the files' names."""
+        wrappers = self._adapted.wrappers()
+        shared: dict[str, torch.Tensor] = {}
+        written: set[str] = set()
+        others = dict(self._replaced)
+        for place, wrapper in enumerate([*wrappers, None]):
+            progress("merging", place, len(wrappers))
+            tensors = others if wrapper is None else self._adapted.merged(wrapper, self._value)
+            others = {name: tensor for name, tensor in others.items() if name not in tensors or wrapper is None}
+            shared |= {name: tensors.pop(name) for name in list(tensors) if name in self._sharing}
+            written |= self._put(files, tensors)
+        return shared, written
 
-        for name, module in self._network.named_modules():
-            if isinstance(module, BaseTunerLayer):
-                yield self._names[f"{name}.weight"].removesuffix(".weight"), module
+    @property
+    def _sharing(self) -> set[str]:
+        return {*self._tied, *self._tied.values()}
 
-    def _merged(self, name: str, module: Any) -> dict[str, NDArray[Any]]:
-        """The tensors of one layer with its adapter added."""
-        layer, key = module.get_base_layer(), f"{name}.weight"
-        empty = layer.weight
-        layer.weight = torch.nn.Parameter(self._shards.tensor(key).float(), requires_grad=False)
-        try:
-            with torch.no_grad():
-                module.merge()
-        except (NotImplementedError, ValueError, RuntimeError) as error:
-            raise ColdpressError(
-                f"PEFT cannot merge the adapter of '{name}': {error}", exit_code=WORK_FAILED
-            ) from error
-        values = layer.weight.detach()
-        layer.weight = empty
+    def _value(self, name: str) -> torch.Tensor:
+        """A parameter of the base in float32, in memory of its own."""
+        if name in self._replaced:
+            return self._replaced[name].to(torch.float32, copy=True)
+        return self._shards.tensor(self._stored(name)).to(torch.float32, copy=True)
+
+    def _stored(self, name: str) -> str:
+        """The tensor that a parameter is filled from: its own, or the one that it shares."""
+        return self._names.get(name) or self._names[self._tied[name]]
+
+    def _untie(self, shared: dict[str, torch.Tensor]) -> bool:
+        """Complete what shares a tensor in the base and no longer can; True where there is such."""
+        untied = False
+        for name, other in self._tied.items():
+            if not {name, other} & shared.keys():
+                continue
+            if name in shared and other in shared and torch.equal(shared[name], shared[other]):
+                del shared[name]
+                continue
+            shared |= {one: self._value(one) for one in (name, other) if one not in shared and one not in self._names}
+            untied = True
+        return untied
+
+    def _put(self, files: LayerFiles, tensors: Mapping[str, torch.Tensor]) -> set[str]:
+        """Write parameters, those of a module into one file; gives the files' names, which are the modules'."""
+        modules: dict[str, dict[str, torch.Tensor]] = {}
+        for name, tensor in tensors.items():
+            module, _, local = self._names.get(name, name).rpartition(".")
+            modules.setdefault(module, {})[local] = tensor
+        for module, own in modules.items():
+            found: dict[str, NDArray[Any]] = {}
+            for local, tensor in own.items():
+                found |= self._encode(module, local, tensor)
+            files.put(module, found, [])
+        return set(modules)
+
+    def _encode(self, module: str, local: str, values: torch.Tensor) -> dict[str, NDArray[Any]]:
+        """One tensor as the base stores it: in its type, or rounded again on the module's own grid."""
+        key = f"{module}.{local}"
         if not torch.isfinite(values).all():
-            raise ColdpressError(f"the merged weights of '{name}' are not finite", exit_code=WORK_FAILED)
-        if name not in self._packed:
-            return {key: _stored_as(values, self._shards.dtype(key))}
+            raise ColdpressError(f"the merged '{key}' is not finite", exit_code=WORK_FAILED)
+        if module not in self._packed or local != "weight":
+            dtype = self._dtype(key)
+            self._types.add(dtype)
+            return {key: _stored_as(values, dtype)}
         weight = values.numpy()
-        codes = kquant(weight, self._grids[name])
+        codes = kquant(weight, self._grids[module])
         rounded = dequantize(codes, weight.shape[1])
-        self._errors[name] = float(np.linalg.norm(rounded - weight)) / max(float(np.linalg.norm(weight)), 1e-30)
-        return self._encoded(name, codes)
+        self._errors[module] = float(np.linalg.norm(rounded - weight)) / max(float(np.linalg.norm(weight)), 1e-30)
+        return self._encoded(module, codes)
+
+    def _dtype(self, key: str) -> str:
+        """The type of a stored tensor; that of the embedding for one that the base does not have."""
+        known = self._shards.names()
+        if key not in known or key in {f"{module}.weight" for module in self._packed}:
+            key = next(name for name in known if name.removesuffix(".weight").endswith(EMBEDDINGS))
+        return self._shards.dtype(key)
 
     def _as_it_was(self, name: str) -> dict[str, NDArray[Any]]:
         """A packed layer that nothing is added to: its codes, written once more, as one config says how all are packed."""
@@ -120,51 +203,21 @@ class Merge:
     def _encoded(self, name: str, codes: Codes) -> dict[str, NDArray[Any]]:
         return packed_tensors(self._method, name, codes, self._packed[name].columns, codes.grid.scale_dtype)
 
-    def _saved_modules(self) -> dict[str, NDArray[Any]]:
-        """The tensors of modules that were trained whole; of two tied ones both, where only one was."""
-        from peft.utils import ModulesToSaveWrapper
-
-        found: dict[str, torch.Tensor] = {}
-        for name, module in self._network.named_modules():
-            if isinstance(module, ModulesToSaveWrapper):
-                own = next(iter(module.modules_to_save.values()))
-                found |= {f"{name}.{local}": tensor.detach() for local, tensor in own.named_parameters()}
-        for name, other in self._tied.items():
-            pair = {name, other}
-            if len(pair & found.keys()) == 1:
-                (missing,) = pair - found.keys()
-                found[missing] = self._shards.tensor(self._names.get(other) or self._names[name])
-        stored = {self._names.get(name, name): tensor for name, tensor in found.items()}
-        kind = next((self._shards.dtype(key) for key in stored if key in self._shards.names()), "float32")
-        return {key: _stored_as(tensor, kind) for key, tensor in stored.items()}
-
-    def _finish(self, output: Path, whole: Mapping[str, Any]) -> None:
-        """What the config says of tied matrices, and the codes of an embedding that stays what it was."""
-        untied = [name for name, other in self._tied.items() if {name, other} <= whole.keys()]
-        if untied:
-            file = output / "config.json"
-            config = json.loads(file.read_text(encoding="utf-8"))
-            file.write_text(json.dumps({**config, "tie_word_embeddings": False}, indent=2), encoding="utf-8")
-        if (self.base / EMBEDDING_CODES).is_file() and not whole:
+    def _finish(self, output: Path, untied: bool, shared: Mapping[str, Any]) -> None:
+        """What the config says of tied matrices and the vocabulary, its tokenizer, and the codes of an unchanged embedding."""
+        file = output / "config.json"
+        config = json.loads(file.read_text(encoding="utf-8"))
+        for part in (config, config.get("text_config") or {}):
+            if untied and ("tie_word_embeddings" in part or part is config):
+                part["tie_word_embeddings"] = False
+            if self._adapted.tokens is not None and "vocab_size" in part:
+                part["vocab_size"] = self._adapted.tokens
+        file.write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
+        if self._adapted.tokens is not None or self._more_tokens:
+            take_tokenizer(self.adapter, output)
+        is_same = not any(name.removesuffix(".weight").endswith(EMBEDDINGS) for name in shared)
+        if (self.base / EMBEDDING_CODES).is_file() and is_same:
             shutil.copyfile(self.base / EMBEDDING_CODES, output / EMBEDDING_CODES)
-
-
-def _with_adapter(network: Any, adapter: Path) -> Any:
-    """The network with PEFT's layers in it; ColdpressError for an adapter of another network."""
-    from peft import PeftModel
-
-    for module in network.modules():  # PEFT puts adapters where the weights are: on the CPU, where these take no memory
-        for name, parameter in module.named_parameters(recurse=False):
-            none = torch.zeros(1).expand(parameter.shape)
-            setattr(module, name, torch.nn.Parameter(none, requires_grad=False))
-    try:
-        wrapped = PeftModel.from_pretrained(network, str(adapter), low_cpu_mem_usage=True, torch_device="cpu")
-    except (ValueError, RuntimeError, KeyError, OSError, TypeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ColdpressError(
-            f"the adapter {adapter} cannot be put on its base: {reason}", hint="was it trained on another model?"
-        ) from error
-    return wrapped.get_base_model()
 
 
 def _grids(packed: Mapping[str, PackedLinear], method: str) -> dict[str, Grid]:

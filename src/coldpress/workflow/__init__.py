@@ -67,7 +67,7 @@ class Step:
                 hint=f"give it a model in that format, or leave out '{self.type}'",
             )
         made.check(model, target)
-        return Model(model.path, made.produces, "", model.notes)
+        return Model(model.path, made.produces, "", {**model.notes, **made.foretold()})
 
 
 @dataclass(frozen=True)
