@@ -6,6 +6,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,11 +56,11 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _check_keys(cls: Any, data: Any, where: str) -> None:
+def _check_keys(cls: type[Any], data: Any, where: str) -> None:
     """Refuse keys that no field has; msgspec would pass over them."""
     if not dataclasses.is_dataclass(cls) or not isinstance(data, Mapping):
         return
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     known = [field.name for field in dataclasses.fields(cls)]
     for key, value in data.items():
         place = f"{where}.{key}".strip(".")
@@ -67,6 +68,12 @@ def _check_keys(cls: Any, data: Any, where: str) -> None:
             raise Misfit(place, f"there is no '{key}' here", did_you_mean(str(key), known))
         for inner, items in _dataclasses_in(hints[key], value, place):
             _check_keys(inner, items[0], items[1])
+
+
+@cache
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    """The types of a class's fields; to read them takes longer than all else here."""
+    return typing.get_type_hints(cls)
 
 
 def _dataclasses_in(hint: Any, value: Any, where: str) -> list[tuple[Any, tuple[Any, str]]]:

@@ -9,18 +9,22 @@ from importlib.util import find_spec
 
 from coldpress.errors import ColdpressError, did_you_mean
 
-#: execution provider -> (device it runs on, its name in mobius and in genai_config.json)
+#: execution provider -> (devices it runs on, the usual one first; its name in mobius and in genai_config.json)
 PROVIDERS = {
-    "CPUExecutionProvider": ("cpu", "cpu"),
-    "CUDAExecutionProvider": ("gpu", "cuda"),
-    "DmlExecutionProvider": ("gpu", "dml"),
-    "WebGpuExecutionProvider": ("gpu", "webgpu"),
-    "NvTensorRTRTXExecutionProvider": ("gpu", "trt-rtx"),
-    "OpenVINOExecutionProvider": ("cpu", "openvino"),
-    "QNNExecutionProvider": ("npu", "qnn"),
-    "VitisAIExecutionProvider": ("npu", "vitisai"),
+    "CPUExecutionProvider": (("cpu",), "cpu"),
+    "CUDAExecutionProvider": (("gpu",), "cuda"),
+    "DmlExecutionProvider": (("gpu", "npu"), "dml"),
+    "WebGpuExecutionProvider": (("gpu",), "webgpu"),
+    "TensorrtExecutionProvider": (("gpu",), "tensorrt"),
+    "NvTensorRTRTXExecutionProvider": (("gpu",), "trt-rtx"),
+    "MIGraphXExecutionProvider": (("gpu",), "migraphx"),
+    "OpenVINOExecutionProvider": (("cpu", "gpu", "npu"), "openvino"),
+    "QNNExecutionProvider": (("npu", "gpu", "cpu"), "qnn"),
+    "VitisAIExecutionProvider": (("npu",), "vitisai"),
 }
 DEVICES = ("cpu", "gpu", "npu")
+#: providers that ONNX Runtime no longer has -> those that took their places
+_SUCCESSORS = {"ROCMExecutionProvider": "MIGraphXExecutionProvider"}
 _DEFAULT_PROVIDER = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider", "npu": "QNNExecutionProvider"}
 
 
@@ -55,16 +59,17 @@ def resolve_target(device: str | None = None, provider: str | None = None, threa
         raise ColdpressError(f"unknown device '{device}'", hint=did_you_mean(device, DEVICES))
     if provider is None:
         return Target(device or "cpu", _DEFAULT_PROVIDER[device or "cpu"], threads)
-    full = provider if provider in PROVIDERS else f"{provider}ExecutionProvider"
+    full = f"{provider.removesuffix('ExecutionProvider')}ExecutionProvider"
     if full not in PROVIDERS:
-        raise ColdpressError(f"unknown execution provider '{provider}'", hint=did_you_mean(provider, PROVIDERS))
-    home = PROVIDERS[full][0]
-    if device is not None and device != home and full != "OpenVINOExecutionProvider":
+        hint = f"use {_SUCCESSORS[full]}" if full in _SUCCESSORS else did_you_mean(provider, PROVIDERS)
+        raise ColdpressError(f"unknown execution provider '{provider}'", hint=hint)
+    devices = PROVIDERS[full][0]
+    if device is not None and device not in devices:
         raise ColdpressError(
             f"{full} does not run on device '{device}'",
-            hint=f"use --device {home}, or --provider {_DEFAULT_PROVIDER[device]}",
+            hint=f"use --device {' or '.join(devices)}, or --provider {_DEFAULT_PROVIDER[device]}",
         )
-    return Target(device or home, full, threads)
+    return Target(device or devices[0], full, threads)
 
 
 def available_providers() -> tuple[str, ...]:

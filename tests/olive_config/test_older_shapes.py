@@ -147,6 +147,35 @@ TARGETS = {
     "described in place": ({"engine": {"target": {"type": "LocalSystem", "accelerators": [{"device": "gpu"}]}}}, CUDA),
     "capitals": (local("GPU", target="here"), CUDA),
     "an older device": (local({"device": "cpu_spr", "memory": "1GB"}, target="here"), CPU),
+    "only the host has an accelerator": (
+        {
+            "systems": {"h": {"type": "LocalSystem", "accelerators": ["gpu"]}, "t": {"type": "LocalSystem"}},
+            "host": "h",
+            "target": "t",
+        },
+        CUDA,
+    ),
+    "what falls back to the CPU": (
+        local({"execution_providers": ["CUDAExecutionProvider", "CPUExecutionProvider"]}, target="here"),
+        CUDA,
+    ),
+    "the provider that has the device": (
+        local({"device": "gpu", "execution_providers": ["CPUExecutionProvider", "CUDAExecutionProvider"]}, target="here"),
+        CUDA,
+    ),
+    "several of the engine": ({"engine": {"execution_providers": ["CPUExecutionProvider", "OpenVINOExecutionProvider"]}}, {"device": "cpu", "provider": "OpenVINOExecutionProvider"}),
+    "a GPU with the CPU's provider": (local({"device": "gpu", "execution_providers": ["CPUExecutionProvider"]}, target="here"), CPU),
+    **{
+        f"{device} with {provider}": (
+            local({"device": device, "execution_providers": [f"{provider}ExecutionProvider"]}, target="here"),
+            {"device": device, "provider": f"{provider}ExecutionProvider"},
+        )
+        for device, provider in [
+            ("gpu", "QNN"), ("npu", "QNN"), ("cpu", "QNN"), ("gpu", "Tensorrt"), ("gpu", "NvTensorRTRTX"), ("gpu", "MIGraphX"),
+            ("npu", "Dml"), ("gpu", "Dml"), ("gpu", "WebGpu"), ("npu", "VitisAI"), ("cpu", "OpenVINO"), ("gpu", "OpenVINO"),
+            ("npu", "OpenVINO"),
+        ]
+    },
     "a machine's name": ({"systems": {"vm": {"type": "SurfaceProSystem1796"}}, "engine": {"target": "vm"}}, CUDA),
 }  # fmt: skip
 
@@ -218,15 +247,18 @@ def test_the_workspace_of_the_whole_is_the_systems():
     ("config", "place", "hint"),
     [
         (local("cpu", "gpu", target="here"), "systems.here.config.accelerators", "one file for each"),
-        (
-            local({"execution_providers": ["CUDAExecutionProvider", "CPUExecutionProvider"]}, target="here"),
-            "systems.here.config.accelerators[0].execution_providers",
-            "name one",
-        ),
-        ({"engine": {"execution_providers": ["CPUExecutionProvider", "CUDAExecutionProvider"]}}, "engine.execution_providers", "one file"),
         (local("cpu", target="her"), "target", "here"),
         (local("tpu", target="here"), "systems.here.config.accelerators[0]", ""),
-        (local({"device": "gpu", "execution_providers": ["ROCMExecutionProvider"]}, target="here"), "target", ""),
+        (
+            local({"device": "gpu", "execution_providers": ["ROCMExecutionProvider"]}, target="here"),
+            "systems.here.config.accelerators[0].execution_providers[0]",
+            "MIGraphX",
+        ),
+        (
+            local({"device": "npu", "execution_providers": ["CUDAExecutionProvider"]}, target="here"),
+            "systems.here.config.accelerators[0].execution_providers[0]",
+            "gpu",
+        ),
         (local({"device": "gpu", "execution_providers": [["MyExecutionProvider", "lib.so"]]}, target="here"), "systems.here.config.accelerators[0].execution_providers[0]", "brings"),
         ({"systems": {"d": {"type": "Docker", "image_nam": "x"}}}, "systems.d.image_nam", "image_name"),
         ({"systems": {"d": {"type": "Dockr"}}}, "systems.d.type", "Docker"),

@@ -11,7 +11,7 @@ import pytest
 from coldpress import parts
 from coldpress.olive_config import tables
 from coldpress.olive_config.converters import CONVERTERS
-from coldpress.olive_config.passes import CALIBRATION
+from coldpress.olive_config.parameters import CALIBRATION
 from tests.olive_config.conftest import EVALUATOR, builder
 
 #: passes of Olive 0.11 (its olive_config.json of August 2026) and those that were removed since 0.3
@@ -202,7 +202,7 @@ def test_parameters_and_their_values_are_translated(translated, config, expected
     [
         ({"type": "ModelBuildr"}, "passes.one.type", "ModelBuilder"),
         ({"type": "ModelBuilder", "config": {"precison": "int4"}}, "passes.one.config.precison", "precision"),
-        (builder(precision="int5"), "passes.one.precision", "int"),
+        (builder(precision="int5"), "passes.one.config.precision", "int"),
         (builder(use_qdq=True), "passes.one.config.use_qdq", "MatMulNBits"),
         ({"type": "Gptq", "group_size": -1}, "passes.one.group_size", "groups of 16 to 256"),
         ({"type": "Gptq", "group_size": [32, 64]}, "passes.one.group_size", "search_strategy"),

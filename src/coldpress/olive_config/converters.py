@@ -27,8 +27,8 @@ def globs_of_nodes(names: list[str]) -> list[str]:
 
 def glob_of_pattern(pattern: str) -> str:
     """A simple regular expression as a glob: ``.*logits`` is ``*logits``."""
-    glob = pattern.strip("^$").replace(".*", "*")
-    if not re.fullmatch(r"[\w*/]+", glob):
+    glob = pattern.strip("^$").replace(".*", "*").replace("\\.", ".")
+    if not re.fullmatch(r"[\w*/.-]+", glob) or re.search(r"(?<!\\)\.(?!\*)", pattern.strip("^$")):
         raise ColdpressError(f"'{pattern}' is a regular expression", hint="write a glob, such as present*")
     return glob
 
@@ -48,6 +48,28 @@ def overrides(modules: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return found
 
 
+#: keys of one of GPTQModel's patterns that may say what all layers have -> their names and defaults in the pass
+_SHARED = {"sym": ("sym", True), "group_size": ("group_size", 128), "desc_act": ("desc_act", None)}
+
+
+def dynamic(patterns: Any, beside: Mapping[str, Any]) -> dict[str, Any]:
+    """GPTQModel's patterns over modules: ``{"-:.*gate.*": {}, "+:.*lm_head.*": {"bits": 8}}``; none for false."""
+    found: dict[str, Any] = {"modules_to_not_convert": [], "overrides": []}
+    for pattern, values in (patterns or {}).items():
+        glob = glob_of_pattern(re.sub(r"^[+-]:", "", pattern))
+        if pattern.startswith("-:"):
+            found["modules_to_not_convert"].append(glob)
+            continue
+        for key, value in values.items():
+            name, default = _SHARED.get(key, (key, None))
+            if key != "bits" and (key not in _SHARED or (value != beside.get(name, default) and key != "desc_act")):
+                raise ColdpressError(
+                    f"'{key}: {value}' of '{pattern}' differs from that of other modules", hint="give other bits alone"
+                )
+        found["overrides"] += [f"{glob}=int{values['bits']}"] if "bits" in values else []
+    return found if found["modules_to_not_convert"] else {"overrides": found["overrides"]}
+
+
 def listed(value: Any) -> list[Any]:
     """One or several, as a list without nulls."""
     return [one for one in value if one is not None] if isinstance(value, list | tuple) else [value]
@@ -56,6 +78,14 @@ def listed(value: Any) -> list[Any]:
 def names(value: Any) -> list[str]:
     """Names, one or several; none for null."""
     return [] if value is None else [str(one) for one in listed(value)]
+
+
+def names_of_tasks(value: Any) -> list[str]:
+    """Names of tasks of lm-evaluation-harness, one or several."""
+    if any(not isinstance(task, str) for task in listed(value)):
+        hint = "write it as a YAML file, and name the task and its folder (task_path) in a workflow file"
+        raise ColdpressError("a task is described here, not named", hint=hint)
+    return names(value)
 
 
 def training_arguments(value: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -112,13 +142,15 @@ def milliseconds(seconds: float) -> float:
     return float(seconds) * 1e3
 
 
-CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
+CONVERTERS: Mapping[str, Callable[..., Any]] = {
+    "dynamic": dynamic,
     "globs_of_substrings": globs_of_substrings,
     "globs_of_nodes": globs_of_nodes,
     "glob_of_pattern": glob_of_pattern,
     "overrides": overrides,
     "listed": listed,
     "names": names,
+    "names_of_tasks": names_of_tasks,
     "training_arguments": training_arguments,
     "execution_modes": execution_modes,
     "optimization_levels": optimization_levels,
@@ -129,10 +161,14 @@ CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
 }
 
 
-def converted(name: str, value: Any) -> Any:
+#: converters that also look at what stands beside the value
+_LOOK_BESIDE = ("dynamic",)
+
+
+def converted(name: str, value: Any, beside: Mapping[str, Any]) -> Any:
     """What a converter makes of a value; raises ColdpressError for one of another type than it takes."""
     try:
-        return CONVERTERS[name](value)
+        return CONVERTERS[name](value, beside) if name in _LOOK_BESIDE else CONVERTERS[name](value)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ColdpressError(
             f"{value!r} is not what belongs here", hint=f"it takes: {CONVERTERS[name].__doc__}"

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 from coldpress import azure
 from coldpress.errors import did_you_mean
-from coldpress.olive_config.reading import Log, Section
+from coldpress.olive_config.reading import ANYWAY, Log, Section
 from coldpress.olive_config.tables import names
 
 
 @dataclass(frozen=True)
 class Source:
-    """The model: ``name`` as coldpress takes it; what it is for. ``dataset``: data that old configurations put beside it.
+    """The model: ``name`` as coldpress takes it; what it is for. ``dataset``: data that old configurations put beside it, and its place.
 
     ``adapter``: a PEFT folder that is put onto it.
     """
@@ -24,7 +24,7 @@ class Source:
     trust_remote_code: bool = False
     kind: str = "hf"
     task: str = ""
-    dataset: Mapping[str, Any] = field(default_factory=dict)
+    dataset: tuple[Mapping[str, Any], str] | None = None
     adapter: str = ""
 
 
@@ -37,17 +37,20 @@ def read_model(root: Section, client: Mapping[str, Any]) -> Source:
     model = root.inner("input_model", ("config",))
     kind = _kind(model)
     if kind is None:
+        model.leave("not read")
         return Source()
     hf = model.inner("hf_config")
     path = model.take("model_path")
-    named = hf.take("model_name", hf.take("model_path", of=str), of=str)
-    name = path if path is not None else named
+    name = path if path is not None else _name(hf)
+    if path is not None and (named := _name(hf)):
+        log.note(hf.place, f"{model.place_of('model_path')} is read, not {named}", {"model_name": named})
+    dataset = hf.take("dataset", of=dict)
     source = Source(
         name=_joined(resource(name, model.place_of("model_path"), log, client), model.take("onnx_file_name", of=str)),
-        trust_remote_code=any([_loading(model), _loading(hf)]),
+        trust_remote_code=_is_trusted(model, hf),
         kind=kind,
-        task=model.take("task", "", of=str) or hf.take("task", "", of=str),
-        dataset=hf.take("dataset", {}, of=dict),
+        task=_task(model, hf),
+        dataset=(dataset, hf.place_of("dataset")) if dataset else None,
         adapter=resource(model.take("adapter_path"), model.place_of("adapter_path"), log, client),
     )
     if not source.name:
@@ -58,12 +61,31 @@ def read_model(root: Section, client: Mapping[str, Any]) -> Source:
     return source
 
 
+def _name(hf: Section) -> str:
+    """The hub id or folder in the older mapping ``hf_config``."""
+    named, path = hf.take("model_name", "", of=str), hf.take("model_path", "", of=str)
+    if named and path:
+        hf.log.note(hf.place_of("model_path"), f"{hf.place_of('model_name')} is read")
+    return str(named or path)
+
+
+def _task(model: Section, hf: Section) -> str:
+    """What the model is for, which matters to its data alone."""
+    for section in (model, hf):
+        if "task" in section:
+            why = "the model's own config says what it is, and data configs that name no task of their own are for this one"
+            model.log.note(section.place_of("task"), f"no effect on the model: {why}")
+    return str(model.take("task", "", of=str) or hf.take("task", "", of=str))
+
+
 def _kind(model: Section) -> str | None:
     """``hf`` or ``onnx``; None, and a problem, for a kind that is not read."""
-    wanted = model.take("type", "HfModel", of=str)
+    wanted = model.take("type", of=str) or "HfModel"
     known = {name.lower(): entry for name, entry in names("models").items()}
     entry = known.get(wanted.lower())
     if isinstance(entry, str):
+        if "type" in model:
+            model.log.note(model.place_of("type"), "no effect: what a path or a name stands for is found out")
         return entry
     place = model.place_of("type")
     if entry is None:
@@ -73,14 +95,23 @@ def _kind(model: Section) -> str | None:
     return None
 
 
-def _loading(section: Section) -> bool:
+def _is_trusted(*sections: Section) -> bool:
     """Reads how the model is loaded; whether its code may run."""
-    trusted = section.take("trust_remote_code", False, of=bool)
+    places = [place for section in sections for place in _loading(section)]
+    for place in places[1:]:
+        sections[0].log.note(place, ANYWAY)
+    return bool(places)
+
+
+def _loading(section: Section) -> Iterator[str]:
+    """The places that say that the model's code may run."""
+    if section.take("trust_remote_code", False, of=bool):
+        yield section.place_of("trust_remote_code")
     for name in ("load_kwargs", "from_pretrained_args", "model_loading_args", "loading_args"):
         arguments = section.inner(name, ("extra_args",))
-        trusted |= arguments.take("trust_remote_code", False, of=bool)
+        if arguments.take("trust_remote_code", False, of=bool):
+            yield arguments.place_of("trust_remote_code")
         arguments.close("load_kwargs")
-    return trusted
 
 
 def _joined(folder: str, file: str | None) -> str:
@@ -97,6 +128,7 @@ def resource(value: Any, place: str, log: Log, client: Mapping[str, Any]) -> str
     if kind is None:
         hint = did_you_mean(wanted, names("resources"))
         log.refuse(section.place_of("type"), f"there is no type of resource '{wanted}'", hint)
+        section.leave("not read")
         return ""
     if kind != "azure":
         found: str = section.take(kind, "", of=str)

@@ -1,8 +1,7 @@
-"""``passes``: Olive's passes and parameters as steps, by the table passes.yaml."""
+"""``passes``: Olive's passes as steps, by the table passes.yaml."""
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,14 +10,9 @@ from coldpress import parts
 from coldpress.errors import did_you_mean
 from coldpress.olive_config import tables
 from coldpress.olive_config.data import DataConfigs
-from coldpress.olive_config.reading import Log, Section, value_of
+from coldpress.olive_config.parameters import DEFAULT, SEARCHABLE, Parameters
+from coldpress.olive_config.reading import Log, Section
 from coldpress.workflow import Step
-from coldpress.workflow.file import check_step
-
-SEARCHABLE, DEFAULT = "SEARCHABLE_VALUES", "DEFAULT_VALUE"
-#: parameters that are the name of a data config; the first is spelled out, as calibration data has no name here
-CALIBRATION, NAMES_OF_DATA = "calibration", ("data", "train_data", "eval_data")
-_WORKFLOW = "workflow."
 
 
 @dataclass
@@ -44,12 +38,18 @@ class Passes:
         flows = _flows(root)
         for name in dict.fromkeys(name for flow in flows for name in flow if name not in configs):
             self.log.refuse(root.place_of("pass_flows"), f"there is no pass '{name}'", did_you_mean(str(name), configs))
+            self.log.left_out("passes", "not read, as the flow is not known", configs)
             return []
         for name in configs if flows else ():
             if not any(name in flow for flow in flows):
-                self.log.note(defined.place_of(name), "in no pass flow, left out")
+                self.log.left_out(defined.place_of(name), "in no pass flow, left out", configs[name])
+        if flows and flows == [list(configs)]:
+            root.anyway("pass_flows")
         slots = self._slots(flows or [list(configs)], root.place_of("pass_flows"))
-        return [step for slot in slots if (step := self._slot(slot, configs, defined)) is not None]
+        for name, config in configs.items():
+            if not any(name in slot for slot in slots) and any(name in flow for flow in flows):
+                self.log.left_out(defined.place_of(name), "in a flow that is not done", config)
+        return [step for slot in slots for step in self._slot(slot, configs, defined)]
 
     def _slots(self, flows: list[list[str]], place: str) -> list[list[str | None]]:
         """The passes that may stand in each place; None where a flow has none there.
@@ -69,47 +69,71 @@ class Passes:
             slots[start : len(first) - end] = [list(dict.fromkeys(one[0] if one else None for one in middles))]
         return slots
 
-    def _slot(self, names: list[str | None], configs: Mapping[str, Any], defined: Section) -> Step | None:
-        """The step of one place: a pass, or alternatives of which a search picks one."""
-        found: list[Step] = []
+    def _slot(self, names: list[str | None], configs: Mapping[str, Any], defined: Section) -> list[Step]:
+        """The steps of one place: those of a pass, or one with alternatives of which a search picks."""
+        found: list[list[Step]] = []
         for name in names:
-            if name is None:
-                continue
-            place = defined.place_of(name)
-            items = configs[name] if isinstance(configs[name], list) else [configs[name]]
-            if len(items) > 1 and not self.searches:
-                self.log.note(place, "without a search the first alternative is done")
-                items = items[:1]
-            places = [place] if not isinstance(configs[name], list) else [f"{place}[{i}]" for i in range(len(items))]
-            found += [step for one, where in zip(items, places, strict=True) for step in self._pass(one, where)]
-        self._done += [step.type for step in found]
-        if len(found) > 1 or (found and None in names):
-            return Step(any_of=tuple(found), optional=None in names)
-        return found[0] if found else None
+            if name is not None:
+                found += self._alternatives(configs[name], defined.place_of(name))
+        all_steps = [step for steps in found for step in steps]
+        self._done += [step.type for step in all_steps]
+        if len(found) < 2 and None not in names:
+            return all_steps
+        if any(len(steps) > 1 for steps in found):
+            self.log.refuse(defined.place, "an alternative becomes two steps", "write one file for each alternative")
+        return [Step(any_of=tuple(all_steps), optional=None in names or [] in found)] if all_steps else []
 
-    def _pass(self, config: Any, place: str) -> list[Step]:
-        """A pass as steps: one, none where nothing has to be done, two where a search picks the kind."""
+    def _alternatives(self, config: Any, place: str) -> list[list[Step]]:
+        """The passes that one entry names, each as its steps; without a search the first of them."""
+        if not isinstance(config, list):
+            return self._pass(config, place)
+        found: list[list[Step]] = []
+        for index, one in enumerate(config):
+            if index and not self.searches:
+                self.log.note(place, "without a search the first alternative is done")
+                self.log.note(f"{place}[{index}]", "left out", one)
+            else:
+                found += self._pass(one, f"{place}[{index}]")
+        return found
+
+    def _pass(self, config: Any, place: str) -> list[list[Step]]:
+        """A pass as steps: an empty list where nothing has to be done, two lists where a search picks the kind; none if refused."""
         section = Section(config, place, self.log, ("config",))
         wanted = section.take("type", "", of=str)
-        entry = _entry(wanted)
+        entry = tables.pass_named(wanted)
         if entry is None:
             hint = did_you_mean(wanted, tables.passes())
             self.log.refuse(section.place_of("type"), f"there is no pass '{wanted}'", hint)
+            section.leave("not read, as nobody knows the pass")
+            return []
+        if entry.instead and not self._is_done(entry):
+            self.log.refuse(place, f"there is nothing like {wanted} here", entry.instead)
+            section.leave("not read, as nothing here takes it")
             return []
         self._elsewhere(section)
-        disabled = section.take("disable_search", False, of=bool)
-        opens = self.searches and self.opens and not disabled
-        for done, why in entry.redundant_after.items():
-            if done in self._done:
-                self.log.note(place, f"{wanted} has no effect here: {why}")
-                return []
-        if entry.left_out:
-            self.log.note(place, f"{wanted} is left out: {entry.left_out}")
+        is_fixed = section.take("disable_search", False, of=bool)
+        opens = self.searches and self.opens and not is_fixed
+        if "disable_search" in section and (opens == (self.searches and self.opens) or self._is_done(entry)):
+            section.anyway("disable_search")
+        return [self._steps(one, wanted, section, opens) for one in self._kinds(entry, section, opens)]
+
+    def _is_done(self, entry: tables.Pass) -> str:
+        """Why a pass before has done this one's work already; empty if none has."""
+        return next((why for done, why in entry.redundant_after.items() if done in self._done), "")
+
+    def _steps(self, entry: tables.Pass, wanted: str, section: Section, opens: bool) -> list[Step]:
+        """What one pass becomes; a pass without work is read like others, as what it says may be wrong."""
+        parameters = Parameters(section, entry, self.searches, opens, self.data, self.workflow)
+        why = self._is_done(entry)
+        idle = f"{wanted} has no effect here: {why}" if why else f"{wanted} is left out: {entry.left_out}"
+        if why or entry.left_out:
+            return parameters.idle(idle)
+        if entry.target not in parts.names("passes"):
+            problem = f"{wanted} becomes the pass '{entry.target}', which comes in a later version of coldpress"
+            self.log.refuse(section.place, problem, "leave it out")
+            section.leave("not read, as the pass is not there yet")
             return []
-        if entry.instead:
-            self.log.refuse(place, f"there is nothing like {wanted} here", entry.instead)
-            return []
-        return [step for one in self._kinds(entry, section, opens) for step in self._step(one, wanted, section, opens)]
+        return parameters.steps()
 
     def _kinds(self, entry: tables.Pass, section: Section, opens: bool) -> list[tables.Pass]:
         """The pass itself, or those that the value of a key stands for."""
@@ -121,14 +145,15 @@ class Passes:
         wanted = wanted if isinstance(wanted, list) else [wanted]
         for name in wanted:
             if name not in names:
-                self.log.refuse(
-                    section.place_of(entry.which), f"{name!r} is not a choice", did_you_mean(str(name), names)
-                )
+                hint = did_you_mean(str(name), names)
+                self.log.refuse(section.place_of(entry.which), f"{name!r} is not a choice", hint)
+                section.leave("not read")
         kinds = {name: tables.passes()[target] for name, target in entry.passes.items()}
-        for key in {key for kind in kinds.values() for key in kind.parameters if key in section}:
-            section.take(key)
+        for key in dict.fromkeys(key for kind in kinds.values() for key in kind.parameters if key in section):
+            value = section.take(key)
             if not any(key in kinds[name].parameters for name in wanted if name in names):
-                self.log.note(section.place_of(key), f"no effect here with {entry.which} {' and '.join(wanted)}")
+                text = f"no effect here with {entry.which} {' and '.join(map(str, wanted))}"
+                self.log.note(section.place_of(key), text, value)
         return [kinds[name].without(entry.which) for name in wanted if name in names]
 
     def _elsewhere(self, section: Section) -> None:
@@ -139,72 +164,6 @@ class Passes:
         if section.take("host", self.host) != self.host:
             hint = "name the engine's host, or leave it out"
             self.log.refuse(section.place_of("host"), "all passes run on one system", hint)
-
-    def _step(self, entry: tables.Pass, wanted: str, section: Section, opens: bool) -> list[Step]:
-        if entry.target not in parts.names("passes"):
-            problem = f"{wanted} becomes the pass '{entry.target}', which comes in a later version of coldpress"
-            self.log.refuse(section.place, problem, "leave it out")
-            return []
-        parameters = {**entry.fixed}
-        for name, known in entry.parameters.items():
-            if name in section:
-                parameters |= self._translated(entry, known, section.take(name), section.place_of(name))
-            elif opens and known.search and known.to not in parameters:
-                parameters |= self._opened(known, list(known.search), section.place)
-        section.close("pass", tuple(entry.parameters))
-        spelled_out = Step(entry.target, self.data.spelled_out(parameters, NAMES_OF_DATA))
-        self.log.attempt(section.place, lambda: check_step(spelled_out, section.place, section.place))
-        return [Step(entry.target, parameters)]
-
-    def _translated(self, entry: tables.Pass, known: tables.Parameter, value: Any, place: str) -> dict[str, Any]:
-        """One parameter of Olive's as parameters of ours."""
-        if known.has_no_counterpart:
-            self.log.without_counterpart(known, value, place)
-            return {}
-        if value == DEFAULT:
-            return {}
-        if value == SEARCHABLE:
-            return self._opened(known, list(known.search), place)
-        if isinstance(value, list) and not _takes_lists(entry.target, known.to):
-            return self._opened(known, value, place)
-        return self._closed(known, value, place)
-
-    def _closed(self, known: tables.Parameter, value: Any, place: str) -> dict[str, Any]:
-        if known.to in (CALIBRATION, *NAMES_OF_DATA) and not self._knows_data(value, place):
-            return {}
-        if known.to == CALIBRATION:
-            data = self.data.calibration[value]
-            for missing in data.missing:
-                self.log.refuse(
-                    place, f"a pass that calibrates does not take {missing} of '{value}'", "use a text of your own"
-                )
-            return dict(data.parameters)
-        made = value_of(known, value, place, self.log)
-        if known.to.startswith(_WORKFLOW):
-            self.workflow |= {key.removeprefix(_WORKFLOW): one for key, one in made.items()}
-            return {}
-        return made
-
-    def _knows_data(self, name: Any, place: str) -> bool:
-        known = self.data.sources
-        if isinstance(name, str) and name in known:
-            return True
-        hint = did_you_mean(str(name), known) if known else "name one in data_configs"
-        self.log.refuse(place, f"there is no data config {name!r}", hint)
-        return False
-
-    def _opened(self, known: tables.Parameter, values: list[Any], place: str) -> dict[str, Any]:
-        """A parameter that a search fills."""
-        if not self.searches:
-            hint = "name one value, or add a search_strategy"
-            self.log.refuse(place, "several values are searched, but there is no search_strategy", hint)
-            return {}
-        made = [self._closed(known, value, place) for value in values]
-        choices = [one[known.to] for one in made if list(one) == [known.to]]
-        if len(choices) < len(values) or not values:
-            self.log.refuse(place, "these values cannot be searched among", "name one of them")
-            return {}
-        return {known.to: choices[0] if len(choices) == 1 else {"choice": choices}}
 
 
 def _flows(root: Section) -> list[list[str]]:
@@ -218,20 +177,6 @@ def _flows(root: Section) -> list[list[str]]:
     return flows
 
 
-def _entry(name: str) -> tables.Pass | None:
-    known = {known.lower(): entry for known, entry in tables.passes().items()}
-    return known.get(name.lower())
-
-
 def _common(one: list[str], other: list[str]) -> int:
     """How many items two lists have in common from their beginning."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-
-
-def _takes_lists(pass_name: str, parameter: str) -> bool:
-    """Whether a list is a value of the parameter, not several values to search among."""
-    if parameter == CALIBRATION or parameter.startswith(_WORKFLOW):
-        return False
-    hint = typing.get_type_hints(parts.find("passes", pass_name)).get(parameter)
-    options = [hint, *typing.get_args(hint)]
-    return hint is Any or any((typing.get_origin(one) or one) in (list, tuple, dict) for one in options)

@@ -30,26 +30,36 @@ def read_strategy(root: Section, workflow: dict[str, Any]) -> tuple[bool, bool]:
     if value is True:
         workflow["search"] = {"sampler": "grid"}
         return True, True
-    strategy = root.inner("search_strategy")
+    strategy = root.inner("search_strategy", ("search_algorithm_config", "sampler_config"))
     search: dict[str, Any] = {}
     order = strategy.take("execution_order", "joint", of=str)
     search["order"] = _picked(strategy, "execution_order", order, _ORDERS)
-    key = "search_algorithm" if "search_algorithm" in strategy else "sampler"
-    search["sampler"] = _picked(strategy, key, strategy.take(key, "sequential", of=str), _SAMPLERS)
-    search |= {ours: strategy.take(theirs, of=kind) for theirs, (ours, kind) in _KEPT.items() if theirs in strategy}
+    keys = [name for name in ("search_algorithm", "sampler") if name in strategy]
+    for key in keys or ["sampler"]:
+        search["sampler"] = _picked(strategy, key, strategy.take(key, "sequential", of=str), _SAMPLERS)
+        if search["sampler"] == "grid":
+            strategy.anyway(key)
+    search |= {ours: strategy.take(theirs, of=kind) for theirs, (ours, kind) in _KEPT.items()}
     if seconds := strategy.take("max_time", of=float):
         search["minutes"] = seconds / 60
     opens = strategy.take("include_pass_params", True, of=bool)
-    for name in ("search_algorithm_config", "sampler_config"):
-        config = strategy.inner(name)
-        count = config.take("num_samples", of=int) or config.take("max_samples", of=int)
-        search |= {"trials": min(count, search.get("trials", count))} if count else {}
-        seed = config.take("seed", of=int)
-        workflow |= {} if seed is None else {"seed": seed}
-        config.close("sampler_config")
+    search |= _limited(strategy, search.get("trials"))
+    seed = strategy.take("seed", of=int)
+    workflow |= {} if seed is None else {"seed": seed}
     strategy.close("search_strategy")
     workflow["search"] = {name: value for name, value in search.items() if value is not None}
     return True, opens
+
+
+def _limited(strategy: Section, trials: int | None) -> dict[str, int]:
+    """The smallest of the numbers of points that a strategy allows, in its older and newer names; 0 is no limit."""
+    counts = {name: strategy.take(name, 0, of=int) for name in ("num_samples", "max_samples")}
+    allowed = {name: count for name, count in {**counts, "max_iter": trials}.items() if count}
+    least = min(allowed.values(), default=None)
+    for name, count in allowed.items():
+        if count != least or list(allowed.values()).count(least) > 1:
+            strategy.log.note(strategy.place_of(name), f"no effect: the least of {', '.join(allowed)} counts")
+    return {"trials": least} if least else {}
 
 
 def _picked(section: Section, key: str, value: str, known: dict[str, str]) -> str | None:
@@ -59,17 +69,25 @@ def _picked(section: Section, key: str, value: str, known: dict[str, str]) -> st
 
 
 def read_auto_optimizer(root: Section, kind: str, searches: bool) -> list[Step]:
-    """The passes that take the place of Olive's optimizer when a configuration names none."""
+    """The passes that take the place of Olive's optimizer, where a configuration asks for it and names no pass.
+
+    One that does neither measures the model as it is.
+    """
     config = root.inner("auto_optimizer_config")
     precisions = [str(value) for _, value in config.items("precisions") if value]
     disabled = config.take("disable_auto_optimizer", False, of=bool)
     config.close("auto_optimizer_config")
-    if disabled:
+    if disabled or "auto_optimizer_config" not in root:
+        root.log.note("passes", "no pass is named: the model is measured as it is")
+        if disabled:
+            given = root.take("auto_optimizer_config")
+            root.log.note(root.place_of("auto_optimizer_config"), "no effect: the optimizer is disabled", given)
         return []
     if kind == "onnx":
         root.log.refuse("passes", "an ONNX model without passes: nothing says what to do with it", "name a pass")
         return []
     root.log.note("passes", "no pass is named: coldpress's own recipe takes the place of Olive's optimizer")
+    root.log.note(root.place_of("auto_optimizer_config"), "it asks for this recipe")
     if len(precisions) > 1 and searches:
         return [Step("press", {"precision": {"choice": precisions}})]
     if len(precisions) > 1:

@@ -15,7 +15,7 @@ _FOLDER = Path(__file__).parent
 KEYS = (
     "root",
     "cache_config",
-    "sampler_config",
+    "search_strategy",
     "auto_optimizer_config",
     "model",
     "hf_config",
@@ -58,6 +58,15 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class Then:
+    """A further step that a pass becomes where its parameter ``when`` is true; see the head of passes.yaml."""
+
+    when: str
+    target: str
+    parameters: dict[str, Parameter] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Pass:
     """What becomes of a pass; see the head of passes.yaml."""
 
@@ -68,6 +77,8 @@ class Pass:
     left_out: str = ""
     instead: str = ""
     redundant_after: dict[str, str] = field(default_factory=dict)
+    opened: str = ""
+    then: Then | None = None
     parameters: dict[str, Parameter] = field(default_factory=dict)
 
     def without(self, name: str) -> Pass:
@@ -128,9 +139,25 @@ def names(table: str) -> Mapping[str, Any]:
     return found
 
 
+def pass_named(name: str) -> Pass | None:
+    """A pass by its name, in whatever case, as Olive reads it."""
+    return _by_lower_name().get(name.lower())
+
+
+@cache
+def _by_lower_name() -> Mapping[str, Pass]:
+    return {name.lower(): entry for name, entry in passes().items()}
+
+
 def _pass(entry: Mapping[str, Any], groups: Mapping[str, Any], where: str) -> Pass:
-    data = {{"pass": "target", "set": "fixed"}.get(key, key): value for key, value in entry.items() if key != "groups"}
+    data = _renamed(entry)
+    if "then" in entry:
+        data["then"] = {**_renamed(entry["then"]), "parameters": _parameters(entry["then"], groups)}
     return schema.build(Pass, {**data, "parameters": _parameters(entry, groups)}, where)
+
+
+def _renamed(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {{"pass": "target", "set": "fixed"}.get(key, key): value for key, value in entry.items() if key != "groups"}
 
 
 def _parameters(entry: Mapping[str, Any], groups: Mapping[str, Any]) -> dict[str, Any]:

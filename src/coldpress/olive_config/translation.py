@@ -18,7 +18,6 @@ from coldpress.olive_config.systems import client_of, read_systems
 from coldpress.olive_config.tables import names
 from coldpress.schema import build, plain
 from coldpress.workflow import Step, Workflow
-from coldpress.workflow.file import check
 
 _OUTPUT = "models/optimized"
 
@@ -38,10 +37,12 @@ def translated(config: Mapping[str, Any]) -> Translation:
     steps = passes.read(root)
     if not steps and not root.take("passes"):
         steps = read_auto_optimizer(root, source.kind, searches)
-    elif root.take("auto_optimizer_config"):
-        root.log.note(root.place_of("auto_optimizer_config"), "no effect here: the passes are named")
-    if searches and steps and not any(step.is_open for step in steps):
-        root.log.note(root.place_of("search_strategy"), "nothing is left open, so there is nothing to search")
+    elif root.take("auto_optimizer_config") is not None:
+        given = root.take("auto_optimizer_config")
+        root.log.note(root.place_of("auto_optimizer_config"), "no effect here: the passes are named", given)
+    if searches and (steps or not root.take("passes")) and not any(step.is_open for step in steps):
+        given = root.take("search_strategy")
+        root.log.note(root.place_of("search_strategy"), "nothing is left open, so there is nothing to search", given)
         workflow.pop("search")
     if source.adapter:
         steps = _with_adapter(steps, source.adapter, root)
@@ -51,11 +52,21 @@ def translated(config: Mapping[str, Any]) -> Translation:
     workflow |= {"data": data.sources} if data.sources else {}
     metrics = read_metrics(root, data, searches)
     workflow |= {"metrics": metrics} if metrics is not None else {}
-    workflow |= _output(root)
+    workflow |= _output(root, bool(steps))
     root.close("root")
+    _note_client(root, workflow)
     if not log.problems:
-        log.attempt("", lambda: check(build(Workflow, workflow)))
+        log.attempt("", lambda: build(Workflow, workflow))
     return Translation(_in_order(workflow), log.notes, log.problems)
+
+
+def _note_client(root: Section, workflow: Mapping[str, Any]) -> None:
+    """Say what of a workspace of Azure ML nothing needs: jobs there need all of it, files its address."""
+    client, is_job = root.inner("azureml_client"), workflow.get("system", {}).get("type") == "azure_ml"
+    needed = () if "/workspaces/" not in str(workflow) else ("subscription_id", "resource_group", "workspace_name")
+    for key in names("client_parameters") if not is_job else ():
+        if key in client and key not in needed:
+            root.log.note(client.place_of(key), "no effect: no job runs there", client.take(key))
 
 
 def _with_adapter(steps: list[Step], adapter: str, root: Section) -> list[Step]:
@@ -80,12 +91,16 @@ def _in_order(workflow: Mapping[str, Any]) -> dict[str, Any]:
     return {key: workflow[key] for key in Workflow.__dataclass_fields__ if key in workflow}
 
 
-def _output(root: Section) -> dict[str, Any]:
-    """Output, packages, cache and log."""
+def _output(root: Section, makes_one: bool) -> dict[str, Any]:
+    """Output, packages, cache and log; a configuration that makes no model needs no place for one."""
     output = root.take("output_dir", of=str)
+    if output is None and not makes_one:
+        return _without_output(root)
     if output is None:
         output = _OUTPUT
         root.log.note("output_dir", f"not given: the result goes to {output}")
+    elif output == _OUTPUT:
+        root.anyway("output_dir")
     if name := root.take("output_name", of=str):
         output = f"{output.rstrip('/')}/{name}"
     found: dict[str, Any] = {"output": output}
@@ -99,9 +114,22 @@ def _output(root: Section) -> dict[str, Any]:
     return {**found, "run": running} if running else found
 
 
+def _without_output(root: Section) -> dict[str, Any]:
+    for key in ("output_name", "packaging_config", "no_artifacts"):
+        if key in root:
+            root.log.note(
+                root.place_of(key), "no effect: nothing is written without passes and an output_dir", root.take(key)
+            )
+    running = _running(root)
+    return {"run": running} if running else {}
+
+
 def _running(root: Section) -> dict[str, Any]:
     cache = root.inner("cache_config")
-    folder = root.take("cache_dir", cache.take("cache_dir"))
+    inner = cache.take("cache_dir")
+    folder = root.take("cache_dir", inner)
+    if inner is not None and folder != inner:
+        root.log.note(cache.place_of("cache_dir"), f"no effect: {root.place_of('cache_dir')} counts")
     if isinstance(folder, list):  # a local folder, and one in the cloud
         if len(folder) > 1:
             root.log.refuse(root.place_of("cache_dir"), "the cache is one folder", "name a folder that all can reach")
@@ -127,7 +155,10 @@ def _package(root: Section, place: str, item: Any) -> dict[str, Any] | None:
         hint = entry["instead"] if entry else did_you_mean(wanted, names("packagings"))
         problem = f"packages of type {wanted} are not made" if entry else f"there is no packaging '{wanted}'"
         root.log.refuse(section.place_of("type"), problem, hint)
+        section.leave("not read")
         return None
+    if "type" in section and entry == "zipfile":
+        section.anyway("type")
     keys = ("name", "base_image", "requirements_file")
     found = {"type": entry, **{key: value for key in keys if (value := section.take(key, of=str)) is not None}}
     section.close("packaging")
