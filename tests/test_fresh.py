@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from coldpress import ColdpressError
+from coldpress import ColdpressError, environment
 from coldpress.fresh import close, execute_fresh
 from coldpress.job import Job
 from coldpress.model import Model
@@ -24,8 +24,8 @@ def do(tmp_path):
     (tmp_path / "model").mkdir()
     model, store = Model(tmp_path / "model", "onnx", "key"), Store(tmp_path / "cache")
 
-    def run(does="tell", number=0, progress=lambda *_: None):
-        return execute_fresh(Job("metric", "worker", {"does": does, "number": number}, model), store, progress)
+    def run(does="tell", number=0, progress=lambda *_: None, metric="worker"):
+        return execute_fresh(Job("metric", metric, {"does": does, "number": number}, model), store, progress)
 
     yield run
     close()
@@ -48,6 +48,15 @@ def test_it_sees_the_environment_and_the_folder_of_now(do, tmp_path, monkeypatch
     found = do(number=2).numbers
     assert found["wish"] == "quiet"
     assert found["folder"] == str(tmp_path / "model")
+
+
+def test_only_where_times_are_measured_threads_wait_as_in_an_app(do, monkeypatch):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        monkeypatch.setenv(name, "")  # so that what is made here is undone afterwards, too
+        monkeypatch.delenv(name)
+    environment.prepare()
+    assert do().numbers["waits"] == "PASSIVE"
+    assert do(metric="timer").numbers["waits"] is None
 
 
 def test_progress_comes_through_and_what_libraries_print_does_not_disturb(do):

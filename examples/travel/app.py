@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Iterator
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the next line loads ONNX Runtime
 
 import onnxruntime_genai as og
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from coldpress import environment
+
 __version__ = "0.1.0"
+
+environment.prepare()
 
 #: public name -> module that holds it; loaded on first use, so that ``import coldpress`` costs nothing
 _HOMES = {

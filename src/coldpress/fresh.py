@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from coldpress import environment
 from coldpress.errors import WORK_FAILED, ColdpressError
 from coldpress.job import Job, Progress, Result, execute, lookup
 from coldpress.store import Store
@@ -59,10 +60,10 @@ def _do(request: dict[str, Any], progress: Progress) -> tuple[dict[str, Any], in
     """The last message of the process that does a request, and its exit code."""
     global _kept  # noqa: PLW0603
     with _lock:
-        environment = _environment()
-        if _kept is None or not _kept.serves(environment):
+        own = environment.of_child()
+        if _kept is None or not _kept.serves(own):
             close()
-            _kept = _Server(environment, Path(request["errors"]))
+            _kept = _Server(own, Path(request["errors"]))
         try:
             return _kept.do(request, progress)
         except BaseException:
@@ -84,8 +85,8 @@ atexit.register(close)
 class _Server:
     """A child that does one request after the other, each in a fork of its own; or a single one, where there is no fork."""
 
-    def __init__(self, environment: dict[str, str], errors: Path):
-        self._environment, self._is_open, self._owner = environment, True, os.getpid()
+    def __init__(self, variables: dict[str, str], errors: Path):
+        self._variables, self._is_open, self._owner = variables, True, os.getpid()
         with errors.open("a") as said:  # of the first request, so that a child that cannot start says why
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "coldpress.fresh"],
@@ -94,7 +95,7 @@ class _Server:
                 stderr=said,
                 text=True,
                 encoding="utf-8",
-                env=environment,
+                env=variables,
             )
 
     @property
@@ -102,9 +103,9 @@ class _Server:
         """Whether this very process began it, and not one that this is a fork of."""
         return self._owner == os.getpid()
 
-    def serves(self, environment: dict[str, str]) -> bool:
+    def serves(self, variables: dict[str, str]) -> bool:
         alive = self.is_ours and self._is_open and self._process.poll() is None
-        return alive and environment == self._environment
+        return alive and variables == self._variables
 
     def do(self, request: dict[str, Any], progress: Progress) -> tuple[dict[str, Any], int]:
         assert self._process.stdin and self._process.stdout
@@ -138,11 +139,6 @@ class _Server:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()
-
-
-def _environment() -> dict[str, str]:
-    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
 
 # The other side
@@ -186,6 +182,8 @@ def _work(request: dict[str, Any]) -> None:
     os.dup2(os.open(request["errors"], os.O_WRONLY | os.O_APPEND), 2)
     os.chdir(request["folder"])
     job, store = Job.from_json(request["job"]), Store(*request["store"])
+    if job.part_class.is_timed:
+        environment.as_for_an_app()
     try:
         execute(job, store, lambda what, done, total: _say({"progress": [what, done, total]}))
     except ColdpressError as error:

@@ -16,13 +16,14 @@ ALLOWED = {
     "texts": {"errors", "networks", "texts"},
     "quant": {"errors", "quant"},
     "networks": {"errors", "model", "networks", "quant"},
-    "graphs": {"errors", "graphs", "model", "networks", "quant", "target"},
+    "graphs": {"environment", "errors", "graphs", "model", "networks", "quant", "target"},
     "report": {"errors", "measuring", "parts", "report"},
     "data": {"batches", "data", "errors", "graphs", "model", "parts", "texts", "user_script"},
     "batches": {"batches", "errors", "graphs", "model", "parts", "texts"},
     "measuring": {"errors", "graphs", "measuring", "model", "networks", "target"},
     "user_script": {"errors"},
     "samplers": {"parts", "samplers"},
+    "environment": set(),
     "errors": set(),
     "model": {"errors"},
     "schema": {"errors"},
@@ -33,7 +34,7 @@ ALLOWED = {
 }
 #: parts know the model, their interface, how to open a model and its data, and the folders of knowledge; nothing of the engine
 PART = {
-    *{"errors", "model", "parts", "target", "tolerance"},
+    *{"environment", "errors", "model", "parts", "target", "tolerance"},
     *{"batches", "measuring", "user_script"},
     *{"quant", "graphs", "networks", "texts", "tune", "metrics"},
 }

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,12 +15,14 @@ from tests.examples import commands
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    return {**os.environ, "COLDPRESS_CACHE": str(tmp_path_factory.mktemp("cache")), "HF_HUB_OFFLINE": "1"}
+    places = {"COLDPRESS_CACHE": str(tmp_path_factory.mktemp("cache")), "HOME": str(tmp_path_factory.mktemp("home"))}
+    users = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}  # is ours to set
+    return {**users, **places, "HF_HUB_OFFLINE": "1"}
 
 
 @pytest.fixture
 def lab(environment, tmp_path):
-    """A copy of an example's folder in which commands are run as they are typed."""
+    """A copy of an example's folder in which commands are run as they are typed; the user's home holds caches of the hub at most."""
 
     def enter(name):
         folder = shutil.copytree(commands.EXAMPLES / name, tmp_path / name, ignore=shutil.ignore_patterns("models"))
@@ -34,4 +37,6 @@ def lab(environment, tmp_path):
 
         return folder, run
 
-    return enter
+    yield enter
+    left = [*Path(environment["HOME"]).glob("*"), *Path(environment["HOME"]).glob(".cache/*")]
+    assert {entry.name for entry in left} <= {".cache", "huggingface"}

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from coldpress import environment
 from coldpress.errors import WORK_FAILED, ColdpressError
 from coldpress.graphs.layout import Layout, read_layouts, write_layouts
 from coldpress.networks.checkpoint import Checkpoint, Span, read_header
@@ -32,10 +33,8 @@ def build_graph(folder: Path, output: Path, request: Mapping[str, Any]) -> tuple
     Checkpoint(folder).tensors  # noqa: B018  a broken checkpoint is said here, before a process starts
     question = output / "request.json"
     question.write_text(json.dumps({"folder": str(folder), "output": str(output), **request}), encoding="utf-8")
-    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
     command = [sys.executable, "-m", "coldpress.graphs.worker", str(question)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment.of_child(), check=False)
     question.unlink()
     answer = _answer(done)
     if "error" in answer:
@@ -178,6 +177,7 @@ def _save(model: Any, file: Path) -> None:
     for node in model.graph:
         node.metadata_props.clear()
     model.metadata_props["producer"] = "coldpress"
+    model.graph.name = file.stem  # mobius names a graph by the folder it was read from
     ir.save(model, file)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from coldpress import environment
 from coldpress.errors import WORK_FAILED, ColdpressError
 from coldpress.graphs.runtime import Generator, read_genai_config
 from coldpress.model import Model
@@ -48,7 +48,9 @@ class Memory(Metric):
         numbers = [self.prompt_tokens, self.new_tokens, ctx.target.thread_count, int(not ctx.target.is_here)]
         command = [sys.executable, "-m", "coldpress.metrics.memory", str(model.path.resolve()), *map(str, numbers)]
         with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:  # a pipe could fill up and stop the child
-            child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=_environment())
+            child = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment.of_child()
+            )
             anonymous = _watch(child)
             output, _ = child.communicate()
             errors.seek(0)
@@ -62,13 +64,6 @@ class Memory(Metric):
             "peak_anonymous_mb": None if anonymous is None else anonymous / _MB,
             "new_tokens": self.new_tokens,
         }
-
-
-def _environment() -> dict[str, str]:
-    """The child finds this very package, installed or not."""
-    home = str(Path(__file__).parents[2])
-    known = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([home, known] if known else [home])}
 
 
 def _watch(child: subprocess.Popen[str]) -> int | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before ONNX Runtime is imported, which would report to Microsoft
 FOLDER = Path(__file__).with_name("model")
 _LARGEST_REQUEST_BYTES = 1 << 24
 Request = dict[str, Any]

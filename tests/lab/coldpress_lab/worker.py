@@ -38,4 +38,5 @@ class Worker(Metric):
             os.kill(os.getpid(), signal.SIGKILL)
         _earlier.append(self.number)
         wish = os.environ.get("COLDPRESS_LAB_WISH", "")
-        return {"pid": os.getpid(), "earlier": len(_earlier) - 1, "wish": wish, "folder": str(Path.cwd())}
+        told = {"wish": wish, "folder": str(Path.cwd()), "waits": os.environ.get("OMP_WAIT_POLICY")}
+        return {"pid": os.getpid(), "earlier": len(_earlier) - 1, **told}

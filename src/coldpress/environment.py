@@ -1,0 +1,41 @@
+"""What the libraries find in the environment of our processes and of all that these start.
+
+They read it once, when they are loaded, so it is made when the package is imported, before any of them. What the user has set stays.
+"""
+
+from __future__ import annotations
+
+import os
+
+#: Nothing is reported: ONNX Runtime would keep a device id and a queue of events in the user's home and send them to Microsoft, the
+#: hub's libraries would say in their requests what they are used from.
+_SILENCE = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+#: Threads of OpenMP that wait sleep after some microseconds. By default they spin for milliseconds, and on a machine that others use,
+#: too, they spin on the processor that the thread they wait for needs (docs/decisions/0012-threads-that-wait.md).
+_PATIENCE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "100"}
+#: what else a user may have said of this
+_USERS_PATIENCE = (*_PATIENCE, "KMP_BLOCKTIME")
+
+
+def prepare() -> None:
+    """Make the environment of this process, and so of its children."""
+    for name, value in _SILENCE.items():
+        os.environ.setdefault(name, value)
+    if not any(name in os.environ for name in _USERS_PATIENCE):
+        os.environ.update(_PATIENCE)
+
+
+def as_for_an_app() -> None:
+    """Let threads wait as in a program that knows nothing of us: what is timed in this process counts for such programs."""
+    if all(os.environ.get(name) == value for name, value in _PATIENCE.items()):
+        for name in _PATIENCE:
+            del os.environ[name]
+
+
+def of_child() -> dict[str, str]:
+    """The environment of a Python process of ours: as here, and it finds this very package, installed or not."""
+    from pathlib import Path
+
+    own = str(Path(__file__).parents[1])
+    known = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([own, known] if known else [own])}
