@@ -64,7 +64,7 @@ def extract(
             place = folder / name if form == "peft" else Path(scratch) / name
             if form == "peft" and place.exists() and not overwrite:
                 raise ColdpressError(f"'{place}' is there already", hint="choose another folder, or add --overwrite")
-            inner_adapters.write(model.path, name, tensors, place, dtype)
+            inner_adapters.write(model, name, tensors, place, dtype)
             facts = {"name": name, "path": str(place), **_facts(peft.read(place))}
             if form != "peft":
                 made = convert(place, folder / name, adapter_format=form, dtype=dtype, overwrite=overwrite)

@@ -36,6 +36,11 @@ class Model:
         if self.format not in FORMATS:
             raise ColdpressError(f"unknown model format '{self.format}'", hint=did_you_mean(self.format, FORMATS))
 
+    @property
+    def hub_id(self) -> str | None:
+        """What the hub calls the model that this one was made of; None for one of this machine."""
+        return self.notes.get("source") if self.notes.get("origin") in ("hub", "wheel") else None
+
 
 def files_of(path: Path) -> Iterator[Path]:
     """The regular files of a model in a fixed order.

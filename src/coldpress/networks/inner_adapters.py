@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from coldpress.errors import ColdpressError
+from coldpress.model import Model
 from coldpress.networks.adapter_folder import CONFIG
 from coldpress.networks.checkpoint import Checkpoint, Span, as_float32
 from coldpress.networks.peft import WEIGHTS
@@ -32,15 +33,16 @@ def find(folder: Path) -> dict[str, dict[str, Span]]:
     return found
 
 
-def write(base: Path, name: str, tensors: Mapping[str, Span], folder: Path, dtype: str = "float32") -> None:
+def write(model: Model, name: str, tensors: Mapping[str, Span], folder: Path, dtype: str = "float32") -> None:
     """Write one adapter of a checkpoint as a PEFT folder. ColdpressError where config.json does not say its alpha."""
     from safetensors.numpy import save_file
 
-    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    file = model.path / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
     said = config.get(f"{name}_lora") or {}
     if "lora_alpha" not in said:
         raise ColdpressError(
-            f"{base / 'config.json'} does not say the scaling of the adapter '{name}' ({name}_lora.lora_alpha)",
+            f"{file} does not say the scaling of the adapter '{name}' ({name}_lora.lora_alpha)",
             hint="add it: the product of the two matrices is scaled by alpha / r",
         )
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,10 +51,10 @@ def write(base: Path, name: str, tensors: Mapping[str, Span], folder: Path, dtyp
         folder / WEIGHTS,
         metadata={"format": "pt"},
     )
-    (folder / CONFIG).write_text(json.dumps(_config(base, tensors, said), indent=2), encoding="utf-8")
+    (folder / CONFIG).write_text(json.dumps(_config(model, tensors, said), indent=2), encoding="utf-8")
 
 
-def _config(base: Path, tensors: Mapping[str, Span], said: Mapping[str, Any]) -> dict[str, Any]:
+def _config(model: Model, tensors: Mapping[str, Span], said: Mapping[str, Any]) -> dict[str, Any]:
     """What PEFT must know; modules whose rank is not the usual one are named with theirs."""
     ranks = {
         name.removeprefix("base_model.model.").removesuffix(".lora_A.weight"): span.shape[0]
@@ -63,7 +65,7 @@ def _config(base: Path, tensors: Mapping[str, Span], said: Mapping[str, Any]) ->
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": str(base),
+        "base_model_name_or_path": model.hub_id or model.path.name,
         "r": usual,
         "lora_alpha": said["lora_alpha"],
         "target_modules": sorted({module.rpartition(".")[2] for module in ranks}),

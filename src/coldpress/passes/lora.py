@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 METHODS = ("lora", "qlora", "dora", "loha", "lokr", "loftq")
 DTYPES = ("bfloat16", "float16", "float32")
+#: the base of an adapter that was trained on a model of this machine, as seen from the adapter's folder
+_BASE = "../model"
 #: options that some methods have, and which
 _OF_METHODS = {
     "double_quant": ("qlora",),
@@ -53,7 +55,7 @@ class Lora(Pass):
     accepts: ClassVar[tuple[str, ...]] = ("hf",)
     produces: ClassVar[str] = "adapter"
     needs: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "accelerate")
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     method: str = option("what is trained", "lora", METHODS)
     lora_r: int = option("rank of the adapter; its file and its time grow with it", 16)
@@ -185,7 +187,7 @@ class _Run:
                 training = Training(network, self.arguments, setting, (self.rows, self.held_out), folder)
                 told = training.run(self.ctx.progress)
                 trained = own / "adapter"  # the same of every process
-                save(training.model, trained, str(self.model.notes.get("source", self.model.path)))
+                save(training.model, trained, self.model.hub_id or _BASE)
                 adapter_folder.write(self.ctx.scratch, base, {"adapter": trained})
             shutil.rmtree(own)
         return Model(self.ctx.scratch, "adapter", "", self._notes(told, training.remarks))

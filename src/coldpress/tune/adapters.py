@@ -107,9 +107,15 @@ def linears_of(model: Any) -> list[str]:
 
 
 def save(model: Any, folder: Path, base_name: str) -> None:
-    """Write the adapter of PEFT's wrapper as a folder that PEFT loads; it says that it belongs to ``base_name``."""
+    """Write the adapter of PEFT's wrapper as a folder that PEFT loads; it says that it belongs to ``base_name``.
+
+    PEFT would write the path of the base on this machine, and sets in an order that changes from run to run.
+    """
     for config in model.peft_config.values():
         config.base_model_name_or_path = base_name
+        for name, value in vars(config).items():
+            if isinstance(value, set):
+                setattr(config, name, sorted(value))
     model.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's form of a model card, not filled in
 

@@ -1,0 +1,79 @@
+"""Does every pass once, with tiny models: ``python every_pass.py SOURCES OUT [NAME ...]``; the results lie in ``OUT/NAME``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import coldpress
+
+TEXT = {"data_files": ("text.txt",), "max_seq_len": 32, "num_samples": 6}
+QUANTIZED = {**TEXT, "group_size": 16}
+ONNX_CALIBRATED = {"max_seq_len": 16, "num_samples": 4}
+ROWS = {"type": "text_corpus", "parameters": {"data_files": ["text.txt"], "max_seq_len": 32}}
+TRAINED = {"train_data": ROWS, "lora_r": 2, "training_args": {"max_steps": 2}}
+
+ON_GPU = {"device": "gpu", "provider": "CUDAExecutionProvider"}
+
+#: result -> pass, what it works on (a source or an earlier result), parameters
+PASSES: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
+    **{f"press-{name}": ("press", "tiny", {"precision": name}) for name in ("int4", "int8")},
+    **{f"press-{name}": ("press", "tiny", {"precision": name, **ON_GPU}) for name in ("fp16", "bf16")},
+    "press-fp32": ("press", "tiny", {"precision": "fp32", "logits": "all"}),
+    **{
+        f"quantize-{name}": ("quantize", "tiny", {**QUANTIZED, "algorithm": name})
+        for name in ("best", "gptq", "awq", "autoround", "kquant")
+    },
+    **{f"quantize-{name}": ("quantize", "tiny", {"group_size": 16, "algorithm": name}) for name in ("rtn", "hqq")},
+    "quantize-in-gptq": ("quantize", "tiny", {"algorithm": "rtn", "format": "gptq"}),
+    "quantize-in-awq": ("quantize", "tiny", {"algorithm": "rtn", "format": "awq"}),
+    "press-quantized": ("press", "quantize-best", {}),
+    "rotate-quarot": ("rotate", "tiny", {"rotation": "quarot"}),
+    "rotate-spinquant": ("rotate", "tiny", {"rotation": "spinquant", **TEXT}),
+    "unpack_gguf": ("unpack_gguf", "tiny.gguf", {}),
+    "lora": ("lora", "tiny", TRAINED),
+    "attach_adapters": ("attach_adapters", "tiny", {"adapter_path": ("adapter",)}),
+    "merge_adapter_weights": ("merge_adapter_weights", "attach_adapters", {}),
+    "press-adapters": ("press", "attach_adapters", {}),
+    "extract_adapters": ("extract_adapters", "exported", {}),
+    "quantize_onnx-kquant": ("quantize_onnx", "press-fp32", {}),
+    "quantize_onnx-best": ("quantize_onnx", "press-fp32", {"algorithm": "best", **TEXT}),
+    "dynamic_to_fixed_shape": ("dynamic_to_fixed_shape", "dense", {"dim_param": ("batch",), "dim_value": (2,)}),
+    "onnx_dynamic_quantization": ("onnx_dynamic_quantization", "dense", {}),
+    "onnx_static_quantization": ("onnx_static_quantization", "convolutional", {"num_samples": 2}),
+    "onnx_float_to_float16": ("onnx_float_to_float16", "dense", ON_GPU),
+    "onnx_io_datatype_converter": (
+        "onnx_io_datatype_converter",
+        "dense",
+        {"name_pattern": "y", "source_dtype": "float32", "target_dtype": "float16"},
+    ),
+    "onnx_opset_conversion": ("onnx_opset_conversion", "dense", {"target_opset": 21}),
+    "onnx_peephole_optimizer": ("onnx_peephole_optimizer", "dense", {}),
+    "ort_transformers_optimization": ("ort_transformers_optimization", "dense", {}),
+    "session_options-dense": ("session_options", "dense", {"intra_op_num_threads": 1}),
+    "session_options": ("session_options", "press-fp32", {"intra_op_num_threads": 1}),
+}
+
+
+def do(sources: Path, out: Path, names: Iterable[str] = PASSES) -> None:
+    for name in names:
+        what, model, parameters = PASSES[name]
+        given = {key: _placed(value, sources) for key, value in parameters.items()}
+        coldpress.run_pass(
+            what, next(place / model for place in (out, sources) if (place / model).exists()), out / name, **given
+        )
+
+
+def _placed(value: Any, sources: Path) -> Any:
+    """A parameter with the names of sources in it as paths."""
+    if isinstance(value, Mapping):
+        return {key: _placed(one, sources) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_placed(one, sources) for one in value)
+    return str(sources / value) if isinstance(value, str) and (sources / value).exists() else value
+
+
+if __name__ == "__main__":
+    do(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:] or PASSES)
