@@ -72,7 +72,7 @@ def test_the_same_result_makes_the_same_archive(output, tmp_path):
 def test_the_dockerfile_copies_what_is_there(output):
     lines = (output / "Dockerfile").read_text().splitlines()
     copied = [name for line in lines if line.startswith("COPY") for name in json.loads(line.removeprefix("COPY "))[:-1]]
-    assert {"model.onnx", "model.onnx.data", "serve.py", "requirements.txt"} <= set(copied)
+    assert {"model.onnx", "model.onnx.data", "serve.py", "prompts.py", "requirements.txt"} <= set(copied)
     assert all((output / name).exists() for name in copied)
     assert "take-away.zip" not in copied and "report.json" not in copied
     assert lines[1] == "FROM python:3.12-slim"
@@ -80,7 +80,8 @@ def test_the_dockerfile_copies_what_is_there(output):
 
 
 def test_what_the_image_starts_answers(output, tmp_path):
-    (tmp_path / "serve.py").write_bytes((output / "serve.py").read_bytes())
+    for name in ("serve.py", "prompts.py"):
+        (tmp_path / name).write_bytes((output / name).read_bytes())
     (tmp_path / "model").symlink_to(output)
     server = subprocess.Popen(
         [sys.executable, "serve.py"], cwd=tmp_path, env={"PORT": "0", "PATH": ""}, stdout=subprocess.PIPE, text=True

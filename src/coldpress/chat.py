@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from coldpress.errors import ColdpressError, did_you_mean
+from coldpress.graphs.prompts import prompt_ids
 from coldpress.target import physical_cores
 
 #: where ``auto-opt`` puts a model that has adapters, within its output folder
@@ -46,7 +47,7 @@ class Conversation:
         for file in self.adapters.values():
             _check_adapter(file, self.folder)
         self._model = og.Model(_config(self.folder, self.settings.threads))
-        self._tokenizer = og.Tokenizer(self._model)
+        self._tokenizer = _tokenizer(self.folder, self._model)
         self._loaded = og.Adapters(self._model)
         for name, file in self.adapters.items():
             self._loaded.load(str(file), name)
@@ -63,9 +64,14 @@ class Conversation:
         self.adapter = adapter
 
     def ask(self, question: str) -> Iterator[str]:
-        """The answer, as it is generated. Raises ColdpressError when the conversation fills the model's context."""
+        """The answer, as it is generated. Raises ColdpressError when the conversation fills the model's context,
+        or when the model's chat template refuses it."""
         self._messages.append({"role": "user", "content": question})
-        ids = self._tokenizer.encode(self._prompt())
+        try:
+            ids = prompt_ids(self._tokenizer, self.folder, self._messages)
+        except ValueError as error:
+            del self._messages[-1]
+            raise ColdpressError(f"{self.folder} cannot be asked that: {error}") from error
         if len(ids) >= self._context:
             raise ColdpressError(f"the conversation has {len(ids)} tokens, the model's context {self._context}")
         generator, stream, pieces = self._generator(ids), self._tokenizer.create_stream(), []
@@ -79,14 +85,6 @@ class Conversation:
             yield pieces[-1]
         self._messages.append({"role": "assistant", "content": "".join(pieces)})
         self.speed = _speed(len(pieces), started, first or started)
-
-    def _prompt(self) -> str:
-        """The conversation in the model's chat template; the bare words if it has none."""
-        try:
-            prompt: str = self._tokenizer.apply_chat_template(json.dumps(self._messages), add_generation_prompt=True)
-            return prompt
-        except RuntimeError:
-            return "\n".join(message["content"] for message in self._messages)
 
     def _generator(self, ids: Any) -> Any:
         import onnxruntime_genai as og
@@ -114,6 +112,15 @@ def model_folder(folder: Path) -> Path:
         f"'{folder}' is no model to chat with: it has no genai_config.json",
         hint="press one first: coldpress auto-opt --model_name_or_path ... --output_path ...",
     )
+
+
+def _tokenizer(folder: Path, model: Any) -> Any:
+    import onnxruntime_genai as og
+
+    try:
+        return og.Tokenizer(model)
+    except RuntimeError as error:
+        raise ColdpressError(f"onnxruntime-genai cannot read the tokenizer in {folder}: {error}") from error
 
 
 def _check_adapter(file: Path, folder: Path) -> None:

@@ -138,7 +138,7 @@ def dry_run(workflow: Workflow, say: Callable[[str], None] = lambda line: None) 
 
 def _prepared(workflow: Workflow, steps: Sequence[Step], source: Model) -> Prepared | None:
     """Check a request whole, before any work; what a search needs to know, where something is left open."""
-    check_request(workflow.verify)
+    check_request(workflow.verify, source)
     for package in workflow.packaging:
         check_package(package)
     for measure in workflow.metrics or ():

@@ -27,6 +27,7 @@ from coldpress.networks.packed import tensors_to_press, usual_grid
 from coldpress.passes.press import AS_STORED, Press
 from coldpress.sources import find_model, hub_config
 from coldpress.target import Target
+from coldpress.verify import check_request
 from coldpress.workflow import Workflow
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -111,6 +112,7 @@ def plan(workflow: Workflow, say: Callable[[str], None] = lambda line: None) -> 
     press = next((made for step in steps if isinstance(made := step.make(), Press)), None)
     if press is None:
         raise ColdpressError("only workflows with the pass 'press' can be planned")
+    check_request(workflow.verify, model)
     current = model
     for step in steps:
         made = step.make()

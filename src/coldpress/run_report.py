@@ -58,7 +58,7 @@ class Finished:
             "format": self.model.format,
             "verdict": verdict.verdict,
             "reasons": verdict.reasons,
-            "source": _source(self.source, notes),
+            "source": _source(self.source, notes, verdict),
             "target": schema.plain(self.workflow.target),
             "passes": _history(self.source, self.results),
             "quality": {name: value for name, value in verdict.numbers.items() if name not in ("answers", "adapters")},
@@ -115,7 +115,7 @@ def _directions(measure: Measure) -> dict[str, dict[str, str]]:
     return {name: {"better": value.better, "unit": value.unit} for name, value in values.items()}
 
 
-def _source(source: Model, notes: Any) -> dict[str, Any]:
+def _source(source: Model, notes: Any, verdict: Verdict) -> dict[str, Any]:
     return {
         "name": source.notes.get("source", str(source.path)),
         "key": source.key,
@@ -124,7 +124,7 @@ def _source(source: Model, notes: Any) -> dict[str, Any]:
         "architecture": notes.get("architecture"),
         "parameters": notes.get("source_weights"),
         "bytes": sum(file.stat().st_size for file in _weight_files(source.path)),
-        "notes": _remarks(notes),
+        "notes": [*_remarks(notes), *_on_prompts(verdict.numbers)],
     }
 
 
@@ -138,6 +138,18 @@ def _remarks(notes: Any) -> list[str]:
             f"The source was quantized before (GGUF: {notes['lattice']}), so its losses say little about the quantizer; "
             f"{exact} of {len(notes.get('layers', []))} layers hold its values exactly.",
         )
+    return remarks
+
+
+def _on_prompts(numbers: Mapping[str, Any]) -> list[str]:
+    """What of texts and questions counts for little, and is said all the same."""
+    remarks = []
+    if kinds := numbers.get("rare_differences"):
+        remarks.append(
+            f"onnxruntime-genai takes {', '.join(kinds)} otherwise than transformers: texts with these get other tokens."
+        )
+    if count := numbers.get("questions_left_out"):
+        remarks.append(f"{count} of the questions of the verification do not fit into the model's context.")
     return remarks
 
 

@@ -89,6 +89,11 @@ def judge(numbers: Mapping[str, Any], tolerance: Tolerance) -> list[str]:
     ``numbers`` are those of the metric ``divergence``. A number that is not one (NaN) breaks its limit. What was not
     measured breaks it too, except the numbers about answers, which a model without genai_config.json cannot give.
     """
+    return limits_broken(numbers, tolerance) + _faults(numbers)
+
+
+def limits_broken(numbers: Mapping[str, Any], tolerance: Tolerance) -> list[str]:
+    """The sentences of `judge` about what the layers of a model compute."""
     broken = []
     for name, meaning in {**_AT_MOST, **_AT_LEAST}.items():
         limit, value = getattr(tolerance, name), numbers.get(name)
@@ -100,7 +105,7 @@ def judge(numbers: Mapping[str, Any], tolerance: Tolerance) -> list[str]:
             broken.append(f"{meaning} is {value:.4g}, above the limit {limit:g}")
         elif name in _AT_LEAST and not value >= limit:
             broken.append(f"{meaning} is {value:.4g}, below the limit {limit:g}")
-    return broken + _answer_faults(numbers)
+    return broken
 
 
 def judge_adapter(numbers: Mapping[str, Any], tolerance: Tolerance) -> list[str]:
@@ -144,12 +149,13 @@ def _number(value: str, text: str) -> float:
     return number
 
 
-def _answer_faults(numbers: Mapping[str, Any]) -> list[str]:
+def _faults(numbers: Mapping[str, Any]) -> list[str]:
     faults = []
     if numbers.get("looping_answers", 0) > 0:
         faults.append(f"{numbers['looping_answers']} of the answers repeat themselves where the source does not")
     if numbers.get("stop_tokens_missing", 0) > 0:
         faults.append(f"the source's stop tokens {numbers.get('missing_stop_tokens', '')} are not in genai_config.json")
-    if numbers.get("tokenizer_is_same") is False:
-        faults.append("the model's tokenizer does not give the source's tokens")
+    if (differ := numbers.get("prompts_differ", 0)) > 0:
+        more = f" (so do {differ - 1} more of {numbers['prompts_compared']} texts and chats)" if differ > 1 else ""
+        faults.append(f"{numbers['prompt_difference']}{more}")
     return faults

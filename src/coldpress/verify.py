@@ -10,10 +10,12 @@ from typing import Any
 from coldpress.errors import ColdpressError
 from coldpress.job import Job, Progress
 from coldpress.model import Model
+from coldpress.networks.adapter_folder import base_of
+from coldpress.networks.tokenizer import has_tokenizer, writes_text
 from coldpress.schema import plain
 from coldpress.store import Store
 from coldpress.systems.local import Local
-from coldpress.tolerance import TOLERANCES, Tolerance, judge, judge_adapter, parse_tolerance
+from coldpress.tolerance import TOLERANCES, Tolerance, judge, judge_adapter, limits_broken, parse_tolerance
 from coldpress.workflow import Verify, Workflow
 
 VERIFIED, WORSE, UNVERIFIED = "verified", "worse than tolerance", "unverified"
@@ -38,12 +40,26 @@ def tolerance_of(precision: str, spec: str | None) -> Tolerance:
     return replace(standard, **{name: limit for name, limit in wanted.items() if limit is not None})
 
 
-def check_request(request: Verify) -> None:
-    """Raise ColdpressError for limits that cannot be read or files that do not exist; before any work."""
+def check_request(request: Verify, source: Model) -> None:
+    """Raise ColdpressError for limits that cannot be read, files that do not exist, and a source that cannot be asked anything.
+
+    All of that before any work.
+    """
     tolerance_of("fp32", request.tolerance)
     for file in request.data:
         if not Path(file).is_file():
             raise ColdpressError(f"text to verify on: '{file}' does not exist")
+    if request.enabled and source.format in ("hf", "adapter"):
+        _check_tokenizer(base_of(source.path))
+
+
+def _check_tokenizer(folder: Path) -> None:
+    """A folder that is on this machine, of a model that generates text, has a tokenizer."""
+    if writes_text(folder) and not has_tokenizer(folder):
+        raise ColdpressError(
+            f"{folder} has no tokenizer (tokenizer.json, or files to make it of), so the result cannot be compared on text",
+            hint="put the tokenizer's files there, or turn verification off with --no_verify",
+        )
 
 
 @dataclass(frozen=True)
@@ -113,7 +129,7 @@ def _against_source(model: Model, origin: Origin, workflow: Workflow, store: Sto
     job = Job("metric", "divergence", {"files": list(request.data), **trust}, model, target, source)
     [(_, result)] = Local().map([job], store, progress)
     reasons, numbers, seconds = judge(result.numbers, tolerance), dict(result.numbers), result.seconds
-    if reasons:
+    if limits_broken(result.numbers, tolerance):
         noted = _worst_noted(model)
         reasons.append(noted or _worst_layer(replace(job, part="worst_layer", parameters=trust), store, progress))
     if origin.attached is not None:

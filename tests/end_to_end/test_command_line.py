@@ -20,6 +20,7 @@ TREE = {
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "chat_template.jinja",
     "report.json",
     "report.html",
     "workflow.yaml",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coldpress.errors import ColdpressError
-from coldpress.graphs.runtime import chat_prompt, generate
+from coldpress.graphs.runtime import generate
 from coldpress.metrics.generation import Generation
 from coldpress.metrics.memory import Memory
 from coldpress.networks.reference import Reference
@@ -49,9 +49,3 @@ def test_answers_are_greedy(pressed, tiny_source):
     assert result.stopped == (result.tokens[-1] == 1)
     assert len(result.decode_s) == len(result.tokens) - 1
     assert 0 < result.prompt_s <= result.first_token_s
-
-
-def test_chat_prompt_uses_the_template_or_plain_text(pressed, tmp_path):
-    messages = [{"role": "user", "content": "Hello there"}]
-    assert chat_prompt(pressed("fp32").path, messages) == "<start>Hello there<end>"
-    assert chat_prompt(tmp_path, messages) == "Hello there\n"

@@ -37,7 +37,14 @@ def test_tighter_precisions_have_tighter_limits():
 
 
 def test_faults_of_answers_count_at_any_tolerance():
-    faults = {"looping_answers": 2, "stop_tokens_missing": 1, "missing_stop_tokens": [2], "tokenizer_is_same": False}
+    faults = {
+        "looping_answers": 2,
+        "stop_tokens_missing": 1,
+        "missing_stop_tokens": [2],
+        "prompts_differ": 2,
+        "prompts_compared": 5,
+        "prompt_difference": "a chat: ...",
+    }
     assert len(judge({**GOOD, **faults}, Tolerance())) == 3
 
 

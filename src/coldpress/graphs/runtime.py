@@ -139,14 +139,14 @@ class GenerationResult:
 class Generator:
     """A model folder opened by onnxruntime-genai, with a fixed number of threads.
 
-    ``on_cpu`` ignores the execution provider that the folder names.
+    ``on_cpu`` ignores the execution provider that the folder names. ``settings``: what genai_config.json says of the model.
     """
 
     def __init__(self, folder: Path, threads: int = 0, on_cpu: bool = False):
         import onnxruntime_genai as og
 
         self.folder = Path(folder)
-        self._settings = read_genai_config(self.folder)["model"]
+        self.settings = read_genai_config(self.folder)["model"]
         config = og.Config(str(self.folder))
         session = {"intra_op_num_threads": threads or physical_cores()}
         config.overlay(json.dumps({"model": {"decoder": {"session_options": session}}}))
@@ -171,7 +171,7 @@ class Generator:
         """
         import onnxruntime_genai as og
 
-        length = min(len(prompt_ids) + max_new_tokens, self._settings["context_length"])
+        length = min(len(prompt_ids) + max_new_tokens, self.settings["context_length"])
         options = {"max_length": length, "min_length": length if past_stop_tokens else 0}
         params = og.GeneratorParams(self._model)
         params.set_search_options(do_sample=False, num_beams=1, repetition_penalty=1.0, **options)
@@ -183,7 +183,7 @@ class Generator:
             generator.generate_next_token()
             tokens.append(int(generator.get_next_tokens()[0]))
             moments.append(time.perf_counter())
-        stopped = bool(tokens) and tokens[-1] in stop_tokens(self._settings)
+        stopped = bool(tokens) and tokens[-1] in stop_tokens(self.settings)
         return GenerationResult(
             tokens, stopped, moments[min(1, len(tokens))] - start, moments[0] - start, np.diff(moments)[1:].tolist()
         )
@@ -194,16 +194,11 @@ def generate(folder: Path, prompt_ids: Sequence[int], max_new_tokens: int, threa
     return Generator(folder, threads).generate(prompt_ids, max_new_tokens)
 
 
-def chat_prompt(folder: Path, messages: Sequence[Mapping[str, str]]) -> str:
-    """The text a chat becomes by the folder's template; without a template, the messages' plain text."""
-    import onnxruntime_genai as og
-
-    if not has_chat_template(Path(folder)):
-        return "\n".join(message["content"] for message in messages) + "\n"
-    text: str = og.Tokenizer(str(folder)).apply_chat_template(
-        json.dumps([dict(message) for message in messages]), add_generation_prompt=True
-    )
-    return text
+def fitting(settings: Mapping[str, Any], prompt_tokens: int, new_tokens: int) -> tuple[int, int]:
+    """So many tokens of a prompt and of its answer as fit into the context of a model: of that, an answer takes half at most."""
+    context = settings["context_length"]
+    new = min(new_tokens, context // 2)
+    return min(prompt_tokens, context - new), new
 
 
 def read_genai_config(folder: Path) -> dict[str, Any]:
@@ -320,11 +315,3 @@ def _modules_of(weight: str) -> list[str]:
     """
     parts = [re.split(r"\.weight(?:$|[._])", part)[0] for part in weight.split("__") if ".weight" in part]
     return parts or [weight]
-
-
-def has_chat_template(folder: Path) -> bool:
-    """Whether the folder holds a chat template, in either of the places where transformers puts it."""
-    config = folder / "tokenizer_config.json"
-    return (folder / "chat_template.jinja").is_file() or (
-        config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get("chat_template"))
-    )

@@ -20,6 +20,7 @@ from coldpress.errors import WORK_FAILED, ColdpressError
 from coldpress.graphs.layout import Layout, read_layouts, write_layouts
 from coldpress.networks.checkpoint import Checkpoint, Span, read_header
 from coldpress.networks.packed import tensors_to_press
+from coldpress.networks.tokenizer import has_tokenizer, write_tokenizer
 
 _LARGE_CONSTANT_BYTES = 1 << 16
 
@@ -93,6 +94,8 @@ def main(question: Path) -> dict[str, Any]:
     write_layouts(layouts, output / "layouts.json")
     if request["genai"]:
         write_genai_config(captured, folder, output, request["provider"])
+    if (output / "genai_config.json").exists() and has_tokenizer(folder):
+        write_tokenizer(folder, output, request["trust_remote_code"])
     return _notes(captured)
 
 

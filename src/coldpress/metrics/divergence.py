@@ -16,8 +16,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from coldpress.errors import ColdpressError
-from coldpress.graphs.runtime import Decoder, Generator, chat_prompt, has_chat_template, read_genai_config, stop_tokens
+from coldpress.graphs.runtime import Decoder, Generator, fitting, read_genai_config, stop_tokens
 from coldpress.measuring.losses import log_softmax, perplexity, token_losses
+from coldpress.measuring.prompts import Source, compare_prompts
 from coldpress.metrics.perplexity import scoring_provider
 from coldpress.model import Model
 from coldpress.networks import adapter_folder, heldout
@@ -29,6 +30,8 @@ QUESTIONS = (
     "Explain in two sentences why the sky is blue.",
     "Write a Python function that returns the larger of two numbers.",
 )
+#: what configurations call the longest input of a network
+_CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length")
 _ROWS = 64
 _LONGEST_PERIOD = 12
 _LOOPS_FROM = 0.5
@@ -58,10 +61,12 @@ class Divergence(Metric):
         "generation_agreement": Value("higher"),
         "looping_answers": Value("lower"),
         "stop_tokens_missing": Value("lower"),
+        "prompts_differ": Value("lower"),
     }
     accepts: ClassVar[tuple[str, ...]] = ("onnx", "hf")
     reads: ClassVar[tuple[str, ...]] = ("files",)
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime-genai", "transformers")
+    version: ClassVar[int] = 2
 
     def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
         """The numbers, plus ``answers`` and how they were scored.
@@ -71,8 +76,10 @@ class Divergence(Metric):
         if ctx.source is None or ctx.source.format not in ("hf", "adapter"):
             raise ColdpressError("divergence needs the Hugging Face model to compare with")
         source = adapter_folder.base_of(ctx.source.path)
-        answers = self._answers(model.path, ctx) if model.format == "onnx" and read_genai_config(model.path) else []
-        windows = heldout.named_windows(source, self.tokens, self.windows, self.files)
+        chats = model.format == "onnx" and bool(read_genai_config(model.path))
+        answers = self._answers(model.path, source, ctx) if chats else []
+        tokens = min(self.tokens, context_length(source) or self.tokens)
+        windows = heldout.named_windows(source, tokens, self.windows, self.files)
         texts = [window for _, window in windows]
         reference = self._reference(ctx.source)
         scores = iter(reference.logits([*texts, *(answer.sequence() for answer in answers)]))
@@ -82,7 +89,9 @@ class Divergence(Metric):
         return {
             **numbers,
             **_on_answers(answers),
-            **_setup(model.path, source, answers),
+            **({"questions_left_out": len(QUESTIONS) - len(answers)} if chats else {}),
+            **(_stops(model.path, source) if answers else {}),
+            **compare_prompts(source, model.path, self.files, self.trust_remote_code),
             "scored_with": scoring_provider(ctx) if model.format == "onnx" else "torch",
             "source_streamed": reference.streamed,
         }
@@ -101,17 +110,18 @@ class Divergence(Metric):
             return Reference(model.path, self.trust_remote_code).logits(windows)
         return map(Decoder(model.path, ctx.target.thread_count, scoring_provider(ctx)).logits, windows)
 
-    def _answers(self, folder: Path, ctx: Context) -> list[Answer]:
-        tokenizer = heldout.load_tokenizer(folder)
-        start = [] if has_chat_template(folder) else heldout.start_tokens(tokenizer, folder)
+    def _answers(self, folder: Path, source: Path, ctx: Context) -> list[Answer]:
+        """Answers to prompts as transformers makes them; those that do not fit into the context are left out."""
+        asked, tokenizer = Source(source, self.trust_remote_code), heldout.load_tokenizer(folder)
         generator = Generator(folder, ctx.target.thread_count, on_cpu=not ctx.target.is_here)
         answers = []
         for question in QUESTIONS:
-            text = chat_prompt(folder, [{"role": "user", "content": question}])
-            prompt = [*start, *tokenizer.encode(text, add_special_tokens=False).ids]
-            result = generator.generate(prompt, self.new_tokens)
-            written = tokenizer.decode(result.tokens)
-            answers.append(Answer(question, prompt, result.tokens, written, result.stopped))
+            prompt = asked.prompt_ids([{"role": "user", "content": question}])
+            room, new_tokens = fitting(generator.settings, len(prompt), self.new_tokens)
+            if room == len(prompt):
+                result = generator.generate(prompt, new_tokens)
+                written = tokenizer.decode(result.tokens)
+                answers.append(Answer(question, prompt, result.tokens, written, result.stopped))
         return answers
 
 
@@ -242,16 +252,10 @@ def _on_answers(answers: list[Answer]) -> dict[str, Any]:
     }
 
 
-def _setup(folder: Path, source: Path, answers: list[Answer]) -> dict[str, Any]:
-    """What a chat needs besides good logits: every stop token of the source, and the same tokenizer."""
-    if not answers:
-        return {}
+def _stops(folder: Path, source: Path) -> dict[str, Any]:
+    """The stop tokens of the source that the model does not know."""
     missing = source_stop_tokens(source) - stop_tokens(read_genai_config(folder)["model"])
-    same = all(
-        heldout.load_tokenizer(folder).encode(text).ids == heldout.load_tokenizer(source).encode(text).ids
-        for text in heldout.texts()
-    )
-    return {"stop_tokens_missing": len(missing), "missing_stop_tokens": sorted(missing), "tokenizer_is_same": same}
+    return {"stop_tokens_missing": len(missing), "missing_stop_tokens": sorted(missing)}
 
 
 def source_stop_tokens(folder: Path) -> set[int]:
@@ -263,3 +267,10 @@ def source_stop_tokens(folder: Path) -> set[int]:
         if found:
             return found
     return set()
+
+
+def context_length(folder: Path) -> int | None:
+    """The tokens that a Hugging Face model takes at most, where its configuration says it."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    settings = {**config, **(config.get("text_config") or {})}
+    return next((int(settings[name]) for name in _CONTEXT if settings.get(name)), None)

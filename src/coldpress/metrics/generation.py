@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from coldpress.errors import ColdpressError
-from coldpress.graphs.runtime import GenerationResult, Generator, read_genai_config
+from coldpress.graphs.runtime import GenerationResult, Generator, fitting, read_genai_config
 from coldpress.model import Model
 from coldpress.networks import heldout
 from coldpress.parts import Context, Metric, Value
@@ -21,7 +21,8 @@ class Generation(Metric):
     """Speed of onnxruntime-genai with a fixed number of threads, batch 1, after one run that is not counted.
 
     Prompt and decode are reported apart: they are bound by different things (arithmetic, memory). Values are medians
-    over the repeats; ``_p95`` is the value that one repeat (or one token) in twenty is worse than.
+    over the repeats; ``_p95`` is the value that one repeat (or one token) in twenty is worse than. A prompt that does not fit into
+    the model's context is cut; ``asked_prompt_tokens`` then says what was asked for.
     """
 
     prompt_tokens: int = field(default=256, metadata={"help": "length of the prompt, taken from held-out text"})
@@ -45,19 +46,23 @@ class Generation(Metric):
             raise ColdpressError(f"no genai_config.json in {model.path}, so onnxruntime-genai cannot run it")
         if not ctx.target.is_here:
             raise ColdpressError(f"{ctx.target.provider} is not on this machine, so its speed cannot be measured here")
-        prompt = self._prompt(model)
         generator = Generator(model.path, ctx.target.thread_count)
+        prompt_tokens, new_tokens = fitting(generator.settings, self.prompt_tokens, self.new_tokens)
+        prompt = _prompt(model, prompt_tokens)
         runs: list[GenerationResult] = []
         for done in range(self.repeats + 1):
-            run = generator.generate(prompt, self.new_tokens, past_stop_tokens=True)
+            run = generator.generate(prompt, new_tokens, past_stop_tokens=True)
             runs += [run] if done else []
             ctx.progress("timing generation", done + 1, self.repeats + 1)
-        return {**_summary(runs, len(prompt)), "threads": ctx.target.thread_count, "prompt_tokens": len(prompt)}
+        shorter = {"asked_prompt_tokens": self.prompt_tokens} if prompt_tokens < self.prompt_tokens else {}
+        counts = {"threads": ctx.target.thread_count, "prompt_tokens": len(prompt), "new_tokens": new_tokens}
+        return {**_summary(runs, len(prompt)), **counts, **shorter}
 
-    def _prompt(self, model: Model) -> list[int]:
-        """Exactly ``prompt_tokens`` tokens of text; short texts are repeated."""
-        windows = heldout.windows(model.path, max(8, self.prompt_tokens), 1)
-        return [int(token) for token in islice(cycle(windows[0]), self.prompt_tokens)]
+
+def _prompt(model: Model, length: int) -> list[int]:
+    """Exactly ``length`` tokens of text; short texts are repeated."""
+    windows = heldout.windows(model.path, max(8, length), 1)
+    return [int(token) for token in islice(cycle(windows[0]), length)]
 
 
 def _summary(runs: list[GenerationResult], prompt_tokens: int) -> dict[str, float]:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from coldpress import environment
 from coldpress.errors import WORK_FAILED, ColdpressError
-from coldpress.graphs.runtime import Generator, read_genai_config
+from coldpress.graphs.runtime import Generator, fitting, read_genai_config
 from coldpress.model import Model
 from coldpress.networks import heldout
 from coldpress.parts import Context, Metric, Value
@@ -101,6 +101,7 @@ def _own_peak_bytes() -> int:
 
 
 def _load_and_generate(folder: Path, prompt_tokens: int, new_tokens: int, threads: int, on_cpu: bool) -> None:
+    prompt_tokens, new_tokens = fitting(read_genai_config(folder)["model"], prompt_tokens, new_tokens)
     prompt = heldout.windows(folder, max(8, prompt_tokens), 1)[0][:prompt_tokens]
     Generator(folder, threads, on_cpu).generate([int(token) for token in prompt], new_tokens, past_stop_tokens=True)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from coldpress.errors import ColdpressError
+from coldpress.networks.tokenizer import fast_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -70,15 +71,7 @@ def named_windows(
 
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The fast tokenizer of a model folder, which neither cuts nor fills up what it is given."""
-    from tokenizers import Tokenizer
-
-    file = Path(folder) / "tokenizer.json"
-    if not file.is_file():
-        raise ColdpressError(
-            f"no tokenizer.json in {folder}",
-            hint="save the fast tokenizer there: AutoTokenizer.from_pretrained(...).save_pretrained(folder)",
-        )
-    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer = fast_tokenizer(Path(folder))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

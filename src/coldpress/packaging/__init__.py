@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from coldpress.errors import ColdpressError
+from coldpress.graphs import prompts
 from coldpress.model import files_of
 from coldpress.report.card import sample_code
 from coldpress.workflow import Package
@@ -28,7 +29,7 @@ _IMAGE = re.compile(r"[A-Za-z0-9][\w.:/@-]*", re.ASCII)
 _PACKED_ALREADY = (".data", ".safetensors", ".onnx", ".gguf")
 _FIRST_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 _REPORTS = ("report.json", "report.html", "workflow.yaml", "README.md")
-_SERVER = Path(__file__).with_name("serve.py")
+_SERVER = (Path(__file__).with_name("serve.py"), Path(prompts.__file__))
 
 
 def check_package(package: Package) -> None:
@@ -50,7 +51,8 @@ def write_package(package: Package, folder: Path, report: Mapping[str, Any]) -> 
     entries = [entry for entry in sorted(folder.iterdir()) if entry.suffix != ".zip" and entry.name not in _REPORTS]
     (folder / "Dockerfile").write_text(_dockerfile(package, entries), encoding="utf-8")
     (folder / "requirements.txt").write_text(requirements, encoding="utf-8")
-    (folder / "serve.py").write_text(_SERVER.read_text(encoding="utf-8"), encoding="utf-8")
+    for file in _SERVER:
+        (folder / file.name).write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
 
 
 def _write_archive(archive: Path, folder: Path, texts: Mapping[str, str]) -> None:
@@ -101,7 +103,7 @@ def _version(name: str) -> str | None:
 
 def _dockerfile(package: Package, entries: list[Path]) -> str:
     files = [entry.name for entry in entries if entry.is_file()]
-    copies = [["requirements.txt", "serve.py", "./"]]
+    copies = [["requirements.txt", *(file.name for file in _SERVER), "./"]]
     folders = [entry.name for entry in entries if entry.is_dir()]
     if folders == ["model"]:  # with its adapters
         copies.append(["model/", "./model/"])

@@ -1,7 +1,8 @@
 """Serves the model in the folder ``model`` beside this file over HTTP: POST a JSON object, get one back.
 
 A chat model takes ``{"prompt": "...", "max_new_tokens": 64}``; any other takes an array for each of its inputs, such as
-``{"input_ids": [[1, 2]]}``. Where adapter files lie beside a chat model, ``"adapter": "NAME"`` lets that one answer. GET answers what the model takes. The port is $PORT, or 8000. This file knows nothing of coldpress.
+``{"input_ids": [[1, 2]]}``. Where adapter files lie beside a chat model, ``"adapter": "NAME"`` lets that one answer. GET answers what the model takes. The port is $PORT, or 8000. This file and
+prompts.py beside it know nothing of coldpress.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ Answer = Callable[[Request], Request]
 def chat_model() -> tuple[Answer, Request]:
     """How to answer prompts, and what a request looks like."""
     import onnxruntime_genai as og
+    from prompts import prompt_ids  # the file beside this one
 
     model = og.Model(str(FOLDER))
     tokenizer = og.Tokenizer(model)
@@ -33,13 +35,7 @@ def chat_model() -> tuple[Answer, Request]:
         adapters.load(str(FOLDER / f"{name}.onnx_adapter"), name)
 
     def answer(request: Request) -> Request:
-        prompt = str(request["prompt"])
-        try:
-            messages = json.dumps([{"role": "user", "content": prompt}])
-            prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
-        except RuntimeError:
-            pass  # a base model has no chat template: it continues the text
-        tokens = tokenizer.encode(prompt)
+        tokens = prompt_ids(tokenizer, FOLDER, [{"role": "user", "content": str(request["prompt"])}])
         params = og.GeneratorParams(model)
         params.set_search_options(max_length=len(tokens) + int(request.get("max_new_tokens", 64)))
         generator = og.Generator(model, params)

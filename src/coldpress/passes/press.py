@@ -12,7 +12,6 @@ written as without them.
 from __future__ import annotations
 
 import fnmatch
-import json
 import math
 import shutil
 import time
@@ -26,6 +25,7 @@ from coldpress.errors import ColdpressError
 from coldpress.graphs.kernels import Encoding, check_kernel
 from coldpress.model import Model
 from coldpress.networks import adapter_folder
+from coldpress.networks.tokenizer import check_tokenizer
 from coldpress.parts import Context, Pass
 from coldpress.target import Target
 
@@ -50,19 +50,20 @@ _GRID_OPTIONS = (
 #: those of them that have an effect on codes of the checkpoint, which stay codes at any precision
 _ON_CODES = ("accuracy_level", "modules_to_not_convert")
 _FLOATS = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
-#: what makes a model's inputs
-_TOKENIZER_FILES = (
+#: what makes the inputs of a model that does not chat, and says what its outputs stand for
+_SETTINGS = (
+    "config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "tokenizer.model",
     "added_tokens.json",
     "vocab.json",
+    "vocab.txt",
     "merges.txt",
     "chat_template.jinja",
     "preprocessor_config.json",
 )
-_SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 
 
 def _option(default: Any, text: str, choices: tuple[Any, ...] = ()) -> Any:
@@ -114,7 +115,9 @@ class Press(Pass):
                 f"scale_dtype has no effect on {target.provider}, whose graphs compute in half precision, scales included",
                 hint="leave it out",
             )
-        packed = _packed_in(adapter_folder.base_of(model.path))
+        base = adapter_folder.base_of(model.path)
+        packed = _packed_in(base)
+        check_tokenizer(base)
         _layers_of_adapters(model)
         if self._bits == 16:
             self._refuse_grid_options(effective=_ON_CODES if packed else ())
@@ -302,24 +305,7 @@ def _takes_last_logits() -> bool:
 
 
 def copy_settings(folder: Path, output: Path) -> None:
-    """Copy the tokenizer's files, in the form that older runtimes and readers know too.
-
-    Newer tokenizers leave out special_tokens_map.json and call their class ``TokenizersBackend``. Models that are no chat models
-    keep their config.json, which says what their outputs stand for.
-    """
-    says_outputs = () if (output / "genai_config.json").exists() else ("config.json",)
-    for name in (*_TOKENIZER_FILES, *says_outputs):
+    """Copy what makes a model's inputs. A model for onnxruntime-genai has its tokenizer already, in a form of its own."""
+    for name in ("preprocessor_config.json",) if (output / "genai_config.json").exists() else _SETTINGS:
         if (folder / name).exists():
             shutil.copyfile(folder / name, output / name)
-    if not (folder / "tokenizer_config.json").exists():
-        return
-    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    if config.get("tokenizer_class") == "TokenizersBackend":
-        _write_json(output / "tokenizer_config.json", {**config, "tokenizer_class": "PreTrainedTokenizerFast"})
-    if not (output / "special_tokens_map.json").exists():
-        tokens = {name: config[name] for name in _SPECIAL_TOKENS if config.get(name) is not None}
-        _write_json(output / "special_tokens_map.json", tokens)
-
-
-def _write_json(file: Path, value: dict[str, Any]) -> None:
-    file.write_text(json.dumps(value, indent=2, ensure_ascii=False), encoding="utf-8")

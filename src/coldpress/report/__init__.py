@@ -225,7 +225,10 @@ def _effect(adapter: Mapping[str, Any]) -> str:
 
 def _circumstances(speed: Mapping[str, Any]) -> str:
     counts = (("prompt_tokens", "prompt tokens"), ("threads", "threads"))
-    return ", ".join(f"{quantity(number(speed, key))} {unit}" for key, unit in counts if number(speed, key) is not None)
+    said = [f"{quantity(number(speed, key))} {unit}" for key, unit in counts if number(speed, key) is not None]
+    if (asked := number(speed, "asked_prompt_tokens")) is not None:
+        said.insert(1, f"as {quantity(asked)} do not fit into the model's context")
+    return ", ".join(said)
 
 
 def _round(value: float, is_share: bool) -> str:

@@ -27,17 +27,18 @@ _GENERATES = ("CausalLM", "LMHeadModel")
 
 RUN_GENERATION = """\
 import json
+from pathlib import Path
 
 import onnxruntime_genai as og
 
 model = og.Model(".")  # this folder
 tokenizer = og.Tokenizer(model)
 prompt = "What is the capital of France?"
-try:
+if Path("chat_template.jinja").exists():
     messages = json.dumps([{"role": "user", "content": prompt}])
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
-except RuntimeError:
-    pass  # a base model has no chat template: it continues the text
+else:
+    tokenizer.update_options(add_special_tokens="true")  # a base model continues the text
 
 params = og.GeneratorParams(model)
 params.set_search_options(max_length=256)

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from coldpress.errors import ColdpressError
+from coldpress.networks.tokenizer import pretrained_tokenizer
 
-_HINT = (
-    "save it there with AutoTokenizer.from_pretrained(...).save_pretrained(folder), or name its folder as 'tokenizer'"
-)
-
-
-def pretrained_tokenizer(folder: Path) -> Any:
-    """The fast tokenizer of a folder; no code from the folder is run."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ColdpressError(f"no tokenizer can be loaded from {folder}: {reason}", hint=_HINT) from error
-    return tokenizer
+__all__ = ["longest_input", "pretrained_tokenizer"]
 
 
 def longest_input(tokenizer: Any, asked: int | None) -> int | None:

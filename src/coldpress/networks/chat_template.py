@@ -1,0 +1,247 @@
+"""The chat template of a model folder: the one that transformers takes, rendered as transformers renders it.
+
+A folder may hold templates in several places, and the runtimes do not look in the same order. So the one in force is found by the
+rules of transformers and written to a result where every runtime finds it, in a form that they all read alike.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coldpress.errors import ColdpressError
+
+Message = dict[str, Any]
+
+FILE, FOLDER = "chat_template.jinja", "additional_chat_templates"
+
+# Some templates write today's date. Under this macro they always write the first of January 2025, so that the same data
+# gives the same tokens on any day.
+_FIXED_DATE = (
+    "{% macro strftime_now(format) %}{{ format | replace('%Y', '2025') | replace('%y', '25') | replace('%m', '01')"
+    " | replace('%-m', '1') | replace('%d', '01') | replace('%-d', '1') | replace('%B', 'January')"
+    " | replace('%b', 'Jan') | replace('%A', 'Wednesday') | replace('%a', 'Wed') | replace('%H', '00')"
+    " | replace('%M', '00') | replace('%S', '00') }}{% endmacro %}\n"
+)
+#: the special tokens that every engine gives a template
+_GIVEN_EVERYWHERE = ("bos_token", "eos_token")
+#: what only jinja2 reads: marks that keep whitespace, raw text, and line breaks of other systems
+_NOT_EVERYWHERE = re.compile(r"\{[%#]\+|\+[%#]\}|\{%-?\s*raw|\r")
+#: the blank beginning of a last line
+_BLANK_LINE = re.compile(r"(?:^|\n)([^\S\n]+)\Z")
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A Jinja template, and the special tokens that it may write (``bos_token``, ...); ``place`` is where it stands."""
+
+    source: str
+    special_tokens: Mapping[str, str]
+    place: str = "the model's chat template"
+
+    def render(self, messages: Sequence[Message], for_answer: bool = False) -> str:
+        """The conversation as the model sees it; ``for_answer`` ends it with the mark of an answer that is to come.
+
+        A template that refuses a system message gets its text as the beginning of the first user message. Raises
+        ColdpressError with the template's own words when it refuses that too.
+        """
+        try:
+            return self._render(messages, for_answer, _FIXED_DATE)
+        except _refused() as error:
+            without_system = system_within_user(messages)
+            if without_system is None:
+                raise self._refusal(error) from error
+        try:
+            return self._render(without_system, for_answer, _FIXED_DATE)
+        except _refused() as error:
+            raise self._refusal(error) from error
+
+    def check(self) -> None:
+        """Raise ColdpressError when the template is not one that transformers can render for a single question."""
+        from jinja2 import TemplateSyntaxError
+
+        hint = "mend it, or take it out of the folder: without one, a prompt is the bare text"
+        try:
+            self._render([{"role": "user", "content": "Hello"}], True)
+        except TemplateSyntaxError as error:
+            where = f"{self.place}, line {error.lineno}"
+            raise ColdpressError(
+                f"{where}: the chat template is not valid Jinja: {error.message}", hint=hint
+            ) from error
+        except _refused() as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise ColdpressError(
+                f"{self.place}: the chat template refuses a single question: {reason}", hint=hint
+            ) from error
+
+    def spelled_out(self) -> str:
+        """The template for engines that know nothing of how transformers reads one; it renders alike in both.
+
+        What transformers takes away around tags (``trim_blocks``, ``lstrip_blocks``) is taken away, and what it defines besides
+        the messages is defined where it is missing.
+        """
+        from jinja2 import Environment
+
+        pieces = _pieces(Environment(trim_blocks=True, lstrip_blocks=True).lexer.tokeniter(self.source, None))
+        is_plain = pieces == _pieces(Environment().lexer.tokeniter(self.source, None))
+        if not is_plain or _NOT_EVERYWHERE.search(self.source):
+            return self._definitions() + _written(pieces)
+        return self._definitions() + self.source
+
+    def _definitions(self) -> str:
+        """Tags that define what transformers gives a template besides the messages, of which this one makes use."""
+        tokens = {name: text for name, text in self.special_tokens.items() if name not in _GIVEN_EVERYWHERE}
+        given = {"tools": None, "documents": None, **tokens}
+        return "".join(
+            f"{{% if {name} is not defined %}}{{% set {name} = {_literal(given[name])} %}}{{% endif %}}"
+            for name in sorted(given)
+            if re.search(rf"\b{name}\b", self.source)
+        )
+
+    def _render(self, messages: Sequence[Message], for_answer: bool, before: str = "") -> str:
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        source = before + self.source if "strftime_now" in self.source else self.source
+        render: Any = render_jinja_template  # annotated as str; it gives the texts and the places of the answers
+        options = {"chat_template": source, "add_generation_prompt": for_answer}
+        texts, _ = render(conversations=[list(messages)], **options, **self.special_tokens)
+        return str(texts[0])
+
+    def _refusal(self, error: Exception) -> ColdpressError:
+        return ColdpressError(
+            f"the model's chat template refuses the conversation: {error}",
+            hint="change the conversation, or turn use_chat_template off",
+        )
+
+
+def read_chat_template(folder: Path) -> ChatTemplate | None:
+    """The chat template that transformers takes from a model folder; None without one.
+
+    Files with templates go before tokenizer_config.json, and of several it is the one named ``default``. A processor's
+    chat_template.json, which tokenizers do not read, is the last resort.
+    """
+    files = {file.stem: file.read_text(encoding="utf-8") for file in sorted((folder / FOLDER).glob("*.jinja"))}
+    if (folder / FILE).is_file():
+        files = {"default": (folder / FILE).read_text(encoding="utf-8"), **files}
+    place, found = (FILE if files.keys() <= {"default"} else FOLDER), files or None
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        if not found:
+            place, found = name, read_json(folder / name).get("chat_template")
+    source = _default(found, folder / place)
+    return ChatTemplate(source, special_tokens(folder), str(folder / place)) if source else None
+
+
+def special_tokens(folder: Path) -> dict[str, str]:
+    """The special tokens that a tokenizer names, as text: ``{"bos_token": "<s>", "eos_token": "</s>", ...}``."""
+    named = {**read_json(folder / "special_tokens_map.json"), **read_json(folder / "tokenizer_config.json")}
+    texts = {name: value.get("content") if isinstance(value, dict) else value for name, value in named.items()}
+    return {name: text for name, text in texts.items() if name.endswith("_token") and isinstance(text, str)}
+
+
+def system_within_user(messages: Sequence[Message]) -> list[Message] | None:
+    """The messages with the system's text as the beginning of the first user message; None where there are no such two."""
+    if len(messages) < 2 or messages[0]["role"] != "system" or messages[1]["role"] != "user":
+        return None
+    system, user, *others = messages
+    return [{**user, "content": f"{system['content']}\n\n{user['content']}"}, *others]
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a file; empty where there is no file. ColdpressError names the place of a mistake."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except json.JSONDecodeError as error:
+        raise ColdpressError(
+            f"{file}, line {error.lineno}: not valid JSON: {error.msg}", hint="is the copy complete?"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ColdpressError(f"{file} is not a text file in UTF-8") from error
+    if not isinstance(value, dict):
+        raise ColdpressError(f"{file} holds no JSON object")
+    return value
+
+
+def _default(found: Any, place: Path) -> str | None:
+    """The template itself, or the one named ``default`` among several."""
+    if isinstance(found, list):
+        found = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
+    if isinstance(found, dict):
+        if not isinstance(found.get("default"), str):
+            raise ColdpressError(
+                f"{place} has the chat templates {', '.join(map(str, found))}, and none of them is named 'default'",
+                hint="transformers takes the one of that name: rename the one to use",
+            )
+        found = found["default"]
+    if found is not None and not isinstance(found, str):
+        raise ColdpressError(f"{place}: chat_template is neither a text nor a list of named ones")
+    return found
+
+
+def _refused() -> tuple[type[Exception], ...]:
+    """What the code of a template can raise."""
+    from jinja2 import TemplateError
+
+    return (TemplateError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
+
+# Templates as text and tags
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Text of a template, or a tag."""
+
+    text: str
+    is_tag: bool = False
+
+    @property
+    def is_block(self) -> bool:
+        return self.is_tag and self.text.startswith("{%")
+
+
+def _pieces(tokens: Iterable[tuple[int, str, str]]) -> list[_Piece]:
+    """The text and the tags that a lexer finds, without comments and without the marks (``-``, ``+``) that it has obeyed."""
+    pieces, tag, is_raw = [_Piece("")], "", False
+    for _, kind, value in tokens:
+        if kind.startswith(("comment", "raw")):
+            is_raw = kind == "raw_begin"
+        elif kind == "data" and is_raw:
+            pieces.append(_Piece(f"{{{{ {_literal(value)} }}}}", True))
+        elif kind == "data":
+            last = _Piece("") if pieces[-1].is_tag else pieces.pop()
+            pieces.append(_Piece(last.text + value))
+        elif kind in ("block_end", "variable_end"):
+            pieces.append(_Piece(tag + value.strip().lstrip("-+"), True))
+            tag = ""
+        else:
+            tag += value.rstrip("-+") if kind in ("block_begin", "variable_begin") else value
+    return pieces
+
+
+def _written(pieces: Sequence[_Piece]) -> str:
+    """A template of these pieces, from which no reader takes whitespace away: where one would, a tag writes it."""
+    written = ""
+    for place, piece in enumerate(pieces):
+        if piece.is_tag:
+            written += piece.text
+            continue
+        starts = "\n" if place and pieces[place - 1].is_block and piece.text.startswith("\n") else ""
+        text, ends = piece.text[len(starts) :], ""
+        if place + 1 == len(pieces):
+            text, ends = (text[:-1], "\n") if text.endswith("\n") else (text, "")
+        elif pieces[place + 1].is_block and (blank := _BLANK_LINE.search(text)):
+            text, ends = text[: blank.start(1)], blank[1]
+        written += _tag(starts) + text + _tag(ends)
+    return written
+
+
+def _tag(text: str) -> str:
+    return f"{{{{ {_literal(text)} }}}}" if text else ""
+
+
+def _literal(text: str | None) -> str:
+    return "none" if text is None else json.dumps(text, ensure_ascii=False)

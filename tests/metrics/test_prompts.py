@@ -1,0 +1,120 @@
+"""What a person types becomes the same tokens in transformers, from the source, and in onnxruntime-genai, from the result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from coldpress.graphs.prompts import chat_text, prompt_ids
+from coldpress.measuring.prompts import compare_prompts
+from coldpress.networks.tokenizer import write_tokenizer
+from coldpress.tolerance import Tolerance, judge
+from tests.conftest import write_tokenizer as write_tiny_tokenizer
+
+CHATML = "{% for m in messages %}\n<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}\n{% if add_generation_prompt %}\n<|assistant|>\n{% endif %}"  # fmt: skip
+NO_SYSTEM = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('must alternate') }}"
+    "{% endif %}<|{{ m['role'] }}|>{{ m['content'] | trim }}<|end|>\n{% endfor %}"
+)
+
+
+def model(folder: Path, template: object = CHATML, edit=None, **settings: object) -> tuple[Path, Path]:
+    """A tokenizer's folder, edited, and what is made of it for onnxruntime-genai."""
+    source, result = folder / "source", folder / "result"
+    source.mkdir()
+    result.mkdir()
+    write_tiny_tokenizer(source)
+    if edit is not None:
+        content = json.loads((source / "tokenizer.json").read_text())
+        edit(content)
+        (source / "tokenizer.json").write_text(json.dumps(content))
+    found = {**json.loads((source / "tokenizer_config.json").read_text()), "chat_template": template, **settings}
+    (source / "tokenizer_config.json").write_text(
+        json.dumps({name: value for name, value in found.items() if value is not None})
+    )
+    write_tokenizer(source, result)
+    decoder = {"filename": "model.onnx", "head_size": 8, "hidden_size": 8, "num_attention_heads": 1}
+    decoder |= {"num_hidden_layers": 1, "num_key_value_heads": 1, "inputs": {}, "outputs": {}}
+    genai = {"type": "llama", "context_length": 64, "vocab_size": 261, "eos_token_id": 1, "pad_token_id": 1}
+    (result / "genai_config.json").write_text(json.dumps({"model": {**genai, "decoder": decoder}, "search": {}}))
+    return source, result
+
+
+def faults(source: Path, result: Path) -> list[str]:
+    return judge(compare_prompts(source, result), Tolerance())
+
+
+@pytest.mark.parametrize("template", [CHATML, NO_SYSTEM, None, [{"name": "default", "template": CHATML}]])
+def test_texts_and_chats_are_alike(tmp_path: Path, template):
+    numbers = compare_prompts(*model(tmp_path, template))
+    assert (numbers["prompts_differ"], numbers["prompt_difference"], numbers["rare_differences"]) == (0, None, [])
+    assert numbers["prompts_compared"] == (25 if template else 18)
+
+
+def begins_with_bos(content: dict) -> None:
+    special = {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}
+    single = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    pair = [*single, {"Sequence": {"id": "B", "type_id": 1}}]
+    content["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": pair,
+        "special_tokens": special,
+    }
+
+
+@pytest.mark.parametrize("template", [None, "{{ bos_token }}" + CHATML, CHATML])
+def test_a_text_begins_once_with_bos_or_not_at_all(tmp_path: Path, template):
+    assert compare_prompts(*model(tmp_path, template, begins_with_bos))["prompts_differ"] == 0
+
+
+@pytest.mark.parametrize(
+    ("template", "edit", "said"),
+    [
+        (CHATML, lambda content: content["pre_tokenizer"].update(add_prefix_space=True), "instead of Ġ"),
+        (CHATML, lambda content: content.update(normalizer={"type": "Lowercase"}), "Latin letters|prose"),
+        ("{% for m in messages %}{{ m.content|upper }}{% endfor %}", None, "onnxruntime-genai refuses it"),
+        ("{% for m in messages %}{{ 'a' in m.content }}{% endfor %}", None, "a chat of one turn.*begins"),
+        (CHATML, lambda content: content["model"].update(type="WordPiece", unk_token="<s>", max_input_chars_per_word=99,
+         continuing_subword_prefix="##") or content["model"].pop("merges"), "tokenizer of the kind WordPiece"),
+    ],
+    ids=["prefix space", "normalizer", "unknown filter", "template engine", "word pieces"],
+)  # fmt: skip
+def test_what_onnxruntime_genai_does_not_know_is_worse_than_tolerance(tmp_path: Path, template, edit, said):
+    import re
+
+    [fault] = faults(*model(tmp_path, template, edit))
+    assert re.search(said, fault), fault
+
+
+def test_text_that_is_only_copied_is_a_remark(tmp_path: Path):
+    """onnxruntime-genai composes no accents: what people type is composed already."""
+    numbers = compare_prompts(*model(tmp_path, edit=lambda content: content.update(normalizer={"type": "NFC"})))
+    assert numbers["prompts_differ"] == 0
+    assert "accents apart from their letters" in numbers["rare_differences"]
+
+
+def test_a_result_whose_template_was_changed_is_found(tmp_path: Path):
+    source, result = model(tmp_path)
+    settings = json.loads((result / "tokenizer_config.json").read_text())
+    (result / "tokenizer_config.json").write_text(
+        json.dumps({**settings, "chat_template": "{{ messages[0].content }}"})
+    )
+    assert "a chat of one turn" in faults(source, result)[0]
+
+
+def test_a_chat_is_never_sent_bare(tmp_path: Path):
+    import onnxruntime_genai as og
+
+    _, result = model(tmp_path, NO_SYSTEM)
+    tokenizer = og.Tokenizer(str(result))
+    asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+    assert chat_text(tokenizer, asked) == "<s><|user|>Be brief.\n\nWhy?<|end|>\n"
+    for refused in ([asked[1], asked[1]], [asked[0]]):
+        with pytest.raises(ValueError, match="refuses the chat"):
+            prompt_ids(tokenizer, result, refused)
+    with pytest.raises(ValueError, match="NUL"):
+        prompt_ids(tokenizer, result, [{"role": "user", "content": "a\0b"}])
