@@ -90,6 +90,31 @@ def test_what_onnxruntime_genai_does_not_know_is_worse_than_tolerance(tmp_path: 
     assert re.search(said, fault), fault
 
 
+def as_sentencepiece(content: dict) -> None:
+    """BPE over whole texts with a mark for blanks, which has merges of several blanks and of a letter with a line break."""
+    vocabulary = {
+        token: index for index, token in enumerate(["<s>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"])
+    }
+    bytes_ = [f"<0x{number:02X}>" for number in range(256)]
+    letters = ["\u2581", *map(chr, range(33, 127)), "\u2581\u2581", "\u2581" * 4, "s.", "\u2581t", "'t", "th"]
+    for token in (*bytes_, *letters):
+        vocabulary[token] = len(vocabulary)
+    merges = [["\u2581", "\u2581"], ["\u2581" * 2, "\u2581" * 2], ["s", "."], ["\u2581", "t"], ["'", "t"], ["t", "h"]]
+    options = {"unk_token": None, "byte_fallback": True, "fuse_unk": True, "ignore_merges": False, "dropout": None}
+    content["model"] = {"type": "BPE", "vocab": vocabulary, "merges": merges, **options}
+    blanks = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+    content["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u2581"}, blanks]}
+    back = {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}
+    strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+    decoders = [back, {"type": "ByteFallback"}, {"type": "Fuse"}, strip]
+    content |= {"pre_tokenizer": None, "decoder": {"type": "Sequence", "decoders": decoders}}
+
+
+def test_a_tokenizer_of_sentencepiece_is_read_whole(tmp_path: Path):
+    numbers = compare_prompts(*model(tmp_path, CHATML, as_sentencepiece))
+    assert (numbers["prompts_differ"], numbers["prompt_difference"]) == (0, None)
+
+
 def test_text_that_is_only_copied_is_a_remark(tmp_path: Path):
     """onnxruntime-genai composes no accents: what people type is composed already."""
     numbers = compare_prompts(*model(tmp_path, edit=lambda content: content.update(normalizer={"type": "NFC"})))

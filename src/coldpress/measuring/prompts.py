@@ -34,11 +34,13 @@ TYPED = {
     "Chinese, Japanese, Korean": "\u4f60\u597d\uff0c\u4e16\u754c\u3002\u65e5\u672c\u8a9e\u306e\u30c6\u30ad\u30b9\u30c8\u3001\ud55c\uad6d\uc5b4 \ubb38\uc7a5 \uff21\uff22\uff23\uff11\uff12",
     "Arabic and Hebrew": "\u0645\u0631\u062d\u0628\u0627 \u05e9\u05dc\u05d5\u05dd \u0663\u0664",
     "Hindi and Thai": "\u0928\u092e\u0938\u094d\u0924\u0947 \u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35",
-    "a long word": "a" * 300,
-    "long blanks": " " * 200 + "x" + "\n" * 100,
+    "a long word": "supercalifragilistic" * 4,
+    "long blanks": " " * 24 + "x" + "\n" * 6 + "\t" * 5 + "y",
 }
 #: what comes in by copying rather than by typing; a NUL is not among it, as it ends a text for onnxruntime-genai
 RARE = {
+    "words of hundreds of letters": "ab1" * 150,
+    "hundreds of blanks": " " * 200 + "x" + "\n" * 100,
     "accents apart from their letters": "cafe\u0301 n\u0303 \u1112\u1161\u11ab",
     "control characters": "a\x01b\x07\x1b[0m\x7f\x85c",
     "invisible characters": "\ufeffa\u200bb\u00adc\u2028d\u2029e\u180e",
