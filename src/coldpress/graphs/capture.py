@@ -17,11 +17,13 @@ from typing import Any
 
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.graphs import deferred_torch
+from coldpress.graphs.accounting import require_all_read, require_no_placeholders
 from coldpress.graphs.corrections import correct, exact_attention
 from coldpress.graphs.settings import corrected
-from coldpress.graphs.weights import sources_of
+from coldpress.graphs.weights import Sources, sources_of, with_base_prefix
 from coldpress.networks.checkpoint import Span
 from coldpress.networks.packed import tensors_to_press
+from coldpress.networks.ties import has_own_head
 
 _NOT_FOR_MOBIUS = ("dtype", "torch_dtype", "quantization_config")
 _SUPPORTED_COMPONENTS = ({"model"}, {"encoder", "decoder"})
@@ -60,9 +62,11 @@ def capture(folder: Path, *, provider: str, dtype: str, scratch: Path, trust_rem
     deferred_torch.hide()
     import transformers  # noqa: F401  (before torch is visible, so that it leaves its own model code alone)
 
+    tensors, remarks = tensors_to_press(folder)
+    if has_own_head(tensors) and not hf_config.get("is_encoder_decoder"):
+        hf_config["tie_word_embeddings"] = False
     known = _known_to_transformers(_config_for_mobius(hf_config, scratch), trust_remote_code)
     deferred_torch.defer()
-    tensors, remarks = tensors_to_press(folder)
     package, module = _build(scratch, hf_config, tensors, provider, dtype, trust_remote_code)
     if set(package) not in _SUPPORTED_COMPONENTS:
         raise ColdpressError(
@@ -72,8 +76,22 @@ def capture(folder: Path, *, provider: str, dtype: str, scratch: Path, trust_rem
     for component in package.values():
         _require_head(component.graph, hf_config)
         correct(component.graph, known, package.config)
-    sources = sources_of(module, tensors, scratch)
-    return Captured(dict(package.items()), sources, package.config, hf_config, remarks)
+    wanted = {str(name) for component in package.values() for name in component.graph.initializers}
+    sources = sources_of(module, with_base_prefix(tensors, wanted), scratch)
+    remarks += _account(package, sources, tensors, hf_config)
+    return Captured(dict(package.items()), sources.spans, package.config, hf_config, remarks)
+
+
+def _account(package: Any, sources: Sources, tensors: dict[str, Span], hf_config: dict[str, Any]) -> list[str]:
+    """What the graphs leave out of the checkpoint; ColdpressError for what may not be."""
+    graphs = [component.graph for component in package.values()]
+    for graph in graphs:
+        require_no_placeholders(graph, sources.spans)
+    used = {name for graph in graphs for name, value in graph.initializers.items() if value.uses()}
+    taken = [span for name, span in sources.spans.items() if name in used]
+    whole = frozenset[str]().union(*(origins for name, origins in sources.origins.items() if name in used))
+    heads = any(output.name == "logits" for graph in graphs for output in graph.outputs)
+    return require_all_read(tensors, taken, whole, hf_config, heads)
 
 
 def _config_for_mobius(config: dict[str, Any], scratch: Path) -> Path:

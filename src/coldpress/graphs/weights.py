@@ -6,7 +6,7 @@ watched, not repeated: it is run on stand-ins, and where these are not enough, o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from coldpress.errors import WORK_FAILED, ColdpressError
 from coldpress.graphs import deferred_torch
 from coldpress.networks.checkpoint import Span, read_header
 from coldpress.networks.packed import PackedSpan
+
+#: the attribute of a tensor that names what it was made from
+_ORIGINS = "made_from"
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,15 @@ class _StandIn:
         return _StandIn(self.span.cut(start, stop))
 
 
-def sources_of(module: Any, spans: Mapping[str, Span], scratch: Path) -> dict[str, Span]:
+@dataclass(frozen=True)
+class Sources:
+    """``spans``: what fills each initializer. ``origins``: the checkpoint's tensors that computed ones were made from."""
+
+    spans: dict[str, Span]
+    origins: dict[str, frozenset[str]]
+
+
+def sources_of(module: Any, spans: Mapping[str, Span], scratch: Path) -> Sources:
     """Which of the checkpoint's ``spans``, or what part of one, fills each initializer.
 
     First try: mobius renames stand-ins and cuts them into rows. If it needs real tensors (to transpose or to
@@ -46,10 +57,26 @@ def sources_of(module: Any, spans: Mapping[str, Span], scratch: Path) -> dict[st
     """
     try:
         renamed = module.preprocess_weights({name: _StandIn(span) for name, span in spans.items()})
-        return {name: stand_in.span for name, stand_in in renamed.items()}
+        return Sources({name: stand_in.span for name, stand_in in renamed.items()}, {})
     except (AttributeError, TypeError):
         _refuse_packed(spans.values())
         return _traced(module, spans, scratch)
+    except ValueError as error:
+        raise ColdpressError(
+            f"the weights do not fit config.json: {error}", hint="is config.json that of these weights?"
+        ) from error
+
+
+def with_base_prefix(spans: Mapping[str, Span], wanted: Collection[str]) -> dict[str, Span]:
+    """The tensors of a checkpoint by the names that it would have them under if it was not saved from the base model alone.
+
+    ``wanted``: the names that the graph has. transformers reads both, too.
+    """
+    for prefix in {name.partition(".")[0] for name in wanted}:
+        is_used = any(name.startswith(f"{prefix}.") for name in spans)
+        if not is_used and any(f"{prefix}.{name}" in wanted for name in spans):
+            return {name if name in wanted else f"{prefix}.{name}": span for name, span in spans.items()}
+    return dict(spans)
 
 
 def _refuse_packed(spans: Iterable[Span]) -> None:
@@ -62,7 +89,7 @@ def _refuse_packed(spans: Iterable[Span]) -> None:
         )
 
 
-def _traced(module: Any, spans: Mapping[str, Span], scratch: Path) -> dict[str, Span]:
+def _traced(module: Any, spans: Mapping[str, Span], scratch: Path) -> Sources:
     deferred_torch.load()
     import torch
 
@@ -72,17 +99,42 @@ def _traced(module: Any, spans: Mapping[str, Span], scratch: Path) -> dict[str, 
         view = span.view()
         tensor = torch.from_numpy(view.view(np.int16) if span.dtype == "BF16" else view)
         tensors[name] = tensor.view(torch.bfloat16) if span.dtype == "BF16" else tensor
+        setattr(tensors[name], _ORIGINS, frozenset([name]))
         homes.append((tensor.data_ptr(), tensor.data_ptr() + view.nbytes, span))
     homes.sort(key=lambda home: home[0])
     found: dict[str, Span] = {}
     computed: dict[str, Any] = {}
-    for name, tensor in module.preprocess_weights(tensors).items():
+    with _following():
+        prepared = module.preprocess_weights(tensors)
+    for name, tensor in prepared.items():
         place = _locate(tensor, homes)
         if place is None:
             computed[name] = tensor
         else:
             found[name] = place
-    return {**found, **_save_computed(computed, scratch)}
+    origins = {name: getattr(tensor, _ORIGINS, frozenset[str]()) for name, tensor in computed.items()}
+    return Sources({**found, **_save_computed(computed, scratch)}, origins)
+
+
+def _following() -> Any:
+    """A context in which each tensor that torch makes notes the names of the checkpoint's tensors that it was made from."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+    from torch.utils._pytree import tree_leaves
+
+    class Following(TorchFunctionMode):
+        def __torch_function__(
+            self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            result = function(*args, **(kwargs or {}))
+            read = [value for value in tree_leaves([args, kwargs]) if isinstance(value, torch.Tensor)]
+            origins = frozenset[str]().union(*(getattr(tensor, _ORIGINS, ()) for tensor in read))
+            written = [value for value in tree_leaves(result) if isinstance(value, torch.Tensor)]
+            for tensor in [*written, *(read[:1] if function is torch.Tensor.__setitem__ else [])] if origins else []:
+                setattr(tensor, _ORIGINS, origins)
+            return result
+
+    return Following()
 
 
 def _locate(tensor: Any, homes: list[tuple[int, int, Span]]) -> Span | None:

@@ -8,18 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from coldpress.errors import ColdpressError
+from coldpress.networks.packed import plain_tensors
 from coldpress.networks.shards import Shards
+from coldpress.networks.ties import has_own_head
 
 
 def config_of(folder: Path, trust_remote_code: bool) -> Any:
-    """The configuration of the folder's model, as if no layer was quantized."""
+    """The configuration of the folder's model, as if no layer was quantized; heads are tied where the weights are."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
     parts: list[Any] = [config, getattr(config, "text_config", None)]
+    own_head = not getattr(config, "is_encoder_decoder", False) and has_own_head(plain_tensors(folder))
     for part in parts:
         if getattr(part, "quantization_config", None) is not None:
             del part.quantization_config
+        if own_head and part is not None:
+            part.tie_word_embeddings = False
     return config
 
 
@@ -72,10 +77,18 @@ def _stored_names(model: Any, shards: Shards, filled: Mapping[str, str]) -> dict
             return None
         names[name] = key
     tied = tied_names(model)
+    for one, other in tied.items():
+        if one in names:  # the checkpoint may have either of the two
+            names.setdefault(other, names[one])
     for path, parameter in model.named_parameters(remove_duplicate=False):
         stored = names.get(path) or names.get(tied.get(path, ""))
-        if stored is None or shards.shape(stored) != tuple(parameter.shape):
+        if stored is None:
             return None
+        if shards.shape(stored) != tuple(parameter.shape):
+            raise ColdpressError(
+                f"tensor '{stored}' has shape {list(shards.shape(stored))}, config.json asks for {list(parameter.shape)}",
+                hint="is config.json that of these weights?",
+            )
     return names
 
 

@@ -20,8 +20,8 @@ class Shards:
         from safetensors import safe_open
 
         stored, linears = Checkpoint(folder).tensors, read_packed(folder)
-        hidden = packing_tensors(folder, linears)
         self._packed = {f"{module}.weight": linear for module, linear in linears.items()}
+        hidden = packing_tensors(folder, linears) | set(self._packed)
         files: dict[str, Any] = {file: safe_open(file, framework="pt") for file in {s.file for s in stored.values()}}
         self._home: dict[str, Any] = {name: files[span.file] for name, span in stored.items() if name not in hidden}
 

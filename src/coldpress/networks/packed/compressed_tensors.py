@@ -1,4 +1,4 @@
-"""The ``pack-quantized`` format of compressed-tensors, which plain transformers and vLLM load: writing and reading.
+"""The formats of compressed-tensors that plain transformers and vLLM load: ``pack-quantized`` is written and read, integers read.
 
 A module has ``weight_packed`` int32 ``[rows, ceil(K * bits / 32)]``, ``weight_scale [rows, groups]``, ``weight_shape``
 int64 ``[2]`` and, on an asymmetric grid, ``weight_zero_point`` int32 ``[ceil(rows * bits / 32), groups]``, packed along
@@ -6,14 +6,19 @@ the rows (https://github.com/vllm-project/compressed-tensors). The numbers are s
 packed with that offset added again, so the words hold our codes and zero points as they are. Negative scales are
 allowed. Up to version 0.17 a word of 3-bit codes held ten of them and two bits of nothing; since 0.18 no bit is lost.
 Both are read, the second is written.
+
+Where a module is stored as ``int-quantized`` (or ``naive-quantized``), alone or beside packed ones (``mixed-precision``), its
+``weight`` is int8 ``[rows, K]``, one signed number for each weight whatever its bits, with a ``weight_scale`` for the whole, for each
+row or for groups, and a ``weight_zero_point`` of the same shape on an asymmetric grid.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +34,7 @@ from coldpress.quant.grid import Bytes, Codes, Grid
 METHOD = "compressed-tensors"
 FORMAT = "pack-quantized"
 PARTS = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx")
+_INTEGERS = ("int-quantized", "naive-quantized")
 
 
 def tensors_of(module: str, codes: Codes, columns: int, scale_dtype: str = "float32") -> dict[str, NDArray[Any]]:
@@ -158,15 +164,44 @@ class CompressedLinear(PackedLinear):
         return unpack_loose_words(view.T, self.bits, self.rows)[:, start:stop].T
 
 
+@dataclass(frozen=True, eq=False)
+class IntegerLinear(PackedLinear):
+    """A linear layer whose ``weight`` is stored as int8; ``zero_points`` is None where the scheme is symmetric."""
+
+    integers: Span
+    zero_points: Span | None
+
+    @property
+    def symmetric(self) -> bool:
+        return self.zero_points is None
+
+    def stored(self, start: int, stop: int) -> StoredRows:
+        zeros = None if self.zero_points is None else self._codes(self.zero_points, start, stop)
+        return StoredRows(self._codes(self.integers, start, stop), self.scales.rows(start, stop), zeros)
+
+    def _codes(self, span: Span, start: int, stop: int) -> Bytes:
+        """Signed numbers as codes, which begin at 0."""
+        return (span.view()[start:stop].astype(np.int16) + (1 << (self.bits - 1))).astype(np.uint8)
+
+
 def linears_in(tensors: Mapping[str, Span], config: Mapping[str, Any]) -> dict[str, PackedLinear]:
-    """The packed linear layers among ``tensors``, which ``config`` (the ``quantization_config``) describes."""
-    modules = [name.removesuffix(".weight_packed") for name in tensors if name.endswith(".weight_packed")]
-    if config.get("format") != FORMAT and not modules:
+    """The quantized linear layers among ``tensors``, which ``config`` (the ``quantization_config``) describes."""
+    packed = [name.removesuffix(".weight_packed") for name in tensors if name.endswith(".weight_packed")]
+    integers = [
+        name.removesuffix(".weight")
+        for name, span in tensors.items()
+        if name.endswith(".weight") and span.dtype == "I8"
+    ]
+    if config.get("format") not in (FORMAT, *_INTEGERS) and not packed and not integers:
         raise ColdpressError(
-            f"this checkpoint is compressed-tensors '{config.get('format')}', of which coldpress reads '{FORMAT}' only",
+            f"this checkpoint is compressed-tensors '{config.get('format')}', of which coldpress reads "
+            f"{', '.join((FORMAT, *_INTEGERS))}",
             hint="start from the unquantized model",
         )
-    return {module: _linear(module, tensors, _scheme(module, config)) for module in modules}
+    return {
+        **{module: _linear(module, tensors, _scheme(module, config)) for module in packed},
+        **{module: _integer_linear(module, tensors, _scheme(module, config)) for module in integers},
+    }
 
 
 def _scheme(module: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -197,6 +232,37 @@ def _linear(module: str, tensors: Mapping[str, Span], scheme: Mapping[str, Any])
     order = found["weight_g_idx"]
     groups = None if order is None else groups_out_of_order(order.view(), group_size)
     return CompressedLinear(module, rows, columns, bits, group_size, groups, scales, words, zero_points)
+
+
+def _integer_linear(module: str, tensors: Mapping[str, Span], scheme: Mapping[str, Any]) -> IntegerLinear:
+    weight, scales = tensors[f"{module}.weight"], tensors.get(f"{module}.weight_scale")
+    if scales is None or len(weight.shape) != 2:
+        raise ColdpressError(f"'{module}.weight' is int8 {list(weight.shape)} and has no weight_scale, or is no matrix")
+    zeros = None if scheme.get("symmetric", True) else tensors.get(f"{module}.weight_zero_point")
+    if zeros is None and not scheme.get("symmetric", True):
+        raise ColdpressError(f"'{module}' has no weight_zero_point, though its scheme is asymmetric")
+    (rows, columns), groups = weight.shape, scales.shape[1] if len(scales.shape) == 2 else 1
+    size = int(scheme.get("group_size") or -1)
+    size = columns if size < 1 else size
+    if -(-columns // size) != groups:
+        raise ColdpressError(
+            f"'{scales.name}' is {list(scales.shape)}; groups of {size} of {columns} weights need others"
+        )
+    spread = [span if span is None else _for_each_row(span, rows, groups) for span in (scales, zeros)]
+    order = tensors.get(f"{module}.weight_g_idx")
+    column_groups = None if order is None else groups_out_of_order(order.view(), size)
+    return IntegerLinear(
+        module, rows, columns, int(scheme["num_bits"]), size, column_groups, spread[0] or scales, weight, spread[1]
+    )
+
+
+def _for_each_row(span: Span, rows: int, groups: int) -> Span:
+    """Scales of rows, or one for all of them, as ``[rows, groups]``."""
+    if span.shape == (rows, groups):
+        return span
+    if math.prod(span.shape) != 1:
+        raise ColdpressError(f"'{span.name}' is {list(span.shape)}; coldpress reads one, or [{rows}, groups]")
+    return replace(span, shape=(rows, 1), strides=(0, 0))
 
 
 def _check(module: str, stored: tuple[Span, Span], shape: tuple[int, int], bits: int) -> None:

@@ -65,6 +65,14 @@ def packing_tensors(folder: Path, modules: Iterable[str]) -> set[str]:
     return {f"{module}.{part}" for module in modules for part in parts}
 
 
+def remarks(folder: Path) -> list[str]:
+    """What a quantized folder asks for besides its weights, that is not done."""
+    groups = ((quantization_config(folder) or {}).get("config_groups") or {}).values()
+    if any(group.get("input_activations") for group in groups):
+        return ["The checkpoint was made for layers with quantized inputs; here only its weights are."]
+    return []
+
+
 def _reader(config: Mapping[str, Any]) -> tuple[_Reader, tuple[str, ...]]:
     method = str(config.get("quant_method", ""))
     if method not in _READERS:

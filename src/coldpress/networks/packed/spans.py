@@ -13,7 +13,7 @@ import numpy as np
 
 from coldpress.networks.checkpoint import Checkpoint, Span
 from coldpress.networks.packed import embedding
-from coldpress.networks.packed.folder import packing_tensors, read_packed
+from coldpress.networks.packed.folder import packing_tensors, read_packed, remarks
 from coldpress.networks.packed.linear import PackedLinear
 from coldpress.quant.grid import Codes, Floats, Grid
 
@@ -86,7 +86,7 @@ def plain_tensors(folder: Path) -> dict[str, Span]:
 
 def tensors_to_press(folder: Path) -> tuple[dict[str, Span], list[str]]:
     """As ``plain_tensors``, with the codes of embeddings where they are kept; and what is to be said of those."""
-    tensors, warnings = plain_tensors(folder), []
+    tensors, warnings = plain_tensors(folder), remarks(folder)
     for linear in embedding.read(folder).values():
         span = PackedSpan.whole(folder, linear)
         table = tensors.get(span.name)
