@@ -78,10 +78,11 @@ def test_a_text_begins_once_with_bos_or_not_at_all(tmp_path: Path, template):
         (CHATML, lambda content: content.update(normalizer={"type": "Lowercase"}), "Latin letters|prose"),
         ("{% for m in messages %}{{ m.content|upper }}{% endfor %}", None, "onnxruntime-genai refuses it"),
         ("{% for m in messages %}{{ 'a' in m.content }}{% endfor %}", None, "a chat of one turn.*begins"),
+        ("{% for m in messages %}{{ m.content|length }}{% endfor %}", None, "a chat of one turn.*begins"),
         (CHATML, lambda content: content["model"].update(type="WordPiece", unk_token="<s>", max_input_chars_per_word=99,
          continuing_subword_prefix="##") or content["model"].pop("merges"), "tokenizer of the kind WordPiece"),
     ],
-    ids=["prefix space", "normalizer", "unknown filter", "template engine", "word pieces"],
+    ids=["prefix space", "normalizer", "unknown filter", "part of a text", "length of a text", "word pieces"],
 )  # fmt: skip
 def test_what_onnxruntime_genai_does_not_know_is_worse_than_tolerance(tmp_path: Path, template, edit, said):
     import re

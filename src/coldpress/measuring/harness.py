@@ -17,6 +17,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from coldpress.errors import ColdpressError
 from coldpress.measuring.inference import Speaker
 from coldpress.measuring.losses import log_softmax
+from coldpress.networks.chat_template import refusals, system_within_user
 
 _ANSWER_TOKENS = 256
 _TOKEN_COUNTS = ("max_gen_toks", "max_new_tokens", "max_tokens")
@@ -78,14 +79,20 @@ class Harness(TemplateLM):
         return list(self.tokenizer.encode(string, **options))
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(
-                chat_history,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
-            )
-        )
+        """The chat as the model sees it; a system message that the template refuses begins the first user message."""
+        options = {"tokenize": False, "add_generation_prompt": add_generation_prompt}
+        chat, folded = chat_history, system_within_user(chat_history)
+        while True:
+            try:
+                text = self.tokenizer.apply_chat_template(
+                    chat, **options, continue_final_message=not add_generation_prompt
+                )
+            except refusals() as error:
+                if folded is None:
+                    raise ColdpressError(f"the model's chat template refuses a question: {error}") from error
+                chat, folded = folded, None
+            else:
+                return str(text)
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **settings: Any

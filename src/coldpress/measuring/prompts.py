@@ -15,7 +15,7 @@ from typing import Any
 from coldpress.errors import ColdpressError
 from coldpress.graphs.prompts import has_chat_template, prompt_ids
 from coldpress.networks import heldout
-from coldpress.networks.chat_template import read_chat_template, system_within_user
+from coldpress.networks.chat_template import read_chat_template, refusals, system_within_user
 from coldpress.networks.tokenizer import has_tokenizer, pretrained_tokenizer
 
 Message = Mapping[str, str]
@@ -65,8 +65,8 @@ class Source:
         return self._template is not None
 
     def text_ids(self, text: str) -> list[int]:
-        """The ids of a text; begun with BOS, where the tokenizer does that and no template does."""
-        return list(self.tokenizer(text, add_special_tokens=not self.has_template)["input_ids"])
+        """The ids of a text; begun with BOS, where the tokenizer does that and no template does. ValueError where there are none."""
+        return self._encoded(text, not self.has_template)
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The ids of a chat that awaits an answer; a system message that is refused begins the user's.
@@ -84,15 +84,19 @@ class Source:
             return self._rendered(folded)
 
     def _rendered(self, messages: Sequence[Message]) -> list[int]:
-        from jinja2 import TemplateError
-
         options = {"tokenize": False, "add_generation_prompt": True}
         template = self._template if isinstance(self._template, str) else None
         try:
             text = self.tokenizer.apply_chat_template(list(messages), chat_template=template, **options)
-        except (TemplateError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        except refusals() as error:
             raise ValueError(str(error)) from error
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._encoded(text, False)
+
+    def _encoded(self, text: str, with_special_tokens: bool) -> list[int]:
+        try:
+            return list(self.tokenizer(text, add_special_tokens=with_special_tokens)["input_ids"])
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise ValueError(str(error)) from error
 
 
 class Runtime:
@@ -125,11 +129,11 @@ class Runtime:
 def chats() -> Iterator[tuple[str, list[Message]]]:
     """Chats of one, two and three turns, each with and without a system message, and one with a thought in it."""
     said = [
-        "  What is the capital of France?\n",
-        "Paris.",
-        'And "of" it\'s <b>neighbour</b>?',
+        "  What is the capital of France \u2014 \u00abtr\u00e8s vite\u00bb \U0001f44d?\n",
+        "Paris, \u00e0 mon avis.",
+        'And "of" it\'s <b>neighbour</b>? \u00fc',
         " Berlin\n\n* \u00fc ",
-        "Why?",
+        "Why\u2026?",
     ]
     turns = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(said)]
     system = {"role": "system", "content": "You are a helpful assistant.\nAnswer briefly."}

@@ -51,13 +51,13 @@ class ChatTemplate:
         """
         try:
             return self._render(messages, for_answer, _FIXED_DATE)
-        except _refused() as error:
+        except refusals() as error:
             without_system = system_within_user(messages)
             if without_system is None:
                 raise self._refusal(error) from error
         try:
             return self._render(without_system, for_answer, _FIXED_DATE)
-        except _refused() as error:
+        except refusals() as error:
             raise self._refusal(error) from error
 
     def check(self) -> None:
@@ -72,7 +72,7 @@ class ChatTemplate:
             raise ColdpressError(
                 f"{where}: the chat template is not valid Jinja: {error.message}", hint=hint
             ) from error
-        except _refused() as error:
+        except refusals() as error:
             reason = f"{type(error).__name__}: {error}"
             raise ColdpressError(
                 f"{self.place}: the chat template refuses a single question: {reason}", hint=hint
@@ -181,7 +181,7 @@ def _default(found: Any, place: Path) -> str | None:
     return found
 
 
-def _refused() -> tuple[type[Exception], ...]:
+def refusals() -> tuple[type[Exception], ...]:
     """What the code of a template can raise."""
     from jinja2 import TemplateError
 

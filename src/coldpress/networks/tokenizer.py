@@ -145,8 +145,11 @@ def _class_for_genai(content: dict[str, Any]) -> str | None:
 
 def _ends(tokenizer: Tokenizer, tokens: dict[str, str]) -> dict[str, bool]:
     """Whether the tokenizer puts BOS before a text and EOS behind it, for runtimes that do not read its post-processor."""
-    plain = tokenizer.encode("a", add_special_tokens=False).tokens
-    whole = tokenizer.encode("a", add_special_tokens=True).tokens
+    try:
+        plain, whole = (tokenizer.encode("a", add_special_tokens=adds).tokens for adds in (False, True))
+    except Exception as error:  # tokenizers raises nothing narrower
+        kind = "the tokenizer that transformers makes of the folder's files"
+        raise ColdpressError(f"{kind} cannot take a text: {error}", hint="is it the model's own?") from error
     added = len(whole) - len(plain)
     return {
         "add_bos_token": bool(added) and whole[0] == tokens.get("bos_token"),

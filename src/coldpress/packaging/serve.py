@@ -15,7 +15,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before ONNX Runtime is imported, which would report to Microsoft
 FOLDER = Path(__file__).with_name("model")
 _LARGEST_REQUEST_BYTES = 1 << 24
 Request = dict[str, Any]
@@ -71,14 +70,18 @@ def onnx_model() -> tuple[Answer, Request]:
 
 
 def transformers_model() -> tuple[Answer, Request]:
-    """How to continue texts, and what a request looks like."""
+    """How to answer prompts, or to continue texts where there is no chat template, and what a request looks like."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model: Any = AutoModelForCausalLM.from_pretrained(FOLDER)
     tokenizer: Any = AutoTokenizer.from_pretrained(FOLDER)
 
     def answer(request: Request) -> Request:
-        inputs = tokenizer(str(request["prompt"]), return_tensors="pt")
+        text, has_template = str(request["prompt"]), tokenizer.chat_template is not None
+        if has_template:
+            messages = [{"role": "user", "content": text}]
+            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        inputs = tokenizer(text, add_special_tokens=not has_template, return_tensors="pt")
         made = model.generate(**inputs, max_new_tokens=int(request.get("max_new_tokens", 64)))
         return {"text": tokenizer.decode(made[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)}
 

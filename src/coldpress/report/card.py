@@ -55,7 +55,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(".")  # this folder
 model = AutoModelForCausalLM.from_pretrained(".")
-inputs = tokenizer("The capital of France is", return_tensors="pt")
+prompt = "The capital of France is"
+if tokenizer.chat_template:  # a base model has none: it continues the text
+    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+inputs = tokenizer(prompt, add_special_tokens=not tokenizer.chat_template, return_tensors="pt")
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0]))
 """
 _COMPILES = "\nGPTQModel compiles its kernels when it first loads such a model, which can take minutes.\n"
