@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -100,6 +101,21 @@ def test_an_interrupt_ends_the_work(do):
         do(progress=interrupt)
     assert _servers(psutil.Process()) == []
     assert do(number=1).numbers["earlier"] == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN])
+def test_the_work_of_a_program_that_ignores_interrupts_ignores_them(do, handler):
+    """As a program does that a shell has put into the background: an interrupt of the group is not meant for it."""
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        if handler == signal.SIG_IGN:
+            assert do("interrupt").numbers["earlier"] == 0
+        else:
+            with pytest.raises(ColdpressError, match="exit code -2"):
+                do("interrupt")
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_nothing_is_left_when_the_program_ends(tmp_path):

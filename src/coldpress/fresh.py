@@ -145,7 +145,9 @@ class _Server:
 
 
 def _serve() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asked is interrupted, too, and closes or kills this process
+    # whoever asked is interrupted, too, and closes or kills this process; a program in the background, which ignores it, does neither
+    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    on_interrupt = signal.SIG_IGN if on_interrupt == signal.SIG_IGN else signal.SIG_DFL
     if not _FORKS:
         _work(json.loads(sys.stdin.readline()))
         return
@@ -156,17 +158,17 @@ def _serve() -> None:
     for line in sys.stdin:
         child = os.fork()
         if not child:
-            _work_and_exit(json.loads(line))
+            _work_and_exit(json.loads(line), on_interrupt)
         _, status = os.waitpid(child, 0)
         _say({"ended": os.waitstatus_to_exitcode(status)})
 
 
-def _work_and_exit(request: dict[str, Any]) -> NoReturn:
+def _work_and_exit(request: dict[str, Any], on_interrupt: signal.Handlers) -> NoReturn:
     """In a fork: what is left of the parent is not to be cleaned up here."""
     code = 1
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, on_interrupt)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         _work(request)
         code = 0

@@ -324,8 +324,16 @@ def test_a_provider_that_is_not_here_is_built_but_not_verified(run, tiny_model, 
     ]
 
 
+@pytest.fixture
+def interruptible():
+    """Children get interrupts, also where the shell that began these tests has them ignored, as it has in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_an_interrupt_leaves_nothing_behind(environment, tiny_model, tmp_path):
+def test_an_interrupt_leaves_nothing_behind(interruptible, environment, tiny_model, tmp_path):
     cache = tmp_path / "cache"
     command = [sys.executable, "-m", "coldpress", "auto-opt", "-m", str(tiny_model), "-o", "out"]
     child = subprocess.Popen(
@@ -342,7 +350,7 @@ def test_an_interrupt_leaves_nothing_behind(environment, tiny_model, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_an_interrupt_while_code_is_made_of_a_string_ends_with_130_too(environment, tmp_path):
+def test_an_interrupt_while_code_is_made_of_a_string_ends_with_130_too(interruptible, environment, tmp_path):
     """As while dataclasses are made; Python then ends by the signal, whoever catches the exception, if it is its own."""
     (tmp_path / "interrupted.py").write_text(
         "from coldpress import cli\n"
@@ -350,9 +358,12 @@ def test_an_interrupt_while_code_is_made_of_a_string_ends_with_130_too(environme
         "cli.main([])\n"
     )
     command = [sys.executable, "-m", "interrupted"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+    done = subprocess.run(command, check=False, **options)
     assert done.returncode == 130
     assert "stopped" in done.stderr
+    in_the_background = subprocess.run(["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command], check=False, **options)
+    assert in_the_background.returncode == 0, in_the_background.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="resource limits")

@@ -17,7 +17,7 @@ _earlier: list[int] = []
 
 @dataclass(frozen=True)
 class Worker(Metric):
-    """``does``: tell, mutter, refuse, break or die."""
+    """``does``: tell, mutter, refuse, break, die or interrupt."""
 
     does: str = field(default="tell", metadata={"help": "what it does"})
     number: int = field(default=0, metadata={"help": "makes one job another"})
@@ -36,6 +36,8 @@ class Worker(Metric):
         if self.does == "die":
             print("the last words", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.does == "interrupt":
+            os.kill(os.getpid(), signal.SIGINT)
         _earlier.append(self.number)
         wish = os.environ.get("COLDPRESS_LAB_WISH", "")
         told = {"wish": wish, "folder": str(Path.cwd()), "waits": os.environ.get("OMP_WAIT_POLICY")}
