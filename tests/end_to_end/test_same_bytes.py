@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import socket
 import subprocess
@@ -22,7 +21,7 @@ from tests.adapters import make_adapter
 from tests.conftest import write_model
 from tests.end_to_end import every_pass
 from tests.networks.test_gguf import tiny_llama
-from tests.passes.conftest import WORDS
+from tests.passes.conftest import write_text
 
 FEW = (
     *("press-int4", "quantize-gptq", "rotate-quarot", "unpack_gguf", "attach_adapters", "merge_adapter_weights"),
@@ -40,8 +39,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_llama(folder / "tiny.gguf")
     onnx_models.saved(onnx_models.dense(), folder / "dense")
     onnx_models.saved(onnx_models.convolutional(), folder / "convolutional", external=True)
-    picked = random.Random(0)
-    (folder / "text.txt").write_text("\n".join(" ".join(picked.choices(WORDS, k=30)) for _ in range(40)))
+    write_text(folder / "text.txt")
     _write_adapters(folder)
     return folder
 

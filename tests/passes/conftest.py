@@ -36,12 +36,16 @@ OF_DATA = ("data_files", "max_seq_len", "num_samples")
 SMALL = {"max_seq_len": 32, "num_samples": 6, "group_size": 16, "tolerance": "kl=9,ppl=99,top1=0"}
 
 
-@pytest.fixture(scope="session")
-def text(tmp_path_factory) -> Path:
-    file = tmp_path_factory.mktemp("text") / "text.txt"
+def write_text(file: Path) -> Path:
+    """Forty lines of thirty words."""
     picked = random.Random(0)
     file.write_text("\n".join(" ".join(picked.choices(WORDS, k=30)) for _ in range(40)))
     return file
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory) -> Path:
+    return write_text(tmp_path_factory.mktemp("text") / "text.txt")
 
 
 @pytest.fixture

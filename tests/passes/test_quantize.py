@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -74,34 +68,6 @@ def test_other_data_is_other_work(tiny_model, quantize, tmp_path, text):
     changed.write_text("\n".join(json.dumps({"q": f"{n} minus {n}", "a": "0"}) for n in range(400)))
     third = quantize(tiny_model, "third", **options).data["calibration"]["digest"]
     assert len({first, second, third}) == 3
-
-
-@pytest.mark.full
-def test_a_killed_run_goes_on_to_the_same_bytes(tiny_model, tmp_path, text):
-    """kill -9 at moments that chance picks, again and again, until a run gets through."""
-    options = ["--algorithm", "best", "--data_files", str(text), "--max_seq_len", "32", "--num_samples", "6"]
-    common = ["--group_size", "16", "--no_verify", "--threads", "1"]
-
-    def command(name: str) -> list[str]:
-        paths = ["-m", str(tiny_model), "-o", str(tmp_path / name), "--cache_dir", str(tmp_path / f"{name}-cache")]
-        return [sys.executable, "-m", "coldpress", "quantize", *paths, *options, *common]
-
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    started = time.monotonic()
-    subprocess.run(command("whole"), check=True, capture_output=True, env=environment)
-    whole_s, chance, kills = time.monotonic() - started, random.Random(3), 0
-    while True:
-        run = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-        try:
-            assert run.wait(whole_s * chance.uniform(0.5, 0.95) if kills < 4 else None) == 0
-            break
-        except subprocess.TimeoutExpired:
-            run.send_signal(signal.SIGKILL)
-            run.wait()
-            kills += 1
-    assert kills
-    for name in ("model.safetensors", "config.json"):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
 def test_auto_opt_calibrates_and_presses_at_once(tiny_model, tmp_path, text):
