@@ -171,9 +171,9 @@ def run_pass(
     cache_dir: str | Path | None = None,
     **parameters: Any,
 ) -> Report:
-    """Run one pass on a model, without verification.
+    """Run one pass on a model. From ONNX to ONNX the result is compared with the source; all else is only opened.
 
-    ``parameters``: the pass's fields, and ``device``, ``provider``, ``threads``.
+    ``parameters``: the pass's fields, and ``device``, ``provider``, ``threads``; ``verify=False`` compares nothing.
     """
     workflow = pass_workflow(pass_name, model_name_or_path, output_path, **parameters)
     return _run(workflow, store=Store(cache_dir), overwrite=overwrite)
@@ -182,14 +182,17 @@ def run_pass(
 def pass_workflow(
     pass_name: str, model_name_or_path: str | Path, output_path: str | Path | None = PASS_OUTPUT, **parameters: Any
 ) -> Workflow:
-    """The workflow behind ``run-pass``: one pass, nothing measured, and verified only where the pass asks for it."""
+    """The workflow behind ``run-pass``: one pass, nothing measured; verified where the pass asks for it, and from ONNX to ONNX."""
     target = resolve_target(**{key: parameters.pop(key) for key in _TARGET if key in parameters})
+    part = parts.find("passes", pass_name)
+    can_be = part.is_verified or (part.accepts == ("onnx",) and part.produces == "onnx")
+    is_verified = parameters.pop("verify", True) and not parameters.pop("no_verify", False) and can_be
     return Workflow(
         model=str(model_name_or_path),
         passes=(Step(pass_name.replace("-", "_"), parameters),),
         target=target,
         output=None if output_path is None else str(output_path),
-        verify=Verify(parts.find("passes", pass_name).is_verified),
+        verify=Verify(is_verified),
         metrics=(),
         trust_remote_code=bool(parameters.get("trust_remote_code")),
     )

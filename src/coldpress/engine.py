@@ -16,6 +16,7 @@ from coldpress.errors import WORSE_THAN_TOLERANCE, ColdpressError
 from coldpress.job import Job, Progress, Result
 from coldpress.model import Model, content_key
 from coldpress.networks import adapter_folder
+from coldpress.opening import Opened, Opener, added_up, check_tolerance, with_graphs
 from coldpress.output import Beside, Candidate, check_output, is_current, publish
 from coldpress.packaging import check_package
 from coldpress.run_log import logged
@@ -36,7 +37,7 @@ from coldpress.sources import find_model, hub_config
 from coldpress.store import Store
 from coldpress.systems.local import Local
 from coldpress.target import Target
-from coldpress.verify import WORSE, Origin, Verdict, check_request, verify
+from coldpress.verify import WORSE, Origin, Verdict, check_request, is_compared_as_text, verify
 from coldpress.workflow import Measure, Running, Step, Workflow, labels_of
 
 
@@ -73,6 +74,7 @@ class _Run:
     console: Console
     command: str | None
     results: list[tuple[Step, Result]] = field(default_factory=list)
+    opened: list[Opened] = field(default_factory=list)
 
 
 def run(
@@ -139,6 +141,7 @@ def dry_run(workflow: Workflow, say: Callable[[str], None] = lambda line: None) 
 def _prepared(workflow: Workflow, steps: Sequence[Step], source: Model) -> Prepared | None:
     """Check a request whole, before any work; what a search needs to know, where something is left open."""
     check_request(workflow.verify, source)
+    check_tolerance(workflow, source)
     for package in workflow.packaging:
         check_package(package)
     for measure in workflow.metrics or ():
@@ -169,10 +172,10 @@ class _Made:
 
 def _finished(request: _Run, source: Model, steps: Sequence[Step], goals_of: GoalsOf) -> _Made:
     """The result of passes that leave nothing open, verified and measured; ``goals_of`` says which goals it meets."""
-    request = replace(request, results=[])
+    request = replace(request, results=[], opened=[])
     workflow = request.workflow
     origin, pressed = _pass_by_pass(request, source, steps)
-    verdict = verify(pressed, origin, workflow, request.store, request.console.progress)
+    verdict = _verdict(request, source, pressed, origin)
     request.console.say(_verdict_line(verdict))
     measured = _measure(request, pressed)
     report = Finished(workflow, source, pressed, verdict, measured, request.results, request.command).report()
@@ -191,7 +194,7 @@ def _searched(request: _Run, prepared: Prepared, key: str) -> _Made:
 
     def passes(steps: Sequence[Step]) -> Model:
         _check_passes(steps, source, workflow.target)
-        return _pass_by_pass(replace(quiet, results=[]), source, steps)[1]
+        return _pass_by_pass(replace(quiet, results=[], opened=[]), source, steps)[1]
 
     def measure_anew(model: Model, measure: Measure) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="coldpress-") as place:  # a store of its own: never a known time
@@ -257,9 +260,42 @@ def _pass_by_pass(request: _Run, source: Model, steps: Sequence[Step]) -> tuple[
         assert result.model is not None
         request.results.append((Step(step.type, dict(job.parameters)), result))
         request.console.say(f"{step.type}: {'found in the cache' if result.cached else f'{result.seconds:.1f} s'}")
-        model = result.model
+        before, model = model, result.model
         origin = _origin(origin, model)
+        if model.format == "onnx" and not (step is steps[-1] and _is_run_later(request.workflow, origin, model)):
+            request.opened.append(_opened(request, step, before, model, origin))
     return origin, model
+
+
+def _opened(request: _Run, step: Step, before: Model, model: Model, origin: Origin) -> Opened:
+    """What was found of a result by opening it; it is compared where nothing else tells how good it is."""
+    compare = request.workflow.verify.enabled and not is_compared_as_text(origin, model)
+    return _opener(request).result(step, before, model, compare)
+
+
+def _opener(request: _Run) -> Opener:
+    return Opener(request.workflow, request.store, request.console.progress)
+
+
+def _is_run_later(workflow: Workflow, origin: Origin, model: Model) -> bool:
+    """Whether verification opens the model anyway."""
+    return workflow.verify.enabled and workflow.target.is_here and is_compared_as_text(origin, model)
+
+
+def _verdict(request: _Run, source: Model, model: Model, origin: Origin) -> Verdict:
+    """The verdict on a result, and the pass that broke it, if one did."""
+    workflow = request.workflow
+    verdict = verify(model, origin, workflow, request.store, request.console.progress)
+    found = request.opened
+    if verdict.verdict == WORSE and len(request.results) > 1:
+        models = [source, *(result.model for _, result in request.results if result.model)]
+        pairs = zip(models, models[1:], (step for step, _ in request.results), strict=False)
+        found = [
+            _opener(request).result(step, before, after, compare=True)
+            for before, after, step in pairs
+            if before.format == after.format == "onnx"
+        ]
+    return with_graphs(verdict, found, is_whole=workflow.verify.enabled and origin.source.format == "onnx")
 
 
 def _origin(known: Origin, model: Model) -> Origin:
@@ -328,7 +364,14 @@ def verify_pressed(model: str, workflow: Workflow, store: Store, console: Consol
         attached = (one for one in done if one["name"] == "attach_adapters")
         steps = (*steps, *(Step(one["name"], one["parameters"]) for one in attached))
     origin, _ = _pass_by_pass(_Run(workflow, store, console, None), original, steps)
-    return verify(replace(pressed, notes=notes), origin, workflow, store, console.progress)
+    verdict = verify(replace(pressed, notes=notes), origin, workflow, store, console.progress)
+    if original.format != "onnx" or pressed.format != "onnx" or pressed.key == original.key:
+        return verdict
+    limit = added_up([Step(one["name"], one["parameters"]) for one in done])
+    if limit is None:
+        return verdict
+    found = Opener(workflow, store, console.progress).compared("the passes", original, pressed, limit)
+    return with_graphs(verdict, [found], is_whole=True)
 
 
 def _passes_in(folder: Path) -> list[dict[str, Any]]:

@@ -63,6 +63,20 @@ class Context:
     kept: Callable[[str, Mapping[str, Any]], AbstractContextManager[Path]] = _no_folder
 
 
+@dataclass(frozen=True)
+class Closeness:
+    """How far the outputs of a graph may be from those of the graph before a pass: ``relative``, the norm of their difference in
+    units of the norm of what was there before, and ``why`` that much.
+    """
+
+    relative: float
+    why: str
+
+
+#: of a pass that says the same in other words
+SAME = Closeness(1e-4, "only the order of sums may change")
+
+
 class Pass:
     """One transformation of a model. Subclasses are frozen dataclasses; their fields are the parameters.
 
@@ -80,6 +94,11 @@ class Pass:
     needs: ClassVar[tuple[str, ...]] = ()
     is_timed: ClassVar[bool] = False
     version: ClassVar[int] = 1
+
+    @property
+    def closeness(self) -> Closeness | None:
+        """How near an ONNX model must stay to the ONNX model before; None where the pass means to change what it computes."""
+        return None
 
     def check(self, model: Model, target: Target) -> None:
         """Raise ColdpressError when this pass cannot do its work; early and cheap."""

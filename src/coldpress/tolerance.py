@@ -47,13 +47,15 @@ class Tolerance:
 
     ``kl``: highest mean KL divergence in nats a token. ``perplexity_ratio``: highest perplexity, in units of the
     source's. ``top1_agreement``, ``generation_agreement``: lowest share of tokens on which both agree, on text and in
-    the model's own answers.
+    the model's own answers. ``relative``: of a graph made from a graph, the largest difference of an output in units of what it was;
+    None leaves that to the pass.
     """
 
     kl: float | None = None
     perplexity_ratio: float | None = None
     top1_agreement: float | None = None
     generation_agreement: float | None = None
+    relative: float | None = None
 
 
 TOLERANCES = {
@@ -80,6 +82,7 @@ _SHORT = {
     "top1_agreement": "top1_agreement",
     "generation": "generation_agreement",
     "generation_agreement": "generation_agreement",
+    "relative": "relative",
 }
 
 
@@ -135,6 +138,11 @@ def parse_tolerance(text: str) -> Tolerance:
             raise ColdpressError(f"unknown tolerance '{name}' in '{text}'", hint=did_you_mean(name, _SHORT))
         limits[_SHORT[name]] = _number(value, text)
     return Tolerance(**limits)
+
+
+def relative_limit(text: str | None) -> float | None:
+    """The limit for graphs made from graphs that a tolerance on a command line sets, if it does."""
+    return parse_tolerance(text).relative if text else None
 
 
 def _number(value: str, text: str) -> float:

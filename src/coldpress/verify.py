@@ -140,6 +140,11 @@ def _against_source(model: Model, origin: Origin, workflow: Workflow, store: Sto
     return Verdict(WORSE if reasons else VERIFIED, reasons, numbers, tolerance, seconds)
 
 
+def is_compared_as_text(origin: Origin, model: Model) -> bool:
+    """Whether the result is run and compared with its Hugging Face source, as models that generate text are."""
+    return origin.source.format == "hf" and bool(model.notes.get("generates", True))
+
+
 _NOTHING_ELSE = "it is the model that a later result would be compared with, and is compared with nothing itself"
 
 

@@ -26,6 +26,11 @@ class _Passes(click.Group):
         @output_option("models/run-pass")
         @pass_options(part)
         @target_options
+        @click.option(
+            "--no_verify",
+            is_flag=True,
+            help="Open the result, but do not compare it with the ONNX model it was made from.",
+        )
         @click.option("--overwrite", is_flag=True, help="Replace files in an output folder that is not empty.")
         @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
         @common_options

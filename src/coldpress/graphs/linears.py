@@ -74,10 +74,12 @@ def find_head(graph: ir.Graph, linears: list[Linear]) -> Linear | None:
         return None
     by_node = {id(linear.matmul): linear for linear in linears}
     pending = [output.producer() for output in graph.outputs if output.name == "logits"]
+    seen = set()
     while pending:
         node = pending.pop()
-        if node is None:
+        if node is None or node in seen:
             continue
+        seen.add(node)
         if id(node) in by_node:
             return by_node[id(node)]
         pending.extend(value.producer() for value in node.inputs if value is not None)

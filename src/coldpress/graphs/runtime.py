@@ -265,8 +265,8 @@ def runtime_errors() -> tuple[type[Exception], ...]:
     """What onnxruntime raises for a graph that it cannot load or run; its exceptions have no common base."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    at_load = (state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented)
-    return (*at_load, state.Fail, state.InvalidArgument, state.RuntimeException)
+    at_load = (state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented, state.NoSuchFile, state.EPFail)
+    return (*at_load, state.Fail, state.InvalidArgument, state.RuntimeException, ValueError, RuntimeError)
 
 
 def _reroute(graph: onnx.GraphProto, old: str, new: str) -> None:

@@ -58,12 +58,15 @@ class Session:
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Every output by its name, for arrays by the names of inputs."""
-        values = self._values(inputs)
+        return self.outputs_for(self._feeds(inputs))
+
+    def outputs_for(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """Every output by its name, for an array or OrtValue by the name of every input, each in the type of that."""
         try:
-            found = self._session.run_with_ort_values(None, values)
+            found = self._session.run(None, dict(feeds))
         except runtime_errors() as error:
             raise self._failed(error) from error
-        return dict(zip(self.outputs, (value.numpy() for value in found), strict=True))
+        return dict(zip(self.outputs, found, strict=True))
 
     def step(self, inputs: Mapping[str, np.ndarray], io_binding: bool = False) -> Callable[[], object]:
         """One run with these arrays, to be called as often as one likes.
@@ -72,10 +75,10 @@ class Session:
         """
         feeds = self._feeds(inputs)
         if not io_binding:
-            if all(isinstance(feed, np.ndarray) for feed in feeds.values()):
-                return lambda: self._session.run(None, feeds)
-            values = self._values(inputs)
-            return lambda: self._session.run_with_ort_values(None, values)
+            return lambda: self._session.run(None, feeds)
+        texts = [name for name, feed in feeds.items() if isinstance(feed, np.ndarray) and feed.dtype.kind in "OUS"]
+        if texts:
+            raise ColdpressError(f"io_binding: ONNX Runtime binds no texts, such as '{texts[0]}'", hint="leave it out")
         binding = self._session.io_binding()
         for name, value in self._values(inputs, self._device).items():
             binding.bind_ortvalue_input(name, value)
@@ -129,6 +132,8 @@ def _cast(array: np.ndarray, wanted: Input) -> np.ndarray:
     """An array in the input's type; ColdpressError where that would change its numbers beyond rounding."""
     if array.dtype == wanted.dtype:
         return array
+    if array.dtype.kind in "US" and wanted.dtype.kind == "O":
+        return array.astype(object)
     both_whole = array.dtype.kind in "iub" and wanted.dtype.kind in "iub"
     to_float = wanted.dtype.kind not in "iub" and array.dtype.kind in "iubf"
     if not both_whole and not to_float:

@@ -11,26 +11,44 @@ import numpy as np
 
 from coldpress.errors import ColdpressError
 
-_GATHERS = {"Gather": (0, 1), "GatherBlockQuantized": (0, 1)}
-_SAME_NUMBERS = ("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten")
+#: operators that look indices up: the inputs that hold the table and the indices
+_LOOKUPS = {
+    "Gather": (0, 1),
+    "GatherElements": (0, 1),
+    "GatherND": (0, 1),
+    "GatherBlockQuantized": (0, 1),
+    "EmbedLayerNormalization": (2, 0),
+}
+_SAME_NUMBERS = ("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose", "Expand")
+#: operators whose result has as many rows as their first input
+_SAME_ROWS = ("Cast", "Identity", "DequantizeLinear", "QuantizeLinear")
+#: names of open axes that say nothing: two axes called so need not have the same size
+_NO_NAMES = ("", "?", "-1", "None", "none", "unk", "dynamic")
 
 
 @dataclass(frozen=True)
 class Input:
-    """``kind`` is the element type as ONNX numbers it; ``shape`` has sizes, names of open axes, or None.
+    """``kind`` is the element type as ONNX numbers it, 0 for what is no tensor; ``shape`` has sizes, names of open axes, or None.
 
-    ``rows``: for an input of indices, how many rows the table has that they pick from; None where that is not plain.
+    ``rows``: for an input of indices, how many rows the table has that they pick from; None where that is not plain. ``known``: the
+    values that the graph compares it with or looks it up among.
     """
 
     name: str
     kind: int
     shape: tuple[int | str | None, ...]
     rows: int | None = None
+    known: tuple[Any, ...] = ()
 
     @property
     def dtype(self) -> np.dtype:
         from onnx import helper
 
+        if not self.kind:
+            raise ColdpressError(
+                f"input '{self.name}' is a sequence, an optional value or a map; coldpress feeds tensors only",
+                hint="make it a graph that takes tensors",
+            )
         return np.dtype(helper.tensor_dtype_to_np_dtype(self.kind))
 
     @property
@@ -48,35 +66,87 @@ def signature(file: Path) -> dict[str, Input]:
         graph = onnx.load(str(file), load_external_data=False).graph
     except DecodeError as error:
         raise ColdpressError(f"{file} cannot be read as an ONNX model: {error}") from error
-    constants = {tensor.name for tensor in graph.initializer}
-    rows = _rows_by_input(graph)
+    constants = {tensor.name for tensor in (*graph.initializer, *(one.values for one in graph.sparse_initializer))}
+    uses = _Uses(graph)
     found = {}
     for value in graph.input:
         if value.name not in constants:
             tensor = value.type.tensor_type
             shape = tuple(_size(axis) for axis in tensor.shape.dim)
-            found[value.name] = Input(value.name, tensor.elem_type, shape, rows.get(value.name))
+            known = tuple(uses.known.get(value.name, ()))
+            found[value.name] = Input(value.name, tensor.elem_type, shape, uses.rows.get(value.name), known)
     return found
 
 
 def _size(axis: Any) -> int | str | None:
-    return int(axis.dim_value) if axis.HasField("dim_value") else axis.dim_param or None
+    if axis.HasField("dim_value"):
+        return int(axis.dim_value) if axis.dim_value >= 0 else None
+    return None if axis.dim_param in _NO_NAMES else axis.dim_param
 
 
-def _rows_by_input(graph: Any) -> dict[str, int]:
-    """Input of indices -> rows of the table they pick from: the embedding of a text model."""
-    tables = {tensor.name: int(tensor.dims[0]) for tensor in graph.initializer if tensor.dims}
-    origin = {value.name: value.name for value in graph.input}
-    rows: dict[str, int] = {}
-    for node in graph.node:
-        if node.op_type in _SAME_NUMBERS and node.input[0] in origin:
-            origin[node.output[0]] = origin[node.input[0]]
-        if node.op_type in _GATHERS:
-            table, indices = (node.input[place] for place in _GATHERS[node.op_type])
-            if table in tables and indices in origin:
-                name = origin[indices]
-                rows[name] = min(tables[table], rows.get(name, tables[table]))
-    return rows
+class _Uses:
+    """What a graph does with its inputs. ``rows``: input of indices -> rows of the table they pick from, as the embedding of a
+    text model has them; ``known``: input -> the values it is compared with.
+    """
+
+    def __init__(self, graph: Any):
+        self.rows: dict[str, int] = {}
+        self.known: dict[str, list[Any]] = {}
+        self._origin = {value.name: value.name for value in graph.input}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._constants: dict[str, Any] = {}
+        self._walk(graph)
+
+    def _walk(self, graph: Any) -> None:
+        for tensor in graph.initializer:
+            self._note(tensor.name, tensor)
+        for node in graph.node:
+            for attribute in node.attribute:
+                for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                    self._walk(inner)
+            self._look_at(node)
+
+    def _note(self, name: str, tensor: Any) -> None:
+        self._shapes[name] = tuple(tensor.dims)
+        if len(tensor.dims) <= 1 and (tensor.dims or [1])[0] <= _FEW and tensor.data_location == 0:
+            self._constants[name] = tensor
+
+    def _look_at(self, node: Any) -> None:
+        first = node.input[0] if node.input else ""
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            self._note(node.output[0], node.attribute[0].t)
+        if node.op_type in _SAME_NUMBERS and first in self._origin:
+            self._origin[node.output[0]] = self._origin[first]
+        if node.op_type in _SAME_ROWS and first in self._shapes:
+            self._shapes[node.output[0]] = self._shapes[first]
+        if node.op_type in _LOOKUPS and len(node.input) > max(_LOOKUPS[node.op_type]):
+            table, indices = (node.input[place] for place in _LOOKUPS[node.op_type])
+            axis = next((one.i for one in node.attribute if one.name == "axis"), 0)
+            if self._shapes.get(table) and indices in self._origin:
+                self._indexes(self._origin[indices], self._shapes[table][axis])
+        if node.op_type == "OneHot" and first in self._origin and node.input[1] in self._constants:
+            self._indexes(self._origin[first], int(self._values(node.input[1])[0]))
+        if node.op_type == "Equal" and any(name in self._origin for name in node.input):
+            name = next(name for name in node.input if name in self._origin)
+            for other in node.input:
+                if other in self._constants:
+                    self.known.setdefault(self._origin[name], []).extend(self._values(other))
+        if node.op_type == "LabelEncoder" and first in self._origin:
+            keys = next((list(one.strings) for one in node.attribute if one.name == "keys_strings"), [])
+            self.known.setdefault(self._origin[first], []).extend(key.decode() for key in keys)
+
+    def _indexes(self, name: str, rows: int) -> None:
+        self.rows[name] = min(rows, self.rows.get(name, rows))
+
+    def _values(self, name: str) -> list[Any]:
+        from onnx import numpy_helper
+
+        found: list[Any] = numpy_helper.to_array(self._constants[name]).reshape(-1).tolist()
+        return found
+
+
+#: constants with more elements are nothing that an input is compared with
+_FEW = 16
 
 
 def empty_cache(name: str, kind: int, shape: tuple[Any, ...], config: Mapping[str, Any], batch: int = 1) -> Any:

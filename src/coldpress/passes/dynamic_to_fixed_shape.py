@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.graphs.foreign.folder import find_graphs, infer_shapes, load_graph, rewrite_graphs, save_graph
 from coldpress.model import Model
-from coldpress.parts import Context, Pass, option
+from coldpress.parts import SAME, Closeness, Context, Pass, option
 from coldpress.target import Target
 
 if TYPE_CHECKING:
@@ -24,12 +24,17 @@ class DynamicToFixedShape(Pass):
     """Fix sizes that a graph leaves open: named dimensions, or whole shapes of inputs."""
 
     accepts: ClassVar[tuple[str, ...]] = ("onnx",)
+    version: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("onnx-ir", "onnx-shape-inference")
 
     dim_param: tuple[str, ...] = option("names of dimensions", ())
     dim_value: tuple[int, ...] = option("their sizes, in the same order", ())
     input_name: tuple[str, ...] = option("names of inputs", ())
     input_shape: tuple[str | tuple[int, ...], ...] = option("their shapes, in the same order, such as 1,3,224,224", ())
+
+    @property
+    def closeness(self) -> Closeness:
+        return SAME
 
     def check(self, model: Model, target: Target) -> None:
         for names, values in (("dim_param", "dim_value"), ("input_name", "input_shape")):

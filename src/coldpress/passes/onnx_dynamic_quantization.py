@@ -17,7 +17,7 @@ from coldpress.graphs.foreign.folder import find_graphs, rewrite_graphs
 from coldpress.graphs.foreign.int8 import Choice, quantize_dynamic, said
 from coldpress.graphs.foreign.tools import working_copy
 from coldpress.model import Model
-from coldpress.parts import Context, Pass, option
+from coldpress.parts import Closeness, Context, Pass, option
 from coldpress.target import Target
 
 _OPERATORS = ("MatMul", "Gemm", "Gather", "Attention", "EmbedLayerNormalization", "LSTM")
@@ -28,6 +28,7 @@ class OnnxDynamicQuantization(Pass):
     """Weights in int8, activations rounded while the model runs: no data needed."""
 
     accepts: ClassVar[tuple[str, ...]] = ("onnx",)
+    version: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
     precision: str = option("type of weights; signed ones are the fast ones", "int8", ("int8", "uint8"))
@@ -37,6 +38,10 @@ class OnnxDynamicQuantization(Pass):
     op_types_to_exclude: tuple[str, ...] = option("operators that stay float", ())
     nodes_to_quantize: tuple[str, ...] = option("globs over names of nodes; default: all of these operators", ())
     nodes_to_exclude: tuple[str, ...] = option("globs over names of nodes that stay float", ())
+
+    @property
+    def closeness(self) -> Closeness:
+        return Closeness(0.25, "8 bits round each product by about 1%, which adds up over layers")
 
     def check(self, model: Model, target: Target) -> None:
         if model.path.exists():

@@ -19,7 +19,7 @@ import numpy as np
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.graphs.foreign.folder import find_graphs, infer_shapes, load_graph, rewrite_graphs, save_graph
 from coldpress.model import Model
-from coldpress.parts import Context, Pass, option
+from coldpress.parts import Closeness, Context, Pass, option
 from coldpress.target import Target
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class OnnxFloatToFloat16(Pass):
     """Turn the float32 numbers of an ONNX graph into float16."""
 
     accepts: ClassVar[tuple[str, ...]] = ("onnx",)
+    version: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
     keep_io_types: bool = option("inputs and outputs stay float32", False)
@@ -42,6 +43,10 @@ class OnnxFloatToFloat16(Pass):
     node_block_list: tuple[str, ...] = option("globs over names of nodes that stay float32", ())
     min_positive_val: float = option("smaller weights that are not zero become this", _SMALLEST)
     max_finite_val: float = option("larger weights become this", _LARGEST)
+
+    @property
+    def closeness(self) -> Closeness:
+        return Closeness(0.03, "float16 has 11 significant bits, which sums over thousands of products lose a few of")
 
     def check(self, model: Model, target: Target) -> None:
         if target.short_name == "cpu":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.graphs.foreign.folder import find_graphs, load_graph, rewrite_graphs, save_graph
 from coldpress.model import Model
-from coldpress.parts import Context, Pass, option
+from coldpress.parts import SAME, Closeness, Context, Pass, option
 from coldpress.target import Target
 
 if TYPE_CHECKING:
@@ -32,6 +32,11 @@ class OnnxIoDatatypeConverter(Pass):
     name_pattern: str = option("glob over names of inputs and outputs", "logits")
     source_dtype: str = option("those that have this type", "float16", _TYPES)
     target_dtype: str = option("get this one", "float32", _TYPES)
+
+    @property
+    def closeness(self) -> Closeness:
+        narrow = {self.source_dtype, self.target_dtype} - {"float32", "double", "int64", "int32"}
+        return Closeness(0.02, f"{' and '.join(sorted(narrow))} rounds what goes in and comes out") if narrow else SAME
 
     def check(self, model: Model, target: Target) -> None:
         if self.source_dtype == self.target_dtype:

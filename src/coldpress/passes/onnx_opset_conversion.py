@@ -6,15 +6,15 @@ operator of the graph does not have is refused. Tensors stay in their files.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from coldpress.errors import WORK_FAILED, ColdpressError
+from coldpress.errors import ColdpressError
 from coldpress.graphs.foreign.folder import load_graph, rewrite_graphs, save_graph
+from coldpress.graphs.foreign.opset import convert
 from coldpress.model import Model
-from coldpress.parts import Context, Pass, option
+from coldpress.parts import SAME, Closeness, Context, Pass, option
 from coldpress.target import Target
 
 _OLDEST = 7
@@ -28,6 +28,10 @@ class OnnxOpsetConversion(Pass):
     needs: ClassVar[tuple[str, ...]] = ("onnxscript",)
 
     target_opset: int = option("version of ONNX's operators", 21)
+
+    @property
+    def closeness(self) -> Closeness:
+        return SAME
 
     def check(self, model: Model, target: Target) -> None:
         from onnx.defs import onnx_opset_version
@@ -46,44 +50,9 @@ class OnnxOpsetConversion(Pass):
             ctx.progress(f"converting {file.name}", 0, 1)
             graph = load_graph(file)
             before = graph.opset_imports.get("")
-            converted = self._converted(graph, file)
-            save_graph(converted, target)
+            convert(graph, self.target_opset, file.name)
+            save_graph(graph, target)
             remarks.append(f"{target.name}: opset {before} became {self.target_opset}")
 
         rewrite_graphs(model.path, ctx.scratch, change)
         return Model(ctx.scratch, "onnx", "", {**model.notes, "warnings": [*model.notes.get("warnings", []), *remarks]})
-
-    def _converted(self, model: Any, file: Path) -> Any:
-        from onnxscript.version_converter import convert_version
-
-        before = model.opset_imports.get("")
-        logger, reasons = logging.getLogger("onnxscript.version_converter"), _Reasons()
-        logger.addHandler(reasons)
-        spreads, logger.propagate = logger.propagate, False
-        try:
-            convert_version(model, self.target_opset, fallback=True)
-        except Exception as error:  # the converters' errors have no common base
-            raise self._impossible(file, before, str(error)) from error
-        finally:
-            logger.removeHandler(reasons)
-            logger.propagate = spreads
-        if model.opset_imports.get("") != self.target_opset:
-            raise self._impossible(file, before, reasons.last or "an operator has no form there")
-        return model
-
-    def _impossible(self, file: Path, before: int | None, why: str) -> ColdpressError:
-        return ColdpressError(
-            f"{file.name} cannot be converted from opset {before} to {self.target_opset}: {why}",
-            hint="choose a newer opset, or export the model with the one you want",
-            exit_code=WORK_FAILED,
-        )
-
-
-class _Reasons(logging.Handler):
-    """Keeps the last error that the converter only logs."""
-
-    last = ""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.exc_info and record.exc_info[1]:
-            self.last = str(record.exc_info[1]).rpartition("failed: ")[2]

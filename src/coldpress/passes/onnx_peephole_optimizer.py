@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 
 from coldpress.errors import ColdpressError
 from coldpress.graphs.foreign.folder import load_graph, rewrite_graphs, save_graph
+from coldpress.graphs.foreign.simplify import remove_identities
 from coldpress.model import Model
-from coldpress.parts import Context, Pass, option
+from coldpress.parts import SAME, Closeness, Context, Pass, option
 from coldpress.target import Target
 
 _FOLDED_BYTES = 1 << 18
@@ -24,11 +25,16 @@ class OnnxPeepholeOptimizer(Pass):
     """Simplify an ONNX graph: constants are folded, and what is superfluous, doubled or unread is removed."""
 
     accepts: ClassVar[tuple[str, ...]] = ("onnx",)
+    version: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("onnxscript",)
 
     onnxscript_optimize: bool = option("fold constants and apply onnxscript's rewriting rules", True)
     remove_duplicates: bool = option("compute equal things once, and store equal tensors once", True)
     output_size_limit: int = option("largest tensor that folding may make, in bytes", _FOLDED_BYTES)
+
+    @property
+    def closeness(self) -> Closeness:
+        return SAME
 
     def check(self, model: Model, target: Target) -> None:
         if not self.onnxscript_optimize and not self.remove_duplicates:
@@ -55,6 +61,7 @@ class OnnxPeepholeOptimizer(Pass):
             from onnxscript.optimizer import optimize_ir
 
             optimize_ir(model, num_iterations=4, output_size_limit=self.output_size_limit, inline=False)
-        removed = [common.IdentityEliminationPass(), common.RemoveUnusedNodesPass(), common.RemoveUnusedFunctionsPass()]
-        doubled = [common.CommonSubexpressionEliminationPass(), common.DeduplicateHashedInitializersPass()]
-        Sequential(*(doubled if self.remove_duplicates else []), *removed)(model)
+        if self.remove_duplicates:
+            Sequential(common.CommonSubexpressionEliminationPass(), common.DeduplicateHashedInitializersPass())(model)
+        remove_identities(model)
+        Sequential(common.RemoveUnusedNodesPass(), common.RemoveUnusedFunctionsPass())(model)

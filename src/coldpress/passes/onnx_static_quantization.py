@@ -27,7 +27,7 @@ from coldpress.graphs.foreign.int8 import (
 )
 from coldpress.graphs.foreign.tools import working_copy
 from coldpress.model import Model
-from coldpress.parts import Context, DataSource, Pass, option
+from coldpress.parts import Closeness, Context, DataSource, Pass, option
 from coldpress.target import Target
 
 _PRODUCTS = ("MatMul", "Gemm", "Gather")
@@ -45,6 +45,7 @@ class OnnxStaticQuantization(Pass):
     """Weights and activations in int8, in ranges that a few batches show."""
 
     accepts: ClassVar[tuple[str, ...]] = ("onnx",)
+    version: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
     data: DataSource | None = option("where the calibration batches come from", None)
@@ -70,6 +71,12 @@ class OnnxStaticQuantization(Pass):
     op_types_to_exclude: tuple[str, ...] = option("operators that stay float", ())
     nodes_to_quantize: tuple[str, ...] = option("globs over names of nodes; default: all of these operators", ())
     nodes_to_exclude: tuple[str, ...] = option("globs over names of nodes that stay float", ())
+
+    @property
+    def closeness(self) -> Closeness:
+        return Closeness(
+            0.4, "8 bits in ranges that were seen: each layer rounds by 1% to 2%, and cuts what was not seen"
+        )
 
     def check(self, model: Model, target: Target) -> None:
         if self.calibrate_method != "percentile" and self.percentile != OnnxStaticQuantization.percentile:

@@ -15,7 +15,7 @@ from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.graphs.foreign.folder import load_graph, rewrite_graphs, save_graph
 from coldpress.graphs.foreign.tools import quiet, working_copy
 from coldpress.model import Model
-from coldpress.parts import Context, Pass, option
+from coldpress.parts import Closeness, Context, Pass, option
 from coldpress.target import Target
 
 #: the optimizer for each kind of model in a config.json
@@ -42,6 +42,7 @@ class OrtTransformersOptimization(Pass):
     """Fuse the patterns of transformers into the operators that ONNX Runtime has kernels for."""
 
     accepts: ClassVar[tuple[str, ...]] = ("onnx",)
+    version: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
     model_type: str | None = option("which patterns to look for; default: by config.json, else bert", None)
@@ -52,6 +53,13 @@ class OrtTransformersOptimization(Pass):
     )
     only_onnxruntime: bool = option("only those, without looking for patterns", False)
     optimization_options: dict[str, bool] = option("fusions switched on or off, such as enable_gelu", dict)
+
+    @property
+    def closeness(self) -> Closeness:
+        is_approximate = self.optimization_options.get("enable_gelu_approximation", False)
+        return Closeness(
+            1e-2 if is_approximate else 1e-3, "fused operators sum in another order, and some approximate GELU"
+        )
 
     def check(self, model: Model, target: Target) -> None:
         from onnxruntime.transformers.fusion_options import FusionOptions

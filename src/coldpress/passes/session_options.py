@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from coldpress.errors import ColdpressError
 from coldpress.graphs.foreign.options import LEVELS, MODES, write_options
 from coldpress.model import Model
-from coldpress.parts import Context, Pass, option
+from coldpress.parts import SAME, Closeness, Context, Pass, option
 from coldpress.target import Target
 
 
@@ -28,6 +28,10 @@ class SessionOptions(Pass):
     inter_op_num_threads: int | None = option("threads for operators beside each other, in the parallel mode", None)
     execution_mode: str | None = option("one operator after the other, or branches beside each other", None, MODES)
     config_entries: dict[str, str] = option("further entries of the session's configuration", dict)
+
+    @property
+    def closeness(self) -> Closeness:
+        return SAME
 
     def check(self, model: Model, target: Target) -> None:
         if not self.options:

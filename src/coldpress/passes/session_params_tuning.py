@@ -23,7 +23,7 @@ from coldpress.graphs.foreign.folder import find_graphs
 from coldpress.graphs.foreign.options import LEVELS, MODES, write_options
 from coldpress.graphs.session import Session
 from coldpress.model import Model, files_of
-from coldpress.parts import Context, DataSource, Pass, option
+from coldpress.parts import SAME, Closeness, Context, DataSource, Pass, option
 from coldpress.target import Target
 
 #: sessions are kept open between rounds while they need no more memory than this
@@ -49,6 +49,10 @@ class SessionParamsTuning(Pass):
     extra_session_config: dict[str, str] = option("entries of the session's configuration that all have", dict)
     rounds: int = option("turns that each combination gets", 5)
     runs: int = option("timed runs in a turn", 10)
+
+    @property
+    def closeness(self) -> Closeness:
+        return SAME
 
     def check(self, model: Model, target: Target) -> None:
         for name, known in (("optimization_levels", LEVELS), ("execution_modes", MODES)):

@@ -194,6 +194,10 @@ def _quality_facts(report: Report) -> list[Fact]:
         allowed = number(tolerance, key)
         limit = "" if allowed is None else f"{bound} {_round(allowed, text is share)}"
         lines.append(Fact(key, name, text(number(quality, key)), limit=limit, meaning=meaning))
+    if (change := number(quality, "relative")) is not None:
+        limit = f"at most {quantity(number(quality, 'relative_limit'))}"
+        meaning = "norm of the difference from the graph before, in units of its norm"
+        lines.append(Fact("relative", "Change of an output", quantity(change), limit=limit, meaning=meaning))
     return lines
 
 
