@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import jinja2
@@ -151,8 +150,24 @@ def test_a_tokenizer_without_its_one_file_is_made_of_the_others(tmp_path: Path):
     output.mkdir()
     write_tokenizer(tmp_path, output)
     assert Tokenizer.from_file(str(output / "tokenizer.json")).encode(text).ids == expected
-    shutil.copyfile(tmp_path / "merges.txt", tmp_path / "tokenizer.model")
-    for name in ("vocab.json", "merges.txt"):
-        (tmp_path / name).unlink()
+
+
+@pytest.mark.parametrize(("content", "library"), [(b"\n\x0e\n\x05<unk>", "sentencepiece"), (b"IQ== 0\n", "tiktoken")])
+def test_a_library_that_is_missing_is_named(tmp_path: Path, content: bytes, library: str, monkeypatch):
+    import importlib.util
+
+    monkeypatch.setattr(
+        "coldpress.networks.tokenizer.find_spec",
+        lambda name: None if name == library else importlib.util.find_spec(name),
+    )
+    vocabulary_of(tmp_path, 280)
+    (tmp_path / "tokenizer.model").write_bytes(content)
+    with pytest.raises(ColdpressError, match=rf"{tmp_path}.tokenizer\.model needs {library}") as caught:
+        check_tokenizer(tmp_path)
+    assert "pip install" in str(caught.value.hint)
+
+
+def test_files_of_which_nothing_can_be_made_are_refused_in_the_terms_of_the_folder(tmp_path: Path):
+    (vocabulary_of(tmp_path, 280) / "merges.txt").write_text("a b\n")
     with pytest.raises(ColdpressError, match=f"no tokenizer can be loaded from {tmp_path}"):
         check_tokenizer(tmp_path)

@@ -6,7 +6,6 @@ those of transformers know; so texts of many scripts, and chats, are sent throug
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from coldpress.errors import ColdpressError
 from coldpress.graphs.prompts import has_chat_template, prompt_ids
 from coldpress.networks import heldout
-from coldpress.networks.chat_template import read_chat_template, refusals, system_within_user
+from coldpress.networks.chat_template import read_chat_template, read_json, refusals, system_within_user
 from coldpress.networks.tokenizer import has_tokenizer, pretrained_tokenizer
 
 Message = Mapping[str, str]
@@ -109,9 +108,9 @@ class Runtime:
     def _tokenizer(self) -> Any:
         import onnxruntime_genai as og
 
-        kind = json.loads((self._folder / "tokenizer.json").read_text(encoding="utf-8"))["model"].get("type")
+        kind = (read_json(self._folder / "tokenizer.json").get("model") or {}).get("type")
         if kind not in ("BPE", "Unigram"):  # another kind can end the process
-            raise ColdpressError(f"it has no tokenizer of the kind {kind}")
+            raise ColdpressError(f"it has no tokenizer of the kind {kind}" if kind else "there is no tokenizer.json")
         try:
             return og.Tokenizer(str(self._folder))
         except RuntimeError as error:

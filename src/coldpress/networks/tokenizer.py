@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import string
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +24,16 @@ FAST, SETTINGS, NAMED = "tokenizer.json", "tokenizer_config.json", "special_toke
 _OF_GENAI = "tokenizer_module.json"
 #: the classes with which transformers takes tokenizer.json as it is; the first is the one that all runtimes know
 AS_IT_IS = ("PreTrainedTokenizerFast", "TokenizersBackend")
+_BASE64 = string.ascii_letters.encode() + string.digits.encode() + b"+/"
 #: other files that transformers makes a tokenizer of
 _OTHERS = ("*.model", "*.spm", "*.tiktoken", "tekken.json", "vocab.json", "vocab.txt", "merges.txt")
-_SENTENCEPIECE = ("*.model", "*.spm")
+#: files, the bytes they may begin with, and the library that reads them; both libraries call theirs tokenizer.model
+_OF_LIBRARIES = (
+    ("*.model", b"\n", "sentencepiece"),
+    ("*.spm", b"\n", "sentencepiece"),
+    ("*.model", _BASE64, "tiktoken"),
+    ("*.tiktoken", _BASE64, "tiktoken"),
+)
 #: settings that name tokens for inputs which a model of text does not have; such a token may lie beyond its embedding
 _OF_OTHER_INPUTS = ("image_token", "video_token", "audio_token")
 _WRITES_TEXT = ("CausalLM", "LMHeadModel")
@@ -43,6 +51,7 @@ def pretrained_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
 
     Raises ColdpressError where transformers has none.
     """
+    _check_needs(folder)
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     own_code = "auto_map" in read_json(folder / SETTINGS) and not trust_remote_code
@@ -51,7 +60,9 @@ def pretrained_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
         tokenizer = kind.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
     except Exception as error:  # tokenizers raises nothing narrower
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ColdpressError(f"no tokenizer can be loaded from {folder}: {reason}", hint=_way_out(folder)) from error
+        raise ColdpressError(
+            f"no tokenizer can be loaded from {folder}: {reason}", hint=f"{_SAVE}, or name its folder as 'tokenizer'"
+        ) from error
     return tokenizer
 
 
@@ -160,11 +171,18 @@ def _ends(tokenizer: Tokenizer, tokens: dict[str, str]) -> dict[str, bool]:
 _SAVE = "save one there: AutoTokenizer.from_pretrained(...).save_pretrained(folder)"
 
 
-def _way_out(folder: Path) -> str:
-    needs_sentencepiece = any(any(folder.glob(pattern)) for pattern in _SENTENCEPIECE)
-    if not (folder / FAST).is_file() and needs_sentencepiece and find_spec("sentencepiece") is None:
-        return f"pip install sentencepiece protobuf, which make {FAST} of it"
-    return f"{_SAVE}, or name its folder as 'tokenizer'"
+def _check_needs(folder: Path) -> None:
+    """Raise ColdpressError where the files are of a library that is not installed; transformers would name another."""
+    if (folder / FAST).is_file():
+        return
+    for pattern, begin, library in _OF_LIBRARIES:
+        for file in folder.glob(pattern):
+            with file.open("rb") as stream:
+                if stream.read(1) in begin and find_spec(library) is None:
+                    raise ColdpressError(
+                        f"{file} needs {library} to become a {FAST}, and it is not installed",
+                        hint="pip install 'coldpress[tokenizers]' brings it",
+                    )
 
 
 def _backend(tokenizer: Any, folder: Path) -> Tokenizer:
