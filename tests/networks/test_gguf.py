@@ -35,7 +35,10 @@ TEXTS = [
 ]
 
 
-def add_tokenizer(writer: GGUFWriter, pre: str = "smollm") -> None:
+TEMPLATE = "{% for m in messages %}<|start|>{{ m['content'] }}<|end|>{% endfor %}"
+
+
+def add_tokenizer(writer: GGUFWriter, pre: str = "smollm", template: str = TEMPLATE) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(TOKENS)
@@ -45,7 +48,7 @@ def add_tokenizer(writer: GGUFWriter, pre: str = "smollm") -> None:
     writer.add_eos_token_id(0)
     writer.add_pad_token_id(0)
     writer.add_add_bos_token(False)
-    writer.add_chat_template("{% for m in messages %}<|start|>{{ m['content'] }}<|end|>{% endfor %}")
+    writer.add_chat_template(template)
 
 
 def finish(writer: GGUFWriter) -> None:
@@ -55,7 +58,15 @@ def finish(writer: GGUFWriter) -> None:
     writer.close()
 
 
-def tiny_llama(path: Path, *, kind=GGMLQuantizationType.Q8_0, pre: str = "smollm", blocks: int = 2, **extra) -> Path:
+def tiny_llama(
+    path: Path,
+    *,
+    kind=GGMLQuantizationType.Q8_0,
+    pre: str = "smollm",
+    blocks: int = 2,
+    template: str = TEMPLATE,
+    **extra,
+) -> Path:
     """A random llama of two layers, quantized, that says it has ``blocks``; ``extra`` tensors are added by name."""
     writer = GGUFWriter(path, "llama")
     writer.add_context_length(64)
@@ -66,7 +77,7 @@ def tiny_llama(path: Path, *, kind=GGMLQuantizationType.Q8_0, pre: str = "smollm
     writer.add_head_count_kv(2)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(20000.0)
-    add_tokenizer(writer, pre)
+    add_tokenizer(writer, pre, template)
     random = np.random.default_rng(0)
     shapes = {"attn_q": (64, 64), "attn_k": (32, 64), "attn_v": (32, 64), "attn_output": (64, 64)}
     shapes |= {"ffn_gate": (96, 64), "ffn_up": (96, 64), "ffn_down": (64, 96)}
@@ -290,6 +301,13 @@ def test_truncated_file_names_the_first_tensor_outside(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:500])
     with pytest.raises(ColdpressError, match="inside its header"):
         unpack(file, tmp_path / "hf")
+
+
+def test_a_chat_template_that_is_none_is_refused_before_anything_is_unpacked(tmp_path: Path) -> None:
+    file = tiny_llama(tmp_path / "m.gguf", template="{% for m in messages %}")
+    with pytest.raises(ColdpressError, match=r"m\.gguf, line 1: .*not valid Jinja"):
+        UnpackGguf().check(Model(file, "gguf", ""), Target())
+    UnpackGguf().check(Model(tiny_llama(tmp_path / "good.gguf"), "gguf", ""), Target())
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

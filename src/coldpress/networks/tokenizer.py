@@ -129,6 +129,7 @@ def write_tokenizer(folder: Path, output: Path, trust_remote_code: bool = False)
         **_ends(made, tokens),
     }
     if (template := read_chat_template(folder)) is not None:
+        template.check()
         text = ChatTemplate(template.source, tokens).spelled_out()
         (output / FILE).write_text(text, encoding="utf-8")
         settings["chat_template"] = text

@@ -23,10 +23,15 @@ class UnpackGguf(Pass):
     needs: ClassVar[tuple[str, ...]] = ("gguf",)
 
     def check(self, model: Model, target: Target) -> None:
+        from coldpress.networks.chat_template import ChatTemplate
         from coldpress.networks.gguf import tensor_names
         from coldpress.networks.gguf_file import read_gguf
+        from coldpress.networks.gguf_tokenizer import special_tokens
 
-        tensor_names(read_gguf(model.path))
+        gguf = read_gguf(model.path)
+        tensor_names(gguf)
+        if template := gguf.metadata.get("tokenizer.chat_template"):
+            ChatTemplate(template, special_tokens(gguf), str(model.path)).check()
 
     def run(self, model: Model, ctx: Context) -> Model:
         from coldpress.networks.gguf import unpack
