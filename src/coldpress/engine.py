@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from coldpress import recipes, schema
+from coldpress import parts, recipes, schema
 from coldpress.azure import is_resource, refuse_remote
-from coldpress.errors import WORSE_THAN_TOLERANCE, ColdpressError
+from coldpress.errors import WORSE_THAN_TOLERANCE, ColdpressError, NotAtHand
 from coldpress.job import Job, Progress, Result
 from coldpress.model import Model, content_key
 from coldpress.networks import adapter_folder
@@ -128,35 +129,59 @@ def _identity(workflow: Workflow, source: Model, work: Sequence[str]) -> dict[st
     }
 
 
-def dry_run(workflow: Workflow, say: Callable[[str], None] = lambda line: None) -> Workflow:
-    """The workflow with all its parameters, after every check that needs no work; weights are not fetched for it."""
-    if is_resource(workflow.model) or hub_config(workflow.model) is not None:
-        source = Model(Path(workflow.model), "hf", "")
-    else:
-        source = find_model(workflow.model, trust_remote_code=workflow.trust_remote_code, say=say)
-    _prepared(workflow, recipes.complete(workflow, source), source)
+def dry_run(
+    workflow: Workflow, say: Callable[[str], None] = lambda line: None, needed: Container[str] = ()
+) -> Workflow:
+    """The workflow with all its parameters, after every check that needs no work; weights are not fetched for it.
+
+    ``say`` is told what could not be checked, as it is not on this machine, unless it is among the ``needed``: model, data.
+    """
+
+    @contextmanager
+    def attempt() -> Iterator[None]:
+        try:
+            yield
+        except NotAtHand as error:
+            say(f"not checked: {error.message}")
+
+    source = Model(Path(workflow.model), recipes.expected_format(workflow), "")
+    with nullcontext() if "model" in needed else attempt():
+        if not is_resource(workflow.model) and hub_config(workflow.model) is None:
+            source = find_model(workflow.model, trust_remote_code=workflow.trust_remote_code, say=say)
+    _prepared(workflow, recipes.complete(workflow, source), source, nullcontext if "data" in needed else attempt)
     return workflow.resolved()
 
 
-def _prepared(workflow: Workflow, steps: Sequence[Step], source: Model) -> Prepared | None:
+#: what surrounds a check that may find something missing
+_Attempt = Callable[[], AbstractContextManager[None]]
+
+
+def _prepared(
+    workflow: Workflow, steps: Sequence[Step], source: Model, attempt: _Attempt = nullcontext
+) -> Prepared | None:
     """Check a request whole, before any work; what a search needs to know, where something is left open."""
     check_request(workflow.verify, source)
     check_tolerance(workflow, source)
     for package in workflow.packaging:
         check_package(package)
     for measure in workflow.metrics or ():
-        measure.check(source)
+        with attempt():
+            measure.check(source)
     if workflow.search is not None or any(step.is_open for step in steps):
-        return prepare(workflow, steps, source)
-    check_goals(workflow, source, {_check_passes(steps, source, workflow.target)})
+        with attempt():
+            return prepare(workflow, steps, source)
+        return None
+    check_goals(workflow, source, {_check_passes(steps, source, workflow.target, attempt)})
     return None
 
 
-def _check_passes(steps: Sequence[Step], source: Model, target: Target) -> str:
+def _check_passes(steps: Sequence[Step], source: Model, target: Target, attempt: _Attempt = nullcontext) -> str:
     """The format that the last pass gives, if each can do its work."""
     current = source
     for step in steps:
-        current = step.check(current, target)
+        before, current = current, replace(current, format=parts.find("passes", step.type).produces)
+        with attempt():
+            current = step.check(before, target)
     return current.format
 
 

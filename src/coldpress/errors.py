@@ -29,6 +29,10 @@ class ColdpressError(Exception):
         return _rebuild, (self.message, self.hint, self.exit_code)
 
 
+class NotAtHand(ColdpressError):
+    """Something that a request names is not on this machine, or no hub answers for it; a dry run goes on without it."""
+
+
 def _rebuild(message: str, hint: str | None, exit_code: int) -> ColdpressError:
     return ColdpressError(message, hint=hint, exit_code=exit_code)
 
@@ -43,7 +47,9 @@ def naming(place: str) -> Iterator[None]:
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """A hint that names the closest of the ``known`` names, or all of them when none is close."""
+    """A hint that names the closest of the ``known`` names, or all of them, if there are any, when none is close."""
     names = sorted(known, key=lambda name: (len(name) if name.isdigit() else 0, name))
     close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.55)
+    if not names:
+        return "there is none to name"
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names)}"

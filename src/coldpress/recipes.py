@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import PurePath
 from typing import Any
 
 from coldpress import parts
@@ -182,6 +183,13 @@ def _attached_first(step: Step) -> tuple[Step, ...]:
         return (step,)
     attach = Step("attach_adapters", {"adapter_path": [given.pop("adapter_path")]})
     return attach, replace(step, parameters=given)
+
+
+def expected_format(workflow: Workflow) -> str:
+    """The format of a workflow's model, as far as its name and its passes tell."""
+    name = {".onnx": "onnx", ".gguf": "gguf"}.get(PurePath(workflow.model).suffix)
+    formats = next(_accepted(workflow.passes[0])) if workflow.passes else ("hf",)
+    return name or ("hf" if "hf" in formats else formats[0])
 
 
 def _for_onnx(step: Step) -> Step:

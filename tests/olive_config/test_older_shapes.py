@@ -307,6 +307,14 @@ ENGINE = {
             "seed": 7,
         },
     ),
+    "a sampler's keys in the strategy": (
+        {"search_strategy": {"sampler": "random", "max_samples": 3, "seed": 0}},
+        {"search": {"order": "joint", "sampler": "random", "trials": 3}, "seed": 0},
+    ),
+    "an older sampler's keys in the strategy": (
+        {"search_strategy": {"search_algorithm": "tpe", "num_samples": 3, "max_iter": 2, "seed": 5}},
+        {"search": {"order": "joint", "sampler": "tpe", "trials": 2}, "seed": 5},
+    ),
     "sampler": (
         {"search_strategy": {"sampler": "random", "sampler_config": {"max_samples": 4, "with_replacement": False}}},
         {"search": {"order": "joint", "sampler": "random", "trials": 4}},
@@ -396,6 +404,13 @@ class TestAutoOptimizer:
     def test_it_can_be_turned_off(self):
         found, _ = workflow({"passes": {}, "auto_optimizer_config": {"disable_auto_optimizer": True}})
         assert found["passes"] == []
+
+    @pytest.mark.parametrize("passes", [{"passes": {}}, {"passes": None}])
+    def test_without_it_the_model_is_measured_as_it_is(self, passes):
+        found, notes = workflow({**passes, "evaluator": EVALUATOR})
+        assert found["passes"] == [] and [one["type"] for one in found["metrics"]] == ["size"]
+        assert any("measured as it is" in note for note in notes)
+        assert "output" not in translate({"input_model": HF, "evaluator": EVALUATOR}).workflow
 
     def test_excluded_passes_are_refused(self):
         config = {"input_model": HF, "passes": {}, "auto_optimizer_config": {"excluded_passes": ["OrtPerfTuning"]}}

@@ -182,6 +182,32 @@ def steps(translation):
                 {"algorithm": "kquant", "modules_to_not_convert": ["*lm_head*"], "overrides": ["*.mlp.*=int8"]},
             ),
         ),
+        (
+            {
+                "type": "GptqModel",
+                "dynamic": {
+                    "-:.*router.*": {},
+                    "+:.*lm_head*": {"bits": 8, "sym": True, "group_size": 128, "desc_act": False},
+                },
+                "modules_to_not_convert": ["gate"],
+            },
+            (
+                "quantize",
+                {
+                    "algorithm": "gptq",
+                    "modules_to_not_convert": ["*gate*", "*router*"],
+                    "overrides": ["*lm_head*=int8"],
+                },
+            ),
+        ),
+        (
+            builder(extra_options={"prune_lm_head": True, "int4_accuracy_level": 4}),
+            ("press", {"precision": "int4", "accuracy_level": 4, "logits": "last"}),
+        ),
+        (
+            {"type": "OnnxFloatToFloat16", "keep_io_types": ["logits"]},
+            ("onnx_float_to_float16", {"keep_io_types": ["logits"]}),
+        ),
         ({"type": "QuaRot"}, ("rotate", {})),
         ({"type": "SpinQuant", "config": {"a_bits": 16}}, ("rotate", {"rotation": "spinquant"})),
         ({"type": "OnnxConversion", "config": {"torch_dtype": "float32"}}, ("press", {"precision": "fp32"})),
@@ -204,6 +230,21 @@ def test_parameters_and_their_values_are_translated(translated, config, expected
         ({"type": "ModelBuilder", "config": {"precison": "int4"}}, "passes.one.config.precison", "precision"),
         (builder(precision="int5"), "passes.one.config.precision", "int"),
         (builder(use_qdq=True), "passes.one.config.use_qdq", "MatMulNBits"),
+        (builder(int4_block_size=48), "passes.one.config.int4_block_size", "32, 64"),
+        (builder(int4_algo_config="k_quant_mixed"), "passes.one.config.int4_algo_config", "target_bits"),
+        (builder(extra_options={"filename": "text.onnx"}), "passes.one.config.extra_options.filename", "model.onnx"),
+        (
+            builder(extra_options={"exclude_embed": True}),
+            "passes.one.config.extra_options.exclude_embed",
+            "exclude_embeds",
+        ),
+        ({"type": "Gptq", "bits": 5}, "passes.one.bits", "2, 3, 4, 8"),
+        (
+            {"type": "GptqModel", "dynamic": {"+:.*gate.*": {"bits": 8, "group_size": 64}}},
+            "passes.one.dynamic",
+            "other bits",
+        ),
+        ({"type": "GptqModel", "dynamic": {"+:.*[0-9].*": {"bits": 8}}}, "passes.one.dynamic", "glob"),
         ({"type": "Gptq", "group_size": -1}, "passes.one.group_size", "groups of 16 to 256"),
         ({"type": "Gptq", "group_size": [32, 64]}, "passes.one.group_size", "search_strategy"),
         ({"type": "Gptq", "data_config": "nowhere"}, "passes.one.data_config", "data_configs"),
@@ -267,6 +308,55 @@ def test_what_has_no_effect_is_noted(translated, passes, expected, note):
     translation = translated(passes=passes)
     assert [name for name, _ in steps(translation)] == expected
     assert any(note in line for line in translation.notes), translation.notes
+
+
+HALF = {"type": "OrtTransformersOptimization", "config": {"float16": True, "keep_io_types": False, "opt_level": 0}}
+
+
+class TestTransformersOptimization:
+    def test_behind_a_press_only_its_float16_is_left_to_do(self, translated):
+        translation = translated(passes={"a": {"type": "OnnxConversion"}, "b": HALF})
+        assert steps(translation)[1:] == [("onnx_float_to_float16", {"keep_io_types": False})]
+        [note] = [note for note in translation.notes if note.startswith("passes.b:")]
+        assert "fused operators" in note and "opt_level" in note
+
+    def test_on_a_graph_it_does_both(self, translated):
+        options = {"force_fp32_ops": ["RandomNormalLike"], "force_fp32_nodes": ["a"]}
+        passes = {"b": {**HALF, "config": {**HALF["config"], **options}}}
+        first, second = steps(translated(input_model={"type": "ONNXModel", "model_path": "m.onnx"}, passes=passes))
+        assert first == ("ort_transformers_optimization", {"opt_level": 0})
+        parameters = {"keep_io_types": False, "op_block_list": ["RandomNormalLike"], "node_block_list": ["a"]}
+        assert second == ("onnx_float_to_float16", parameters)
+
+    def test_a_search_may_leave_float16_out(self, translated):
+        passes = {"a": {"type": "OnnxConversion"}, "b": {**HALF, "config": {"float16": [True, False]}}}
+        [_, step] = translated(passes=passes, **SEARCH).workflow["passes"]
+        assert step["optional"] and [one["type"] for one in step["any_of"]] == ["onnx_float_to_float16"]
+
+    def test_one_that_does_nothing_leaves_an_alternative_out(self, translated):
+        whole = {"type": "OrtTransformersOptimization", "config": {"float16": False}}
+        passes = {"a": {"type": "OnnxConversion"}, "b": [whole, HALF]}
+        [_, step] = translated(passes=passes, **SEARCH).workflow["passes"]
+        assert step["optional"] and [one["type"] for one in step["any_of"]] == ["onnx_float_to_float16"]
+
+    @pytest.mark.parametrize(
+        ("config", "place"),
+        [
+            ({"model_typ": "gpt2"}, "model_typ"),
+            ({"opt_level": 7}, "opt_level"),
+            ({"float16": True, "keep_io_tpyes": False}, "keep_io_tpyes"),
+            ({"float16": "yes"}, "float16"),
+        ],
+        ids=str,
+    )
+    def test_one_that_does_nothing_is_read_all_the_same(self, refused, config, place):
+        passes = {"a": builder(), "b": {"type": "OrtTransformersOptimization", "config": config}}
+        refused(f"passes.b.config.{place}", passes=passes)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if tables.passes()[name].left_out])
+def test_a_pass_that_is_left_out_is_read_all_the_same(refused, name):
+    refused("passes.b.mistake", passes={"a": builder(), "b": {"type": name, "mistake": 1}})
 
 
 SEARCH = {"search_strategy": {"execution_order": "joint", "sampler": "random"}, "evaluator": EVALUATOR}

@@ -41,6 +41,10 @@ MANY = {
         "e": {
             "metrics": [
                 {
+                    "name": "a", "type": "accuracy", "data_config": "d", "user_config": {"batch_size": 1},
+                    "sub_types": [{"name": "f1_score", "metric_config": {"task": "binary", "compute_params": {"average": "micro"}}}],
+                },
+                {
                     "name": "l", "type": "size_on_disk", "data_config": "d",
                     "sub_types": [{"name": "bytes", "priority": 1, "goal": {"type": "percent-max-degradation", "value": 1}}],
                 }
@@ -53,9 +57,14 @@ MANY = {
             {"type": "Gptq", "bits": 4, "overrides": {"a": {"bits": 8}}, "modules_to_not_convert": ["a"], "data_config": "d"},
             {"type": "KQuant", "config": {"group_size": [32, 64]}},
         ],
-        "b": {"type": "ModelBuilder", "config": {"precision": "int4", "int4_nodes_to_exclude": ["/lm_head/MatMul"]}},
+        "g": {"type": "GptqModel", "dynamic": {"+:lm_head": {"bits": 8}}},
+        "b": {
+            "type": "ModelBuilder",
+            "config": {"precision": "int4", "int4_nodes_to_exclude": ["/lm_head/MatMul"], "extra_options": {"prune_lm_head": True}},
+        },
+        "o": {"type": "OrtTransformersOptimization", "config": {"opt_level": 1, "float16": True, "keep_io_types": ["logits"]}},
     },
-    "pass_flows": [["q", "b"]],
+    "pass_flows": [["q", "b", "o"]],
     "engine": {
         "search_strategy": {"search_algorithm": "tpe", "search_algorithm_config": {"num_samples": 3}, "max_time": 60},
         "evaluator": "e", "host": "s", "target": "s", "cache_dir": ["c"], "output_dir": "o", "output_name": "n",

@@ -120,6 +120,15 @@ def test_float16_halves_the_weights_and_keeps_what_is_asked(tmp_path, keep, exte
     assert is_near(computed(source, {"x": X}), computed(made.path, feed), 0.01)
 
 
+def test_ends_that_are_named_stay_float32(tmp_path):
+    source = saved(dense(), tmp_path / "source")
+    halved = loaded(run_pass("onnx_float_to_float16", source, GPU, keep_io_types=("y",)).path).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in (*halved.input, *halved.output)}
+    assert types == {"x": TensorProto.FLOAT16, "y": TensorProto.FLOAT}
+    with pytest.raises(ColdpressError, match="there is no input or output 'logits'"):
+        run_pass("onnx_float_to_float16", source, GPU, keep_io_types=("logits",))
+
+
 def test_numbers_beyond_float16_are_cut_and_said(tmp_path):
     model = dense()
     weight = random(8, 96)

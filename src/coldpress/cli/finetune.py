@@ -71,7 +71,7 @@ def command(
     wanted["training_args"] = parse_flags(ctx.args, known)
     workflow = finetune_workflow(**wanted, fresh=not resume)
     if dry_run:
-        return show_resolved(session, workflow, as_json)
+        return show_resolved(session, workflow, as_json, ("model", "data"))
     session.store.since = workflow.run.open_store().since
     with alone(session.store, workflow) as (session.store, workflow):
         if not is_first():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 from coldpress.workflow import Workflow
@@ -33,12 +34,12 @@ def plan_and_show(session: Any, workflow: Workflow, as_json: bool) -> int:
     return 0
 
 
-def show_resolved(session: Any, workflow: Workflow, as_json: bool) -> int:
-    """Print a workflow with all its parameters, after every check that needs no work."""
+def show_resolved(session: Any, workflow: Workflow, as_json: bool, needed: Container[str]) -> int:
+    """Print a workflow with all its parameters, after every check that needs no work; see `coldpress.engine.dry_run`."""
     from coldpress.engine import dry_run
     from coldpress.schema import plain
 
-    complete = dry_run(workflow, session.say)
+    complete = dry_run(workflow, session.note, needed)
     if as_json:
         session.data(plain(complete))
     else:

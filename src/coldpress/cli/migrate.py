@@ -18,12 +18,13 @@ from coldpress.errors import REQUEST_WRONG, ColdpressError
 @click.option("--overwrite", is_flag=True, help="Replace the new file when it is there already.")
 def command(config: str, output_path: str | None, overwrite: bool) -> int:
     from coldpress.olive_config.migration import migrate, rendered
+    from coldpress.olive_config.reading import grouped
 
     source, target = Path(config), Path(output_path) if output_path else None
     if target is not None and target.exists() and not overwrite:
         raise ColdpressError(f"{target} exists", hint="choose another, or add --overwrite")
     translation, problems = migrate(source)
-    for note in translation.notes:
+    for note in grouped(translation.notes):
         click.echo(f"{click.style('note:', fg='yellow')} {note}", err=True)
     for problem in problems:
         click.echo(f"{click.style('error:', fg='red', bold=True)} {problem.message}", err=True)

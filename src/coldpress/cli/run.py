@@ -35,16 +35,17 @@ _TARGET = ("device", "provider", "threads")
 def command(config: str, overwrite: bool, dry_run: bool, as_json: bool, debug: bool, **flags: Any) -> int:
     from coldpress.cli.finish import run_and_show, show_resolved
     from coldpress.cli.session import Session
+    from coldpress.olive_config.reading import grouped
     from coldpress.workflow.file import load_workflow
 
     notes: list[str] = []
     workflow = _overridden(load_workflow(config, notes.append), given(flags))
     level = 2 if workflow.run.log_level is None else workflow.run.log_level
     with Session(level, workflow.run.open_store()) as session:
-        for note in notes if level <= 2 else ():
-            click.echo(f"{click.style('note:', fg='yellow')} {note}", err=True)
+        for note in grouped(notes):
+            session.note(note)
         if dry_run:
-            return show_resolved(session, workflow, as_json)
+            return show_resolved(session, workflow, as_json, ("model",) if flags["model_name_or_path"] else ())
         return run_and_show(session, workflow, overwrite, as_json)
 
 

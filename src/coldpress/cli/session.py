@@ -51,6 +51,12 @@ class Session:
             self._stop_bar()
             click.echo(line, err=True)
 
+    def note(self, line: str) -> None:
+        """Something that the user should know before the work; shown at log level 2 and below."""
+        if self.log_level <= 2:
+            self._stop_bar()
+            click.echo(f"{click.style('note:', fg='yellow')} {line}", err=True)
+
     def progress(self, what: str, done: float, total: float) -> None:
         """How far the current step is, with the time left; only on a terminal.
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from coldpress.batches.loader import Labels, Reading, folder_of
 from coldpress.batches.pictures import PictureLoader
-from coldpress.errors import ColdpressError, did_you_mean
+from coldpress.errors import ColdpressError, NotAtHand, did_you_mean
 from coldpress.model import Model
 from coldpress.parts import Batch, Context, option
 
@@ -101,7 +101,7 @@ class Arrays(PictureLoader):
             return None
         file = Path(self.labels).expanduser()
         if not file.is_file():
-            raise ColdpressError(
+            raise NotAtHand(
                 f"there is no file '{self.labels}' with labels", hint="a .npy file has no names; give a file"
             )
         return _mapped(file)
@@ -111,7 +111,7 @@ class Arrays(PictureLoader):
             raise ColdpressError("data of arrays needs a file")
         file = Path(self.file).expanduser()
         if not file.is_file():
-            raise ColdpressError(f"there is no file '{self.file}'", hint=f"the working directory is {Path.cwd()}")
+            raise NotAtHand(f"there is no file '{self.file}'", hint=f"the working directory is {Path.cwd()}")
         if file.suffix not in (".npz", ".npy"):
             raise ColdpressError(f"{file} is neither .npz nor .npy", hint="save it with numpy.save or numpy.savez")
         return file

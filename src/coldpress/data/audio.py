@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from coldpress.batches.loader import Labels, PlacedRow, Reading, RowLoader, folder_of
-from coldpress.errors import ColdpressError
+from coldpress.errors import ColdpressError, NotAtHand
 from coldpress.model import Model
 from coldpress.parts import Batch, Context, option
 
@@ -47,8 +47,10 @@ class Audio(RowLoader):
         return tuple(name for name in (self.audio_col, self.text_col, self.label_col) if name is not None)
 
     def check(self, model: Model) -> None:
-        if self.folder is None or not Path(self.folder).expanduser().is_dir():
-            raise ColdpressError(f"audio needs the folder with the sound files; found: {self.folder}")
+        if self.folder is None:
+            raise ColdpressError("audio needs the folder with the sound files", hint="name it in folder")
+        if not Path(self.folder).expanduser().is_dir():
+            raise NotAtHand(f"audio needs the folder with the sound files; found: {self.folder}")
         super().check(model)
 
     def open(self, model: Model, ctx: Context) -> Reading:

@@ -16,7 +16,7 @@ import numpy as np
 
 from coldpress.batches.loader import Labels, Reading, folder_of
 from coldpress.batches.pictures import PictureLoader
-from coldpress.errors import ColdpressError
+from coldpress.errors import ColdpressError, NotAtHand
 from coldpress.model import Model
 from coldpress.parts import Batch, Context, option
 
@@ -57,7 +57,7 @@ class Images(PictureLoader):
             raise ColdpressError("data of images needs a folder")
         folder = Path(self.folder).expanduser()
         if not folder.is_dir():
-            raise ColdpressError(f"there is no folder {folder}", hint=f"the working directory is {Path.cwd()}")
+            raise NotAtHand(f"there is no folder {folder}", hint=f"the working directory is {Path.cwd()}")
         loose = list(_images_in(folder))
         classes = {one.name: list(_images_in(one)) for one in sorted(folder.iterdir()) if one.is_dir()}
         held = {name: files for name, files in classes.items() if files}

@@ -34,7 +34,7 @@ class LmEval(Metric):
 
     tasks: tuple[str, ...] = option("names of tasks", ())
     task_path: str | None = option("folder with tasks of one's own, as YAML files", None)
-    limit: int | None = option("at most so many samples of each task", None)
+    limit: int | float | None = option("at most so many samples of each task; below 1: that share of them", None)
     num_fewshot: int | None = option("examples before each question; left out: as the task says", None)
     apply_chat_template: bool = option("put questions into the model's chat template", False)
     system_instruction: str | None = option("system message before every question", None)
@@ -54,6 +54,10 @@ class LmEval(Metric):
     quick: ClassVar[Mapping[str, Any]] = {"limit": 8}
 
     def __post_init__(self) -> None:
+        if self.limit is not None and self.limit >= 1 and self.limit != int(self.limit):
+            raise ColdpressError(
+                f"limit: {self.limit:g} is neither a whole number nor a share", hint="such as 100, or 0.05"
+            )
         of_tasks = {f"{task}/{name}": value for task in self.tasks for name, value in type(self).values.items()}
         object.__setattr__(self, "values", {**type(self).values, **of_tasks})
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from coldpress import __version__
 from coldpress.errors import ColdpressError
 from coldpress.olive_config import Translation, is_olive, translate
+from coldpress.olive_config.reading import grouped
 from coldpress.workflow.file import read_document
 
 
@@ -32,7 +33,7 @@ def rendered(translation: Translation, source: Path, as_json: bool = False) -> s
     head = [f"# Made from {source.name} by coldpress {__version__}; run it with: coldpress run --config FILE"]
     if translation.notes:
         head += ["#", "# What differs from Olive:"]
-    for note in translation.notes:
+    for note in grouped(translation.notes):
         head += textwrap.wrap(note, 110, initial_indent="# - ", subsequent_indent="#   ", break_on_hyphens=False)
     body = yaml.safe_dump(translation.workflow, sort_keys=False, allow_unicode=True, width=110)
     return "\n".join(head) + "\n\n" + body

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coldpress.errors import ColdpressError
+from coldpress.errors import ColdpressError, NotAtHand
 from coldpress.model import Model
 from coldpress.networks import adapter_folder
 from coldpress.parts import Context, Pass, option
@@ -48,5 +48,5 @@ class AttachAdapters(Pass):
         paths = [Path(path).expanduser() for path in self.adapter_path]
         for path in paths:
             if not path.is_dir():
-                raise ColdpressError(f"adapter_path: '{path}' is no folder", hint="pass PEFT folders")
+                raise NotAtHand(f"adapter_path: '{path}' is no folder", hint="pass PEFT folders")
         return adapter_folder.named(paths)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from coldpress.errors import ColdpressError
+from coldpress.errors import ColdpressError, NotAtHand
 from coldpress.model import Model
 from coldpress.networks import adapter_folder
 from coldpress.networks.peft import check_kind
@@ -35,7 +35,7 @@ class MergeAdapterWeights(Pass):
 
     def check(self, model: Model, target: Target) -> None:
         if self.adapter_path is not None and not Path(self.adapter_path).is_dir():
-            raise ColdpressError(f"adapter_path: '{self.adapter_path}' is no folder", hint="pass a PEFT folder")
+            raise NotAtHand(f"adapter_path: '{self.adapter_path}' is no folder", hint="pass a PEFT folder")
         check_kind(self._adapter(model))
 
     def _adapter(self, model: Model) -> Path:

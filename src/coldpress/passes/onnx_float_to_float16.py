@@ -37,7 +37,7 @@ class OnnxFloatToFloat16(Pass):
     version: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
-    keep_io_types: bool = option("inputs and outputs stay float32", False)
+    keep_io_types: bool | tuple[str, ...] = option("inputs and outputs stay float32: all, none, or those named", False)
     op_block_list: tuple[str, ...] = option("operators that stay float32, beside those without a float16 kernel", ())
     op_include_list: tuple[str, ...] = option("operators that become float16 though they are among those", ())
     node_block_list: tuple[str, ...] = option("globs over names of nodes that stay float32", ())
@@ -61,10 +61,20 @@ class OnnxFloatToFloat16(Pass):
                 hint=f"float16 goes to {_LARGEST:g}",
             )
         if model.path.exists() and (files := find_graphs(model.path)):
+            self._check_ends([load_graph(file).graph for file in files.values()])
             names = [node.name or "" for file in files.values() for node in load_graph(file).graph]
             for pattern in self.node_block_list:
                 if not fnmatch.filter(names, pattern):
                     raise ColdpressError(f"'{pattern}' matches no node", hint=did_you_mean(pattern, names[:_SHOWN]))
+
+    def _check_ends(self, graphs: list[ir.Graph]) -> None:
+        """Raise ColdpressError for a name in ``keep_io_types`` that no graph takes or gives."""
+        ends = [str(value.name) for graph in graphs for value in (*graph.inputs, *graph.outputs)]
+        for name in self.keep_io_types if isinstance(self.keep_io_types, tuple) else ():
+            if name not in ends:
+                raise ColdpressError(
+                    f"keep_io_types: there is no input or output '{name}'", hint=did_you_mean(name, ends)
+                )
 
     def run(self, model: Model, ctx: Context) -> Model:
         remarks: list[str] = []
@@ -111,7 +121,7 @@ class OnnxFloatToFloat16(Pass):
             ir.to_proto(source),
             self.min_positive_val,
             self.max_finite_val,
-            keep_io_types=ends if self.keep_io_types else False,
+            keep_io_types=[name for name in ends if self._keeps(name)] or False,
             disable_shape_infer=True,
             op_block_list=sorted(operators),
             node_block_list=sorted(name for name in blocked if name),
@@ -123,6 +133,10 @@ class OnnxFloatToFloat16(Pass):
             made.graph.inputs.remove(value)
             made.graph.initializers[str(value.name)] = value
         return made, sorted(names)
+
+    def _keeps(self, end: str) -> bool:
+        """Whether an input or output stays float32."""
+        return self.keep_io_types if isinstance(self.keep_io_types, bool) else end in self.keep_io_types
 
     def _round(self, made: ir.Model, source: ir.Model, name: str) -> bool:
         """Let a tensor be rounded when it is written; whether numbers of it will be cut."""

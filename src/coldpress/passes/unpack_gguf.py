@@ -28,6 +28,8 @@ class UnpackGguf(Pass):
         from coldpress.networks.gguf_file import read_gguf
         from coldpress.networks.gguf_tokenizer import special_tokens
 
+        if not model.path.exists():
+            return
         gguf = read_gguf(model.path)
         tensor_names(gguf)
         if template := gguf.metadata.get("tokenizer.chat_template"):

@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
-from coldpress.errors import ColdpressError, did_you_mean
+from coldpress.errors import ColdpressError, NotAtHand, did_you_mean
 from coldpress.texts.json_array import objects_of_array
 from coldpress.texts.text_file import open_text
 
@@ -112,11 +112,11 @@ def _matching(pattern: str) -> list[Path]:
     if found:
         return found
     if glob.has_magic(pattern):
-        raise ColdpressError(f"no data file matches {pattern}", hint=f"the working directory is {Path.cwd()}")
+        raise NotAtHand(f"no data file matches {pattern}", hint=f"the working directory is {Path.cwd()}")
     names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     close = difflib.get_close_matches(path.name, names, n=1)
     hint = f"did you mean {path.parent / close[0]}?" if close else f"the working directory is {Path.cwd()}"
-    raise ColdpressError(f"data file {pattern} does not exist", hint=hint)
+    raise NotAtHand(f"data file {pattern} does not exist", hint=hint)
 
 
 def _format_by_suffix(files: list[Path]) -> str:
@@ -243,7 +243,7 @@ def _hub_errors() -> tuple[type[Exception], ...]:
 
 
 def _hub_failed(name: str, error: Exception) -> ColdpressError:
-    return ColdpressError(
+    return NotAtHand(
         f"cannot read the data set '{name}' from the Hugging Face hub: {_first_line(error)}",
         hint="check its name and split on the hub, or use files of your own: --data_name json --data_files FILE",
     )

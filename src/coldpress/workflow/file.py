@@ -214,7 +214,7 @@ def read_document(file: Path) -> Document:
     """A YAML or JSON file; raises ColdpressError when it is neither, is no mapping, or has a key twice."""
     if not file.is_file():
         raise ColdpressError(f"workflow file '{file}' does not exist")
-    text = file.read_text(encoding="utf-8")
+    text = file.read_text(encoding="utf-8-sig")
     data = _parse_json(file, text) if file.suffix == ".json" else _parse_yaml(file, text)
     if not isinstance(data, dict):
         raise ColdpressError(f"{file} holds no workflow", hint="a workflow is a mapping with 'model' and 'passes'")
