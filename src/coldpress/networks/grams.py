@@ -1,6 +1,6 @@
 """The Gram pass: ``H = X'X`` of every distinct input of a decoder's linear layers, from one run over the calibration text.
 
-The inputs are those of a network that is quantized already: each layer's weights are rounded (`kquant`, no data) before it runs,
+The inputs are those of a network that is quantized already: each layer's weights are rounded (`rtn`, no data) before it runs,
 so what earlier layers, and earlier linears of the same layer, will get wrong is part of what later ones are fitted to. Because
 this rounding is always the same, the Gram matrices belong to the model, the text and the grid alone, and every algorithm
 and bit budget can be tried on them without running the model again.
@@ -21,7 +21,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -35,13 +35,15 @@ from coldpress.networks import heap
 from coldpress.networks.decoder_layer import Watcher
 from coldpress.networks.layerwise import Layerwise, States
 from coldpress.quant.grid import Floats, Grid, dequantize
-from coldpress.quant.kquant import kquant
+from coldpress.quant.rtn import rtn
 
 if TYPE_CHECKING:
     import torch
 
 Progress = Callable[[str, float, float], None]
 HEAD, _FACTS = "head", "facts.json"
+#: how often somebody who waits for a layer looks whether it is there
+_LOOK_S = 0.02
 #: columns of a Gram matrix that are computed at once; what lies below the diagonal of these strips is not computed
 _STRIP = 192
 #: tokens in one product: a bfloat16 product is rounded once, so the rounding errors of many average out
@@ -119,6 +121,38 @@ class GramFolder:
 
     def _file(self, layer: str) -> Path:
         return self.folder / f"{layer}.zip"
+
+
+class GrowingGrams(GramFolder):
+    """A folder that a Gram pass fills in a thread of its own: who asks for a layer waits until it is there.
+
+    ``collecting`` does the pass, given what to call while it goes on. After the ``with`` block the pass has ended.
+    """
+
+    def __init__(self, folder: Path, collecting: Callable[[Progress], GramFolder]):
+        super().__init__(folder)
+        self._stopped, self._thread = False, ThreadPoolExecutor(1)
+        self._pass = self._thread.submit(collecting, self._go_on)
+
+    def __enter__(self) -> GrowingGrams:
+        return self
+
+    def get(self, layer: str) -> list[Gram]:
+        while layer not in self and not self._pass.done():
+            wait([self._pass], _LOOK_S)
+        if layer not in self:
+            self._pass.result()
+        return super().get(layer)
+
+    def _go_on(self, *_: Any) -> None:
+        if self._stopped:
+            raise CancelledError
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._stopped = kind is not None
+        self._thread.shutdown()
+        if kind is None:
+            self._pass.result()
 
 
 class _NewFile:
@@ -253,7 +287,7 @@ def _remove_states(folder: Path) -> None:
 
 def _rounded(weight: Floats, module: str, grid: Grid) -> Floats:
     with naming(module):
-        return dequantize(kquant(weight, grid), weight.shape[1])
+        return dequantize(rtn(weight, grid), weight.shape[1])
 
 
 def _put_head(decoder: Layerwise, states: States, file: _NewFile) -> None:

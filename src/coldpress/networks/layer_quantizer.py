@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from coldpress.networks.weights import Weights
 from coldpress.quant.awq import Scaling, awq
 from coldpress.quant.calibrated import PLAIN, Calibrated, calibrate
 from coldpress.quant.gptq import shrink, to_numpy, to_torch
-from coldpress.quant.grid import Codes, Floats, Grid, dequantize, squared_error
+from coldpress.quant.grid import Codes, Floats, Grid, check_weight, dequantize, squared_error
 from coldpress.quant.kquant import kquant
 
 #: algorithms that search AWQ's scales before they round
@@ -60,12 +60,12 @@ class LayerQuantizer:
         tensors: Tensors = {}
         notes = []
         modules = [module for module in self.decoder.linears(name) if module in self.grids]
-        for module in modules:
-            weight, gram = weights[f"{module}.weight"], grams.get(module)
-            made = self._codes(module, weight, gram)
-            packed = self._packed(module, made.codes, weight.shape[1])
-            tensors.update(packed)
-            notes.append({**self._note(module, weight, made, packed, gram), "alpha": alphas.get(module)})
+        for group in self._groups(modules, grams):
+            gram = grams.get(group[0])
+            for module, weight, made in self._coded(group, weights, gram):
+                packed = self._packed(module, made.codes, weight.shape[1])
+                tensors.update(packed)
+                notes.append({**self._note(module, weight, made, packed, gram), "alpha": alphas.get(module)})
         scaled = weights.touched - {f"{module}.weight" for module in modules}
         tensors.update({key: weights[key].astype(self._dtype) for key in sorted(scaled)})
         return tensors, notes
@@ -91,7 +91,7 @@ class LayerQuantizer:
             made = self._codes(module, weight, gram)
         else:
             power = None if gram is None else np.ascontiguousarray(gram.matrix.diagonal())
-            made = Calibrated(kquant(weight, grid, power), None, None, 0.0, 0.0)
+            made = Calibrated(kquant(weight, grid, power), None, None, np.zeros((3, len(weight))))
         embedding.write(folder, module, made.codes, weight.shape[1])
         values = dequantize(made.codes, weight.shape[1]).astype(self._dtype)
         note = {**self._note(module, weight, made, {}, gram), "role": "embedding", "bytes": values.nbytes}
@@ -115,21 +115,45 @@ class LayerQuantizer:
             return {}
         return {module: gram for gram in self.grams.get(layer) for module in gram.modules}
 
-    def _codes(self, module: str, weight: Floats, gram: Gram | None) -> Calibrated:
-        with naming(module):
+    def _codes(self, name: str, weight: Floats, gram: Gram | None, module: str | None = None) -> Calibrated:
+        """``name`` is that of what is quantized, on the grid of ``module``, or its own."""
+        grid = self.grids[module or name]
+        with naming(name):
             if gram is None:
                 plain = self.algorithm if self.algorithm in PLAIN else "kquant"
-                made = calibrate(weight, None, self.grids[module], plain)
+                made = calibrate(weight, None, grid, plain)
                 return made if self.grams is None else replace(made, fallback=COLD)
             return calibrate(
                 weight,
                 gram.matrix,
-                self.grids[module],
+                grid,
                 self.algorithm,
                 tokens=gram.tokens,
                 seconds=self.seconds,
                 device=self.decoder.device,
             )
+
+    def _groups(self, modules: Sequence[str], grams: Mapping[str, Gram]) -> list[list[str]]:
+        """Modules with the same inputs and grid; those without inputs alone."""
+        found: dict[Any, list[str]] = {}
+        for module in modules:
+            shared = (id(grams[module]), self.grids[module]) if module in grams else module
+            found.setdefault(shared, []).append(module)
+        return list(found.values())
+
+    def _coded(
+        self, group: Sequence[str], weights: Weights, gram: Gram | None
+    ) -> Iterator[tuple[str, Floats, Calibrated]]:
+        """The weight and the codes of each module: one factorization for all, and one round over the columns."""
+        own = [weights[f"{module}.weight"] for module in group]
+        for module, weight in zip(group, own, strict=True):
+            with naming(module):
+                check_weight(weight)
+        made = self._codes(", ".join(group), own[0] if len(own) == 1 else np.concatenate(own), gram, group[0])
+        end = 0
+        for module, weight in zip(group, own, strict=True):
+            start, end = end, end + len(weight)
+            yield module, weight, made.rows(slice(start, end))
 
     def _folded(self, layer: str, weights: Weights, grams: dict[str, Gram]) -> tuple[Weights, dict[str, float]]:
         """Search AWQ scales and fold them: the weights with them, and the exponents by module; ``grams`` is changed."""
@@ -142,7 +166,8 @@ class LayerQuantizer:
             alphas.update(dict.fromkeys(fold.readers, found.alpha))
             if found.alpha:
                 weights, scales = fold.apply(weights, found.scales, self._dtype)
-                grams.update({reader: grams[reader].divided(scales) for reader in readers})
+                divided = {id(grams[reader]): grams[reader].divided(scales) for reader in readers}
+                grams.update({reader: divided[id(grams[reader])] for reader in readers})
         return weights, alphas
 
     def _searched(self, fold: Fold, weights: Weights, readers: list[str], grams: Mapping[str, Gram]) -> Scaling:

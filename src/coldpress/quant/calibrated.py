@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.quant.clip import clip
-from coldpress.quant.gptq import Array, gptq, shrink, squared_outputs, to_numpy, to_torch, trust
-from coldpress.quant.grid import Codes, Floats, Grid, check_gram, dequantize, squared_error
+from coldpress.quant.gptq import Array, Inputs, gptq, missed_by, shrink, to_numpy, to_torch
+from coldpress.quant.grid import Codes, Floats, Grid, check_gram, dequantize
 from coldpress.quant.hqq import hqq
 from coldpress.quant.kquant import kquant
 from coldpress.quant.polish import descend, polish
@@ -19,6 +21,8 @@ from coldpress.quant.rtn import rtn
 
 if TYPE_CHECKING:
     import torch
+
+Squares: TypeAlias = NDArray[np.float64]
 
 #: what works without data, and what only a Gram matrix makes possible
 PLAIN = ("rtn", "kquant", "hqq")
@@ -32,18 +36,40 @@ _UNSEEN = "its inputs were all zero"
 class Calibrated:
     """Codes, and how they came about.
 
-    ``error``, ``rtn_error``: how far the layer's output is off with these codes, and with those of `rtn`, relative to
-    the output: ``sqrt(trace(d gram d.T) / trace(w gram w.T))`` with what the codes miss, ``d``; 0.1 is ten percent.
-    Without a Gram matrix they are those of the weights, which is the same for unrelated inputs of equal power.
     ``damp``: the share of the inputs' mean power that GPTQ had to add to the diagonal; None where it did not run.
-    ``fallback``: why simpler codes stand here than those asked for, or None.
+    ``fallback``: why simpler codes stand here than those asked for, or None. ``squares`` float64 ``[3, rows]``: for each
+    row the squared output of what these codes miss, of what `rtn` misses, and of the weight; without a Gram matrix
+    those of the weights, which is the same for unrelated inputs of equal power.
     """
 
     codes: Codes
     damp: float | None
     fallback: str | None
-    error: float
-    rtn_error: float
+    squares: Squares
+
+    @property
+    def error(self) -> float:
+        """How far the layer's output is off, relative to the output: 0.1 is ten percent.
+
+        That is ``sqrt(trace(d gram d.T) / trace(w gram w.T))`` with what the codes miss, ``d``.
+        """
+        return self._relative(0)
+
+    @property
+    def rtn_error(self) -> float:
+        """The same with the codes of `rtn`."""
+        return self._relative(1)
+
+    def _relative(self, place: int) -> float:
+        whole = float(self.squares[2].sum())
+        return float(max(self.squares[place].sum(), 0.0) / whole) ** 0.5 if whole > 0 else 0.0
+
+    def rows(self, some: slice) -> Calibrated:
+        """Those of some rows."""
+        own = self.codes
+        zeros = None if own.zero_points is None else own.zero_points[some]
+        codes = Codes(own.codes[some], own.scales[some], zeros, own.grid)
+        return Calibrated(codes, self.damp, self.fallback, self.squares[:, some])
 
 
 def calibrate(  # noqa: PLR0913
@@ -74,18 +100,17 @@ def calibrate(  # noqa: PLR0913
     host, values = to_numpy(values), values.to(device or values.device)
     if gram is None:
         codes = _by_weights(algorithm, host, grid)
-        missed = [squared_error(host, candidate) for candidate in (codes, rtn(host, grid))]
-        return Calibrated(codes, None, None, *_relative(missed, float(np.square(host, dtype=np.float64).sum())))
+        return Calibrated(codes, None, None, _squares_of_weights(host, codes))
     power = to_torch(gram, values)
     check_gram(values.shape, power)
-    layer = _Layer(values, host, shrink(power, tokens), trust(power, tokens), grid, seconds, sweeps)
+    layer = _Layer(values, host, Inputs.of(power, tokens), tokens, grid, seconds, sweeps)
     if algorithm in ("rtn", "hqq"):
         found = _Found(_by_weights(algorithm, host, grid))
     elif not bool(power.diagonal().any()):
         found = _Found(kquant(host, grid), fallback=_UNSEEN)
     else:
         found = _BY_GRAM[algorithm](layer)
-    return Calibrated(found.codes, found.damp, found.fallback, *_told(layer, found))
+    return Calibrated(found.codes, found.damp, found.fallback, _told(layer, found))
 
 
 def _check_name(algorithm: str, has_gram: bool) -> None:
@@ -102,45 +127,45 @@ def _by_weights(algorithm: str, weight: Floats, grid: Grid) -> Codes:
     return {"rtn": rtn, "kquant": kquant, "hqq": hqq}[algorithm](weight, grid)
 
 
+def _squares_of_weights(weight: Floats, codes: Codes) -> Squares:
+    missed = [weight - dequantize(own, weight.shape[1]) for own in (codes, rtn(weight, codes.grid))]
+    return np.stack([np.einsum("rk,rk->r", own, own, dtype=np.float64) for own in (*missed, weight)])
+
+
 @dataclass
 class _Layer:
-    """A weight ``[rows, K]``, also in the CPU's memory, its inputs, and the limits of the work.
-
-    ``gram``: the Gram matrix as it is trusted, whose values beside the diagonal are ``trust`` times those that were seen.
-    """
+    """A weight ``[rows, K]``, also in the CPU's memory, its inputs, and the limits of the work."""
 
     values: torch.Tensor
     host: Floats
-    gram: torch.Tensor
-    trust: float
+    inputs: Inputs
+    tokens: int | None
     grid: Grid
     seconds: float | None
     sweeps: int
 
+    @cached_property
+    def gram(self) -> torch.Tensor:
+        """The Gram matrix as it is trusted."""
+        return shrink(self.inputs.gram, self.tokens)
+
     def weighted(self) -> Codes:
         """`kquant` with the power of the inputs."""
-        return kquant(self.host, self.grid, to_numpy(self.gram.diagonal()))
+        return kquant(self.host, self.grid, to_numpy(self.inputs.power))
 
-    def squared_output(self, weight: torch.Tensor) -> float:
-        """The squared output of a weight, as far as the Gram matrix is trusted."""
-        return float(squared_outputs(weight, self.gram).sum())
-
-    def seen(self, weight: torch.Tensor, squared_output: float) -> float:
-        """From `squared_output` of a weight to that for the inputs as they were seen."""
-        if self.trust == 1:
-            return squared_output
-        alone = float((weight.square() @ self.gram.diagonal()).sum())
-        return (squared_output - (1 - self.trust) * alone) / self.trust
+    def squares(self, codes: Codes) -> Squares:
+        """The squared output of what codes miss, for each row."""
+        return self.inputs.seen(missed_by(self.values, codes)).double().cpu().numpy()
 
 
 @dataclass
 class _Found:
-    """Codes and how they came about; `squared_output` of what they miss, of what `rtn` misses and of the weight, if known."""
+    """Codes and how they came about; the squares of `GptqResult`, if known."""
 
     codes: Codes
     damp: float | None = None
     fallback: str | None = None
-    squares: tuple[float, float, float] | None = None
+    squares: Squares | None = None
 
 
 def _kquant(layer: _Layer) -> _Found:
@@ -152,9 +177,8 @@ def _awq(layer: _Layer) -> _Found:
 
 
 def _gptq(layer: _Layer) -> _Found:
-    found = gptq(layer.values, layer.gram, layer.grid)
-    squares = (found.error * found.whole, found.rtn_error * found.whole, found.whole)
-    return _Found(found.codes, found.damp, found.fallback, squares)
+    found = gptq(layer.values, layer.inputs.gram, layer.grid, tokens=layer.tokens)
+    return _Found(found.codes, found.damp, found.fallback, found.squares)
 
 
 def _autoround(layer: _Layer) -> _Found:
@@ -165,8 +189,8 @@ def _best(layer: _Layer) -> _Found:
     start = _gptq(layer)
     polished = descend(layer.values, layer.gram, start.codes, sweeps=layer.sweeps, seconds=layer.seconds)
     assert start.squares is not None
-    _, rounded, whole = start.squares
-    return _Found(polished.codes, start.damp, start.fallback, (polished.after * whole, rounded, whole))
+    squares = np.stack([layer.squares(polished.codes), *start.squares[1:]])
+    return _Found(polished.codes, start.damp, start.fallback, squares)
 
 
 _BY_GRAM: dict[str, Callable[[_Layer], _Found]] = {
@@ -178,18 +202,9 @@ _BY_GRAM: dict[str, Callable[[_Layer], _Found]] = {
 }
 
 
-def _told(layer: _Layer, found: _Found) -> tuple[float, ...]:
-    """The relative errors of the output with the codes found and with those of `rtn`."""
-    missed = [
-        layer.values - to_torch(dequantize(codes, layer.values.shape[1]), layer.values)
-        for codes in (found.codes, rtn(layer.host, layer.grid))
-    ]
-    weights = (*missed, layer.values)
-    squares = found.squares or tuple(layer.squared_output(weight) for weight in weights)
-    *errors, whole = (layer.seen(weight, square) for weight, square in zip(weights, squares, strict=True))
-    return _relative(errors, whole)
-
-
-def _relative(squares: Sequence[float], whole: float) -> tuple[float, ...]:
-    """The roots of some squares over a whole; 0 where the whole is."""
-    return tuple((max(square, 0.0) / whole) ** 0.5 if whole > 0 else 0.0 for square in squares)
+def _told(layer: _Layer, found: _Found) -> Squares:
+    """The squared outputs of what the codes found miss, of what `rtn` misses, and of the weight."""
+    if found.squares is not None:
+        return found.squares
+    whole = layer.inputs.seen(layer.values).double().cpu().numpy()
+    return np.stack([layer.squares(found.codes), layer.squares(rtn(layer.host, layer.grid)), whole])

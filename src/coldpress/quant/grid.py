@@ -209,11 +209,21 @@ def block_range(columns: Floats) -> tuple[Floats, Floats]:
     low = np.minimum(np.minimum.reduce(columns, axis=0), np.float32(0))
     high = np.maximum(np.maximum.reduce(columns, axis=0), np.float32(0))
     if not ((low > -_HUGE) & (high < _HUGE)).all():
-        raise ColdpressError(
-            "a weight to quantize holds values that are not finite, or above 1e16",
-            hint="the checkpoint is damaged: download or save it again",
-        )
+        raise _damaged()
     return low, high
+
+
+def check_weight(weight: Floats) -> None:
+    """Raise ColdpressError for values that no grid can hold."""
+    if not (weight.min(initial=0) > -_HUGE and weight.max(initial=0) < _HUGE):
+        raise _damaged()
+
+
+def _damaged() -> ColdpressError:
+    return ColdpressError(
+        "a weight to quantize holds values that are not finite, or above 1e16",
+        hint="the checkpoint is damaged: download or save it again",
+    )
 
 
 def dequantize(codes: Codes, columns: int) -> Floats:

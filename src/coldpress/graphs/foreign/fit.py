@@ -104,14 +104,9 @@ class Fitter:
         for row, values in _chunks(entry, self._scales.get(weight)):
             made = calibrate(values, gram.matrix, _grid(entry), self.calibration.algorithm, tokens=gram.tokens)
             write_codes(data, entry, row, made.codes)
-            power = float(np.einsum("rk,rk->", values @ gram.matrix, values))
-            errors = (
-                squared_error(values, made.codes),
-                power * (made.error or 0) ** 2,
-                power * (made.rtn_error or 0) ** 2,
-            )
-            sums += (*errors, float(np.square(values, dtype=np.float64).sum()), power)
-        missed, output, rtn_output, size, power = sums
+            size = float(np.square(values, dtype=np.float64).sum())
+            sums += (squared_error(values, made.codes), size, *made.squares.sum(axis=1))
+        missed, size, output, rtn_output, power = sums
         return {
             "algorithm": self.calibration.algorithm,
             "relative_error": math.sqrt(missed / size) if size else 0.0,
