@@ -18,7 +18,7 @@ from benchmarks.press_smollm2 import smollm2_folder
 from benchmarks.quality_sources import brown_whole
 
 WINDOWS, TOKENS = 128, 512
-_TIME, _MEMORY = 0.25, 1 / 3
+_TIME, _MEMORY = 0.15, 1 / 3
 _QUIET = {"CI": "true", "OLIVE_DISABLE_TELEMETRY": "1"}
 
 

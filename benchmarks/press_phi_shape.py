@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import Claim, Options, Outcome, take_turns
-from benchmarks.press_smollm2 import builder, coldpress, press, presser, share, smollm2_folder, summary
+from benchmarks.press_smollm2 import Pressed, builder, coldpress, press, presser, share, smollm2_folder, summary
 
 LAYERS = 32
 _HIDDEN, _INTERMEDIATE, _VOCABULARY, _HEADS = 3072, 8192, 32064, 32
@@ -26,6 +26,9 @@ _BLOCK_WEIGHTS = 1 << 24
 _BUILDER_MEMORY = 2.75  # bytes for each byte of the checkpoint
 _OUTPUT_DISK = 0.8  # the same; two models of a third of its size, if the cache and the output cannot share theirs
 _SHALLOW, _DEEP = 4, 12
+#: what the calibrated default may take for all layers
+_DEFAULT_MINUTES, _DEFAULT_GB = 10.0, 2.5
+_TOKENIZER_VOCABULARY = 49_152  # that of the tokenizer in the folder, which a calibration text needs
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
 _CONFIG = {
     "architectures": ["Phi3ForCausalLM"],
@@ -61,10 +64,25 @@ def run(options: Options) -> Outcome:
     depths = {depth: _peak_mb(depth, options) for depth in (_SHALLOW, _DEEP)}
     with random_checkpoint(layers, options) as folder:
         measured, remarks = _compare(folder, layers, options)
+    with random_checkpoint(layers, options, _TOKENIZER_VOCABULARY) as folder:
+        default = press(coldpress(folder, None, options.threads), options)
     ratio = depths[_DEEP] / depths[_SHALLOW]
     growth = Claim(f"anonymous memory with {_DEEP} layers over that with {_SHALLOW}", ratio, 1.1)
+    measured["coldpress default"] = summary([default])
     data = {"layers": layers, "contenders": measured, "peak_anonymous_mb_by_layers": depths}
-    return Outcome(data, [*_claims(measured, layers), growth], remarks)
+    return Outcome(data, [*_claims(measured, layers), *_claims_of_default(default, layers), growth], remarks)
+
+
+def _claims_of_default(default: Pressed, layers: int) -> list[Claim]:
+    """The whole of it, measured."""
+    if layers != LAYERS:
+        return []
+    return [
+        Claim("coldpress default, calibrated: minutes", default.used.wall_s / 60, _DEFAULT_MINUTES),
+        Claim(
+            "coldpress default, calibrated: anonymous memory in GB", default.used.peak_anonymous_mb / 1e3, _DEFAULT_GB
+        ),
+    ]
 
 
 def _compare(folder: Path, layers: int, options: Options) -> tuple[dict[str, Any], list[str]]:

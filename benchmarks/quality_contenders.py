@@ -52,11 +52,11 @@ class Made:
 Maker = Callable[[Workplace, Path], Made]
 
 
-def pressed(algorithm: str) -> Maker:
-    """``coldpress auto-opt`` with an algorithm that needs no data."""
+def pressed(*options: str) -> Maker:
+    """``coldpress auto-opt`` with these options and no data but its own."""
 
     def make(place: Workplace, folder: Path) -> Made:
-        step = place.run(_auto_opt(place.source, folder / "out", place, "--algorithm", algorithm), folder)
+        step = place.run(_auto_opt(place.source, folder / "out", place, *options), folder)
         return Made("onnx", folder / "out", onnx_bytes(folder / "out"), [step])
 
     return make
@@ -184,8 +184,9 @@ def _tokens(place: Workplace) -> int:
 
 
 CONTENDERS: dict[str, Maker] = {
-    "coldpress rtn": pressed("rtn"),
-    "coldpress kquant": pressed("kquant"),
+    "coldpress rtn": pressed("--algorithm", "rtn"),
+    "coldpress kquant": pressed("--algorithm", "kquant"),
+    "coldpress default": pressed(),
     "coldpress gptq": quantized("gptq"),
     "coldpress best": quantized("best"),
     "coldpress best mixed": quantized("best", within_budget),

@@ -284,7 +284,7 @@ def _pass_by_pass(request: _Run, source: Model, steps: Sequence[Step]) -> tuple[
         [(_, result)] = Local().map([job], request.store, request.console.progress)
         assert result.model is not None
         request.results.append((Step(step.type, dict(job.parameters)), result))
-        request.console.say(f"{step.type}: {'found in the cache' if result.cached else f'{result.seconds:.1f} s'}")
+        request.console.say(f"{step.type}: {_what_came(result, model)}")
         before, model = model, result.model
         origin = _origin(origin, model)
         if model.format == "onnx" and not (step is steps[-1] and _is_run_later(request.workflow, origin, model)):
@@ -321,6 +321,14 @@ def _verdict(request: _Run, source: Model, model: Model, origin: Origin) -> Verd
             if before.format == after.format == "onnx"
         ]
     return with_graphs(verdict, found, is_whole=workflow.verify.enabled and origin.source.format == "onnx")
+
+
+def _what_came(result: Result, model: Model) -> str:
+    """How long it took; or why the model is as it was."""
+    assert result.model is not None
+    if result.model.path == model.path:
+        return str(result.model.notes["warnings"][-1])
+    return "found in the cache" if result.cached else f"{result.seconds:.1f} s"
 
 
 def _origin(known: Origin, model: Model) -> Origin:

@@ -25,14 +25,20 @@ from coldpress.networks import adapter_folder
 from coldpress.networks.checkpoint import Span
 from coldpress.networks.packed import tensors_to_press, usual_grid
 from coldpress.passes.press import AS_STORED, Press
+from coldpress.passes.quantize import Quantize
 from coldpress.sources import find_model, hub_config
 from coldpress.target import Target
 from coldpress.verify import check_request
-from coldpress.workflow import Workflow
+from coldpress.workflow import Step, Workflow
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _CAPTURE_S, _CAPTURE_BYTES = 2.0, 130_000_000
 _WEIGHTS_PER_SECOND_AND_THREAD = {"rtn": 120e6, "kquant": 30e6, AS_STORED: 120e6}
+#: importing torch and the model's code; tokens times weights, and then weights times inputs, of a calibration
+_CALIBRATE_START_S, _CALIBRATE_FLOPS_PER_SECOND_AND_THREAD = 5.0, 60e9
+_CALIBRATE_BYTES = 400_000_000
+#: algorithm -> the share of the divergence of rounding to nearest that was left on two small models and two texts
+_LOSSES = {"rtn": (1.0, 1.0), "kquant": (0.77, 0.91), "gptq": (0.2, 0.45), "best": (0.18, 0.36)}
 _CHUNK_BYTES = 24_000_000  # float32 rows and the quantizer's temporaries, for each thread
 #: how the names of heads end that are not tied to the embedding
 _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
@@ -54,7 +60,7 @@ class Stored:
 class Shape:
     """How many weights a model has, and where: in linear layers, token embeddings and the head.
 
-    ``stored``: those that the checkpoint holds as codes. A tied embedding is the head.
+    ``stored``: those that the checkpoint holds as codes. A tied embedding is the head. ``widest``: the most inputs of a layer.
     """
 
     linear: int
@@ -62,6 +68,7 @@ class Shape:
     tied: bool
     hidden: int
     stored: tuple[Stored, ...] = ()
+    widest: int = 0
 
     @property
     def roles(self) -> dict[str, int]:
@@ -88,13 +95,14 @@ class Plan:
     disk_bytes: int
     free_disk_bytes: int
     peak_memory_bytes: int
+    calibrate_s: float
     capture_s: float
     press_s: float
     verify_s: float
 
     @property
     def seconds(self) -> float:
-        return self.capture_s + self.press_s + self.verify_s
+        return self.calibrate_s + self.capture_s + self.press_s + self.verify_s
 
 
 def plan(workflow: Workflow, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
@@ -108,7 +116,7 @@ def plan(workflow: Workflow, say: Callable[[str], None] = lambda line: None) -> 
     else:
         model = find_model(workflow.model, trust_remote_code=workflow.trust_remote_code, say=say)
         shape = shape_of(replace(model, path=adapter_folder.base_of(model.path)))
-    steps = recipes.complete(workflow, model)
+    steps = tuple(step for step in recipes.complete(workflow, model) if not _passed_over(step, shape))
     press = next((made for step in steps if isinstance(made := step.make(), Press)), None)
     if press is None:
         raise ColdpressError("only workflows with the pass 'press' can be planned")
@@ -119,18 +127,54 @@ def plan(workflow: Workflow, say: Callable[[str], None] = lambda line: None) -> 
         if step.type in ("attach_adapters", "press"):
             made.check(current, workflow.target)
         current = replace(current, format=made.produces, notes={**current.notes, **made.foretold()})
-    planned = _predict(workflow, shape, press)
+    quantize = next((made for step in steps if isinstance(made := step.make(), Quantize)), None)
+    planned = _predict(workflow, shape, press, quantize)
+    planned["algorithms"] = _alternatives(workflow, shape, planned, quantize) if press.precision == "int4" else {}
     planned["steps"] = [step.type for step in steps] + (["verify"] if workflow.verify.enabled else [])
     planned["disk_bytes"] += 4 * shape.total if model.format == "gguf" else 0  # it is unpacked to float32
     return planned
 
 
-def _predict(workflow: Workflow, shape: Shape, press: Press) -> dict[str, Any]:
+def _passed_over(step: Step, shape: Shape) -> bool:
+    """Whether a step will leave the model as it is."""
+    return bool(step.parameters.get("if_possible")) and shape.total_stored > 0
+
+
+def _alternatives(
+    workflow: Workflow, shape: Shape, planned: dict[str, Any], quantize: Quantize | None
+) -> dict[str, dict[str, Any]]:
+    """What the usual algorithms would take as a whole, and what they leave of the divergence of `rtn`, roughly."""
+    if shape.total_stored:
+        return {}
+    threads = workflow.target.thread_count
+    others = planned["seconds"] - planned["calibrate_s"] - planned["press_s"]
+    calibrated = quantize or Quantize(algorithm=recipes.DEFAULT, num_samples=0)
+    seconds = {name: others + _press_s(shape, name, threads) for name in ("rtn", "kquant")}
+    press_s = _press_s(replace(shape, linear=0), "kquant", threads)
+    seconds[calibrated.algorithm] = others + press_s + _calibrate_s(shape, calibrated, threads)
+    return {name: {"seconds": taken, "loss": _LOSSES.get(name)} for name, taken in seconds.items()}
+
+
+def _calibrate_s(shape: Shape, quantize: Quantize, threads: int) -> float:
+    """Running the text and summing up its inputs, then some products of each weight with a Gram matrix."""
+    if not quantize.needs_data:
+        return _CALIBRATE_START_S
+    sweeps = {"best": 20}.get(quantize.algorithm, 5)
+    work = shape.linear * (3 * quantize.tokens(shape.widest) + sweeps * (shape.hidden + shape.widest) / 2)
+    return _CALIBRATE_START_S + work / (_CALIBRATE_FLOPS_PER_SECOND_AND_THREAD * threads)
+
+
+def _predict(workflow: Workflow, shape: Shape, press: Press, quantize: Quantize | None) -> dict[str, Any]:
     output, threads = output_bytes(shape, press, workflow.target), workflow.target.thread_count
     memory, verify_s = [_CAPTURE_BYTES, 60_000_000 + threads * _CHUNK_BYTES], 0.0
     if workflow.verify.enabled:
         verify_s = _VERIFY_START_S + 2 * shape.total * _VERIFY_TOKENS / _VERIFY_FLOPS_PER_SECOND
         memory.append(_VERIFY_BYTES + 4 * shape.embedding + output)
+    calibrate_s, algorithm, rounded = 0.0, press.algorithm, shape
+    if quantize is not None:
+        layer = 4 * shape.hidden**2 + 3 * shape.hidden * shape.widest
+        memory.append(_CALIBRATE_BYTES + 6 * layer + 12 * shape.widest**2)
+        calibrate_s, rounded = _calibrate_s(shape, quantize, threads), replace(shape, linear=0)
     planned = Plan(
         model=workflow.model,
         weights=shape.total,
@@ -140,7 +184,8 @@ def _predict(workflow: Workflow, shape: Shape, press: Press) -> dict[str, Any]:
         free_disk_bytes=shutil.disk_usage(Path.cwd()).free,
         peak_memory_bytes=max(memory),
         capture_s=_CAPTURE_S,
-        press_s=_press_s(shape, press.algorithm, threads),
+        calibrate_s=calibrate_s,
+        press_s=_press_s(rounded, algorithm, threads),
         verify_s=verify_s,
     )
     return {**asdict(planned), "seconds": planned.seconds}
@@ -168,7 +213,8 @@ def shape_from_config(config: dict[str, Any]) -> Shape:
     layer = 2 * hidden * head * (heads + keys) + 3 * hidden * wide * experts
     tied = bool(config.get("tie_word_embeddings", False))
     stored = (Stored("linear", layers * layer, Encoding(grid.bits, grid.block_size, grid.symmetric)),) if grid else ()
-    return Shape(layers * layer, int(config["vocab_size"]) * hidden, tied, hidden, stored)
+    widest = max(hidden, wide, heads * head)
+    return Shape(layers * layer, int(config["vocab_size"]) * hidden, tied, hidden, stored, widest)
 
 
 def shape_of(model: Model) -> Shape:
@@ -183,7 +229,8 @@ def shape_of(model: Model) -> Shape:
     linear = sum(math.prod(shape) for name, shape in matrices.items() if name not in tables)
     tied = len(tables) < 2
     roles = {name: "head" if tied or name.endswith(_HEADS) else "embedding" for name in tables}
-    return Shape(linear, embedding, tied, hidden, _stored(tensors, roles))
+    widest = max((shape[1] for shape in matrices.values()), default=0)
+    return Shape(linear, embedding, tied, hidden, _stored(tensors, roles), widest)
 
 
 def _stored(tensors: Mapping[str, Span], roles: Mapping[str, str]) -> tuple[Stored, ...]:
@@ -231,12 +278,19 @@ def table(planned: dict[str, Any]) -> Any:
         ("peak memory", f"about {planned['peak_memory_bytes'] / 1e6:,.0f} MB"),
         (
             "time",
-            f"about {planned['seconds']:.0f} s (capture {planned['capture_s']:.0f}, press {planned['press_s']:.0f}, "
-            f"verify {planned['verify_s']:.0f})",
+            f"about {planned['seconds']:.0f} s (calibrate {planned['calibrate_s']:.0f}, "
+            f"capture {planned['capture_s']:.0f}, press {planned['press_s']:.0f}, verify {planned['verify_s']:.0f})",
         ),
+        *((f"--algorithm {name}", _described(one)) for name, one in planned["algorithms"].items()),
     ):
         shown.add_row(name, value)
     return shown
+
+
+def _described(algorithm: dict[str, Any]) -> str:
+    least, most = algorithm["loss"] or (1.0, 1.0)
+    text = f"about {algorithm['seconds']:.0f} s"
+    return text if least == 1 else f"{text}, {least:.0%} to {most:.0%} of the divergence of rtn on models we measured"
 
 
 def _gguf_shapes(file: Path) -> dict[str, tuple[int, ...]]:

@@ -104,6 +104,8 @@ def _work(job: Job, store: Store, progress: Progress) -> Result:
         context = parts.Context(scratch, job.target, job.source, progress, job.seed, _keeper(store))
         if job.kind == "pass":
             made = part.run(job.model, context)
+            if made.path == job.model.path:  # nothing was made, and why not may be different the next time
+                return Result(time.perf_counter() - started, False, made, ended=time.time())
             value = {"format": made.format, "file": _inside(made.path, scratch), "notes": schema.plain(made.notes)}
         else:
             value = {"numbers": part.measure(job.model, context)}

@@ -108,7 +108,10 @@ class Pass:
         return {}
 
     def run(self, model: Model, ctx: Context) -> Model:
-        """Write the transformed model below ``ctx.scratch`` and return it (its key is set by the store)."""
+        """Write the transformed model below ``ctx.scratch`` and return it (its key is set by the store).
+
+        Where there is nothing to do, the model itself comes back, perhaps with further notes; that is not stored.
+        """
         raise NotImplementedError
 
 

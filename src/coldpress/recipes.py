@@ -15,6 +15,8 @@ from coldpress.workflow import Measure, Step, Workflow
 
 #: algorithms that need more than a weight to round it, so that they work on the Hugging Face folder, before the press
 QUANTIZED_FIRST = ("best", "gptq", "awq", "autoround", "hqq", "quarot", "spinquant")
+#: what ``auto-opt`` does to 4-bit weights where nobody says how, of the models that can be calibrated
+DEFAULT = "gptq"
 #: those of them that are a rotation, and then the best of the others
 _ROTATED = ("quarot", "spinquant")
 #: options of the calibration that ``auto-opt`` takes, too
@@ -31,12 +33,16 @@ def press_recipe(options: dict[str, Any], target: Target) -> tuple[Step, ...]:
     """``auto-opt`` and ``optimize``: a press of whatever the source is; options left out keep the pass's defaults.
 
     An algorithm that works layer by layer runs before it, and its codes are pressed as they are: so the grid that is
-    fast on the target is chosen for it, too. A rotation comes first of all.
+    fast on the target is chosen for it, too. A rotation comes first of all. Weights of 4 bits are calibrated where
+    nobody says how to round them, if that is possible, on so much text as it takes.
     """
     given = {name: value for name, value in options.items() if value is not None}
     rotation, data = given.pop("rotation", None), {name: given.pop(name) for name in DATA if name in given}
     attached = _attached(given.pop("adapter_path", ()), rotation or given.get("algorithm"))
     algorithm, is_float = given.get("algorithm"), given.get("precision", "int4") not in ("int4", "int8")
+    if algorithm is None and given.get("precision", "int4") == "int4":
+        algorithm = DEFAULT
+        data = {"num_samples": 0, **data} if data else {"num_samples": 0, "if_possible": True}
     if is_float and (rotation or algorithm in QUANTIZED_FIRST):
         raise ColdpressError(
             f"{rotation or algorithm} has no effect with precision {given['precision']}, which keeps weights float",
@@ -47,7 +53,7 @@ def press_recipe(options: dict[str, Any], target: Target) -> tuple[Step, ...]:
         grid["symmetric"] = True
     first = {**grid, **data, **{name: given[name] for name in _FOR_BOTH if name in given}}
     if algorithm in QUANTIZED_FIRST:
-        del given["algorithm"]
+        given.pop("algorithm", None)
         return (
             *quantize_recipe({**first, "algorithm": algorithm, "rotation": rotation}),
             *attached,
@@ -167,6 +173,8 @@ def _check_device(device: str) -> None:
 def complete(workflow: Workflow, model: Model) -> tuple[Step, ...]:
     """The workflow's passes, after those that bring the model into a format the first of them accepts."""
     steps = tuple(one for step in workflow.passes for one in _attached_first(step))
+    if model.format not in ("hf", "gguf"):
+        steps = tuple(step for step in steps if not step.parameters.get("if_possible"))
     if model.format == "onnx":
         return tuple(map(_for_onnx, steps))
     if steps and steps[-1].type in ("quantize", "lora"):

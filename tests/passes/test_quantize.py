@@ -80,8 +80,6 @@ def test_auto_opt_calibrates_and_presses_at_once(tiny_model, tmp_path, text):
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Calibration" in page
     assert "model.layers.1.mlp.down_proj" in page
-    with pytest.raises(ColdpressError, match="data_files has no effect with --algorithm kquant"):
-        coldpress.optimize(tiny_model, tmp_path / "other", data_files=(str(text),))
 
 
 def test_a_folder_is_up_to_date_only_for_the_same_data(tiny_model, quantize, tmp_path):

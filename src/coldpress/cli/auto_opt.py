@@ -24,9 +24,10 @@ from coldpress.passes.press import ALGORITHMS, Press
 from coldpress.passes.quantize import Quantize
 from coldpress.recipes import DATA, QUANTIZED_FIRST
 
-_ALGORITHMS = (*ALGORITHMS, *QUANTIZED_FIRST)
-_ALGORITHM_HELP = (
-    "How weights are rounded: rtn and kquant by themselves, hqq too, the others calibrated. [default: kquant]"
+PRESS_ALGORITHMS = (*ALGORITHMS, *QUANTIZED_FIRST)
+ALGORITHM_HELP = (
+    "How weights are rounded: rtn, kquant and hqq by themselves, in seconds; the others calibrated. "
+    "[default: gptq for int4 where the model can be calibrated, else kquant]"
 )
 
 
@@ -34,7 +35,7 @@ _ALGORITHM_HELP = (
 @model_option
 @adapter_option
 @output_option("models/optimized")
-@click.option("--algorithm", type=Choice(_ALGORITHMS), help=_ALGORITHM_HELP)
+@click.option("--algorithm", type=Choice(PRESS_ALGORITHMS), help=ALGORITHM_HELP)
 @rotation_option
 @pass_options(Press, leave_out=("algorithm", "trust_remote_code"))
 @pass_options(Quantize, only=DATA)

@@ -7,13 +7,26 @@ from typing import Any
 import click
 
 from coldpress.cli import VERBS
-from coldpress.cli.options import common_options, given, model_option, pass_options, target_options, verify_options
+from coldpress.cli.auto_opt import ALGORITHM_HELP, PRESS_ALGORITHMS
+from coldpress.cli.options import (
+    Choice,
+    common_options,
+    given,
+    model_option,
+    pass_options,
+    target_options,
+    verify_options,
+)
 from coldpress.passes.press import Press
+from coldpress.passes.quantize import Quantize
+from coldpress.recipes import DATA
 
 
 @click.command("plan", help=VERBS["plan"])
 @model_option
-@pass_options(Press, leave_out=("trust_remote_code",))
+@click.option("--algorithm", type=Choice(PRESS_ALGORITHMS), help=ALGORITHM_HELP)
+@pass_options(Press, leave_out=("algorithm", "trust_remote_code"))
+@pass_options(Quantize, only=DATA)
 @target_options
 @verify_options
 @click.option("--trust_remote_code", is_flag=True, help="Run code that comes with the model.")

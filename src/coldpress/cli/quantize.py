@@ -32,7 +32,7 @@ _ALGORITHM_HELP = (
 @output_option("models/quantized")
 @click.option("--algorithm", type=Choice((*ALGORITHMS, *ROTATIONS)), help=_ALGORITHM_HELP)
 @rotation_option
-@pass_options(Quantize, leave_out=("algorithm", "trust_remote_code"))
+@pass_options(Quantize, leave_out=("algorithm", "trust_remote_code", "if_possible"))
 @target_options
 @verify_options
 @click.option("--trust_remote_code", is_flag=True, help="Run code that comes with the model.")

@@ -11,11 +11,13 @@ presses it to ONNX with exactly these codes.
 
 from __future__ import annotations
 
-import fnmatch
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from coldpress.errors import ColdpressError
@@ -25,6 +27,8 @@ from coldpress.target import Target
 
 if TYPE_CHECKING:
     from coldpress.networks.budget import Budget
+    from coldpress.networks.grams import GramFolder
+    from coldpress.networks.module_grids import ModuleGrids
 
 ALGORITHMS = ("best", "gptq", "awq", "autoround", "kquant", "hqq", "rtn")
 PRECISIONS = ("int4", "int8", "int3", "int2")
@@ -36,6 +40,8 @@ _DATA_OPTIONS = (
     *("data_name", "data_files", "text_template", "use_chat_template", "max_seq_len", "num_samples"),
     "max_memory",
 )
+#: what a layer takes, torch and all, where it is rounded while the next one runs
+_SMALL_BYTES = 650_000_000
 #: how much text the sensitivities are measured on
 _SENSITIVITY_WINDOWS, _SENSITIVITY_TOKENS = 2, 256
 
@@ -52,7 +58,7 @@ class Quantize(Pass):
     produces: ClassVar[str] = "hf"
     needs: ClassVar[tuple[str, ...]] = ("torch", "transformers")
     reads: ClassVar[tuple[str, ...]] = ("data_files",)
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     algorithm: str = _option("best", "best is AWQ scales, GPTQ and a polish together", ALGORITHMS)
     precision: str = _option("int4", "bits of a weight", PRECISIONS)
@@ -72,19 +78,25 @@ class Quantize(Pass):
     text_template: str | None = _option(None, "text of a row, such as '### Question: {prompt}'")
     use_chat_template: bool | None = _option(None, "put each text into the model's chat template")
     max_seq_len: int = _option(512, "tokens of a calibration window")
-    num_samples: int = _option(128, "calibration windows at most")
+    num_samples: int = _option(128, "calibration windows at most; 0: as many as the widest layer needs")
     max_memory: float | None = _option(None, "gigabytes that calibration may take; fewer windows run at once")
     polish_seconds: float | None = _option(
         None, "time for the polish of one layer; the codes then depend on the machine"
     )
     trust_remote_code: bool = _option(False, "run model code that comes with the model")
+    if_possible: bool = _option(False, "leave a model that cannot be calibrated as it is, and say why")
 
     def check(self, model: Model, target: Target) -> None:
         from coldpress.networks.packed import quantization_config
 
-        self._bits_of("")
+        self.module_grids("float16").check()
         self._check_budget()
-        if model.format == "hf" and (model.path / "config.json").is_file() and quantization_config(model.path):
+        if (
+            not self.if_possible
+            and model.format == "hf"
+            and (model.path / "config.json").is_file()
+            and quantization_config(model.path)
+        ):
             raise ColdpressError(
                 f"{model.path} is quantized already",
                 hint="quantize its float source, or press it as it is with auto-opt",
@@ -119,6 +131,18 @@ class Quantize(Pass):
             raise ColdpressError(f"polish_seconds has no effect with {self.algorithm}", hint="use --algorithm best")
 
     def run(self, model: Model, ctx: Context) -> Model:
+        from coldpress.networks.packed import quantization_config
+
+        if self.if_possible and quantization_config(model.path):
+            return _left(model, "The source is quantized already; its codes are pressed as they are")
+        try:
+            return self._quantized(model, ctx)
+        except ColdpressError as error:
+            if not self.if_possible:
+                raise
+            return _left(model, f"Rounded without data, as it could not be calibrated: {error.message}")
+
+    def _quantized(self, model: Model, ctx: Context) -> Model:
         import torch
 
         torch.set_num_threads(ctx.target.thread_count)
@@ -143,64 +167,43 @@ class Quantize(Pass):
         """Whether bits are to be spread over the layers by a budget."""
         return self.budget.is_set
 
-    def text(self) -> Any:
-        """The calibration text that is asked for."""
-        from coldpress.texts.calibration import CalibrationText
+    def text(self, folder: Path) -> Any:
+        """The calibration text that is asked for, for the model in a folder."""
+        from coldpress.texts.calibration import CalibrationText, positions
 
-        return CalibrationText(**{entry.name: getattr(self, entry.name) for entry in fields(CalibrationText)})
+        asked = CalibrationText(**{entry.name: getattr(self, entry.name) for entry in fields(CalibrationText)})
+        if self.num_samples:
+            return asked
+        fitting = replace(self, max_seq_len=min(self.max_seq_len, positions(folder) or self.max_seq_len))
+        count = fitting.tokens(_widest(folder)) // fitting.max_seq_len
+        return replace(asked, max_seq_len=fitting.max_seq_len, num_samples=count)
 
-    def stays_float(self, module: str) -> bool:
-        return any(fnmatch.fnmatchcase(module, pattern) for pattern in self.modules_to_not_convert)
+    def tokens(self, widest: int) -> int:
+        """Tokens of the calibration text at most, for a model whose widest layer has so many inputs."""
+        from coldpress.quant.gptq import tokens_needed
 
-    def has_override(self, module: str) -> bool:
-        return any(fnmatch.fnmatchcase(module, override.partition("=")[0]) for override in self.overrides)
+        if self.num_samples:
+            return self.num_samples * self.max_seq_len
+        return -(-tokens_needed(widest) // self.max_seq_len) * self.max_seq_len
 
-    def grids(
-        self, shapes: Mapping[str, tuple[int, int]], scale_dtype: str, routers: Sequence[str] = ()
-    ) -> dict[str, Any]:
-        """The grid of every module that is quantized; globs that match nothing are refused.
+    def module_grids(self, scale_dtype: str) -> ModuleGrids:
+        """How the grids of modules are chosen."""
+        from coldpress.networks.module_grids import ModuleGrids
 
-        ``routers``: modules that stay float whatever is asked.
-        """
-        globs = [(pattern, routers) for pattern in self.modules_to_not_convert]
-        for pattern, others in [*globs, *((override.partition("=")[0], ()) for override in self.overrides)]:
-            if not fnmatch.filter([*shapes, *others, LM_HEAD], pattern):
-                raise ColdpressError(
-                    f"'{pattern}' matches no linear layer of this model",
-                    hint="it is a glob over whole names, such as '*.v_proj'",
-                )
-        quantized = {name: columns for name, (_, columns) in shapes.items() if not self.stays_float(name)}
-        if not quantized:
-            raise ColdpressError("every layer stays float, so nothing is left to quantize")
-        return {name: self.grid(name, columns, scale_dtype) for name, columns in quantized.items()}
+        grid = (self.bits, self.group_size, self.symmetric, scale_dtype)
+        return ModuleGrids(*grid, self.format, self.modules_to_not_convert, self.overrides, not self.if_possible)
 
-    def grid(self, module: str, columns: int, scale_dtype: str, bits: int | None = None) -> Any:
-        """The grid of a module, with its own bits or those given."""
-        from coldpress.quant.grid import Grid
 
-        bits = bits or self._bits_of(module)
-        if columns % self.group_size:
-            fitting = [size for size in (128, 64, 32, 16) if columns % size == 0]
-            raise ColdpressError(
-                f"'{module}' has {columns} inputs, which groups of {self.group_size} do not divide; "
-                f"a {self.format} checkpoint cannot pad them",
-                hint=f"use --group_size {fitting[0]}" if fitting else f"use --modules_to_not_convert '{module}'",
-            )
-        return Grid(bits, self.group_size, bits == 8 if self.symmetric is None else self.symmetric, scale_dtype)
+def _left(model: Model, remark: str) -> Model:
+    """The model as it is, with a remark."""
+    return replace(model, notes={**model.notes, "warnings": [*model.notes.get("warnings", []), remark]})
 
-    def _bits_of(self, module: str) -> int:
-        """Bits of a module; raises ColdpressError for an override that cannot be read."""
-        found = None
-        for override in self.overrides:
-            pattern, _, precision = override.partition("=")
-            if precision not in PRECISIONS:
-                raise ColdpressError(
-                    f"overrides: '{override}' is not GLOB=PRECISION",
-                    hint=f"such as '*.v_proj=int8'; precisions: {', '.join(PRECISIONS)}",
-                )
-            if found is None and fnmatch.fnmatchcase(module, pattern):
-                found = precision
-        return int((found or self.precision).removeprefix("int"))
+
+def _widest(folder: Path) -> int:
+    """The inputs of the widest linear layer; the head and the embedding are no wider than others."""
+    from coldpress.networks.checkpoint import Checkpoint
+
+    return max((span.shape[1] for span in Checkpoint(folder).tensors.values() if len(span.shape) == 2), default=1)
 
 
 class _Run:
@@ -217,7 +220,7 @@ class _Run:
 
         self.request, self.model, self.ctx = request, model, ctx
         heap.keep_small()
-        self.windows = windows(model.path, request.text(), ctx.seed) if request.needs_data else None
+        self.windows = windows(model.path, request.text(model.path), ctx.seed) if request.needs_data else None
         heap.give_back()  # the tokenizer's
         ids = np.zeros((1, 8), np.int64) if self.windows is None else self.windows.ids
         device = "cuda" if ctx.target.device == "gpu" and torch.cuda.is_available() else "cpu"
@@ -226,9 +229,20 @@ class _Run:
         )
         self._check_ids(ids)
         self.shapes = self._shapes()
+        self._check_memory(ids.shape[1])
         routers = [router for layer in self.decoder.layers for router in self.decoder.routers(layer)]
-        self.grids = request.grids(self.shapes, self.scale_dtype, routers)
+        self.chosen = request.module_grids(self.scale_dtype)
+        self.grids = self.chosen.of(self.shapes, routers)
         check_experts(self.decoder, self.grids)
+
+    def _check_memory(self, tokens: int) -> None:
+        """Where calibration is not asked for by name, it shall not use up the machine."""
+        import psutil
+
+        if self.request.if_possible:
+            needed, free = sum(self.decoder.memory(tokens)), psutil.virtual_memory().available
+            if needed > free:
+                raise ColdpressError(f"that takes about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free")
 
     def _check_ids(self, ids: Any) -> None:
         rows, _ = self.decoder.shape(f"{self.decoder.embedding}.weight")
@@ -240,15 +254,14 @@ class _Run:
 
     def run(self) -> Model:
         started = time.perf_counter()
-        grams = self._grams()
-        calibrated = time.perf_counter()
-        if self.request.is_mixed:
-            self.grids = self._allocated(grams)
-        notes = self._layers(grams)
-        timings = [
-            {"step": "calibrate", "seconds": calibrated - started},
-            {"step": "quantize", "seconds": time.perf_counter() - calibrated},
-        ]
+        with self._grams() as grams:
+            calibrated = time.perf_counter()
+            if self.request.is_mixed:
+                self.grids = self._allocated(grams)
+            notes: list[dict[str, Any]] = self._layers(grams)
+        first = [] if self._is_small else [{"step": "calibrate", "seconds": calibrated - started}]
+        rest = {"step": "calibrate and quantize" if self._is_small else "quantize"}
+        timings = [*first, {**rest, "seconds": time.perf_counter() - calibrated}]
         return Model(self.ctx.scratch, "hf", "", self._notes(notes, timings))
 
     @property
@@ -275,23 +288,50 @@ class _Run:
             shapes[self.decoder.embedding] = table
         return shapes
 
-    def _grams(self) -> Any:
-        from coldpress.networks.grams import collect, multiplies_in_bfloat16
+    @contextmanager
+    def _grams(self) -> Iterator[GramFolder | None]:
+        """The Gram matrices, all of them, or, where two layers fit into the memory, while they come."""
+        from coldpress.networks.grams import GrowingGrams, collect, multiplies_in_bfloat16
         from coldpress.quant.grid import Grid
 
         if self.windows is None:
-            return None
+            yield None
+            return
         grid = Grid(self.request.bits, self.request.group_size, False)
         facts = {
             "model": self.model.key,
             "text": self.windows.digest,
             "grid": asdict(grid),
+            "rounded": "rtn",
             "bfloat16": multiplies_in_bfloat16(self.decoder.device),
         }
-        plain = [name for name in self.shapes if self.request.stays_float(name)]
+        plain = [name for name in self.shapes if self.chosen.stays_float(name)]
         with self.ctx.kept("grams", {**facts, "float": plain}) as folder:
             self.decoder.batch = self.decoder.windows_at_once(self.request.max_memory)
-            return collect(self.decoder, grid, folder, lambda name: name in plain, self.ctx.progress)
+            collecting = partial(collect, self.decoder, grid, folder, lambda name: name in plain)
+            if not self._is_small:
+                yield collecting(self.ctx.progress)
+                return
+            with self._half_the_threads(), GrowingGrams(folder, collecting) as grams:
+                yield grams
+
+    @property
+    def _is_small(self) -> bool:
+        """Whether layers are so small that one can be rounded while the next one runs."""
+        if self.windows is None or self.request.is_mixed or self.request.max_memory is not None:
+            return False
+        layer, windows = self.decoder.memory(self.windows.ids.size // len(self.windows.ids))
+        return self.decoder.device == "cpu" and self.ctx.target.thread_count > 1 and layer + windows < _SMALL_BYTES
+
+    @contextmanager
+    def _half_the_threads(self) -> Iterator[None]:
+        import torch
+
+        torch.set_num_threads(max(1, self.ctx.target.thread_count // 2))
+        try:
+            yield
+        finally:
+            torch.set_num_threads(self.ctx.target.thread_count)
 
     def _allocated(self, grams: Any) -> dict[str, Any]:
         """The grids of a budget: bits for each group of modules by a knapsack over measured sensitivities."""
@@ -300,11 +340,11 @@ class _Run:
 
         assert self.windows is not None
         request = self.request
-        fixed = {name: grid for name, grid in self.grids.items() if request.has_override(name)}
+        fixed = {name: grid for name, grid in self.grids.items() if self.chosen.has_override(name)}
         question = Question(
             frozenset(self.grids) - frozenset(fixed),
             MIXED_BITS,
-            lambda name, bits: request.grid(name, self.shapes[name][1], self.scale_dtype, bits),
+            lambda name, bits: self.chosen.grid(name, self.shapes[name][1], bits),
         )
         walker = type(self.decoder)(
             self.model.path,
@@ -365,6 +405,14 @@ class _Run:
         text = None if self.windows is None else self.windows.digest
         return {"pass": [self.request.version, request], "model": self.model.key, "text": text, "seed": self.ctx.seed}
 
+    def _remarks_on_text(self) -> list[str]:
+        if self.windows is None or not self.windows.repeats_itself:
+            return []
+        return [
+            f"The calibration text repeats itself: {self.windows.pairs} different pairs of tokens in {self.windows.tokens}. "
+            "On other text the model may lose more than without it."
+        ]
+
     def _notes(self, modules: list[dict[str, Any]], timings: list[dict[str, Any]]) -> dict[str, Any]:
         calibration: dict[str, Any] = {"layers": modules}
         if self.windows is not None:
@@ -378,7 +426,7 @@ class _Run:
 
         return {
             **self.model.notes,
-            "warnings": [*self.model.notes.get("warnings", []), *remarks(modules)],
+            "warnings": [*self.model.notes.get("warnings", []), *remarks(modules), *self._remarks_on_text()],
             "precision": self.request.precision,
             "layers": modules,
             "calibration": calibration,

@@ -25,6 +25,8 @@ OWN_FOLDER = Path(__file__).parent / "calibration"
 _OWN_FILES = {"prose": "prose.txt", "dialogue": "dialogue.jsonl", "code": "code.txt"}
 
 _FILES_AT_ONCE = 32
+#: tokens for each different pair of them, from which on a text repeats itself; prose has 1.2 to 4, bytes some 20
+_LEAST_VARIETY = 64
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,16 @@ class Windows:
         content = hashlib.sha256(repr(self.ids.shape).encode())
         content.update(np.ascontiguousarray(self.ids, dtype="<i8").tobytes())
         return content.hexdigest()
+
+    @property
+    def pairs(self) -> int:
+        """How many different pairs of neighbouring tokens there are."""
+        return len(np.unique(np.stack([self.ids[:, :-1].ravel(), self.ids[:, 1:].ravel()]), axis=1).T)
+
+    @property
+    def repeats_itself(self) -> bool:
+        """Whether the same few tokens come again and again: what is fitted to them says little about other text."""
+        return self.pairs * _LEAST_VARIETY < self.tokens
 
     @property
     def tokens(self) -> int:
@@ -186,7 +198,7 @@ def _check(text: CalibrationText, folder: Path, start_length: int) -> None:
             "text_template is for data of your own; the shipped calibration text has no fields",
             hint="name the data with --data_name or --data_files",
         )
-    most = _positions(folder)
+    most = positions(folder)
     if most and text.max_seq_len > most:
         raise ColdpressError(
             f"max_seq_len is {text.max_seq_len}; the model has {most} positions (max_position_embeddings)",
@@ -194,7 +206,8 @@ def _check(text: CalibrationText, folder: Path, start_length: int) -> None:
         )
 
 
-def _positions(folder: Path) -> int | None:
+def positions(folder: Path) -> int | None:
+    """How many tokens a model's config.json allows; None where it does not say."""
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     text = config.get("text_config") or {}
