@@ -42,7 +42,8 @@ def press_recipe(options: dict[str, Any], target: Target) -> tuple[Step, ...]:
     algorithm, is_float = given.get("algorithm"), given.get("precision", "int4") not in ("int4", "int8")
     if algorithm is None and given.get("precision", "int4") == "int4":
         algorithm = DEFAULT
-        data = {"num_samples": 0, **data} if data else {"num_samples": 0, "if_possible": True}
+        if rotation != "spinquant":  # which learns from as much as it can
+            data = {"num_samples": 0, **data} if data else {"num_samples": 0, "if_possible": True}
     if is_float and (rotation or algorithm in QUANTIZED_FIRST):
         raise ColdpressError(
             f"{rotation or algorithm} has no effect with precision {given['precision']}, which keeps weights float",

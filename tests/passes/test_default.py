@@ -75,11 +75,14 @@ def test_so_much_text_as_the_widest_layer_needs():
         ({"algorithm": "kquant"}, ["press"]),
         ({"algorithm": "rtn"}, ["press"]),
         ({"rotation": "quarot"}, ["rotate", "quantize", "press"]),
+        ({"rotation": "spinquant"}, ["rotate", "quantize", "press"]),
         ({"adapter_path": ("a",)}, ["quantize", "attach_adapters", "press"]),
     ],
 )
 def test_other_requests_mean_what_they_meant(options, steps):
-    assert [step.type for step in optimize_workflow("some/model", **options).passes] == steps
+    passes = optimize_workflow("some/model", **options).passes
+    assert [step.type for step in passes] == steps
+    assert all(step.make().num_samples > 0 for step in passes if step.type == "rotate")
 
 
 def test_a_folder_with_codes_is_pressed_as_it_is(tiny_model, tmp_path, cache, as_without_data):
