@@ -58,7 +58,7 @@ def textbook(weight: np.ndarray, gram: np.ndarray, grid: Grid, act_order: bool) 
     upper = np.linalg.cholesky(np.linalg.inv(damped[np.ix_(order, order)])).T
     importance = np.empty(columns)
     importance[order] = np.diag(upper) ** -2.0
-    grids = kquant(weight, grid, importance.astype(np.float32))
+    grids = kquant(weight, grid, importance.astype(np.float32), quick=True)
     scales = np.repeat(grids.scales.astype(np.float64), grid.block_size, axis=1)
     zeros = np.full_like(scales, grid.middle)
     if grids.zero_points is not None:

@@ -53,6 +53,19 @@ def test_the_error_is_close_to_the_least_there_is(grid: Grid, weighted: bool) ->
     assert found <= 1.03 * least
 
 
+@pytest.mark.parametrize("grid", [grid for grid in GRIDS if grid.bits == 4], ids=str)
+def test_a_quick_search_loses_little_and_less_than_rounding_to_nearest(grid: Grid) -> None:
+    random = np.random.default_rng(11)
+    weight = random.standard_normal((200, 4 * grid.block_size)).astype(np.float32)
+    importance = random.lognormal(0, 1.5, weight.shape[1]).astype(np.float32)
+    quick, whole, rounded = (
+        block_errors(weight, codes, importance)
+        for codes in (kquant(weight, grid, importance, quick=True), kquant(weight, grid, importance), rtn(weight, grid))
+    )
+    assert (quick <= rounded * 1.0001).all()
+    assert whole.sum() < quick.sum() < 1.1 * whole.sum()
+
+
 @pytest.mark.parametrize("grid", [*GRIDS, *NARROW], ids=str)
 @pytest.mark.parametrize("kind", ["plain", "lognormal", "sparse"])
 def test_no_block_is_worse_than_rounded_to_nearest(grid: Grid, kind: str) -> None:

@@ -254,7 +254,8 @@ def _some_rows(values: torch.Tensor, inputs: Inputs, grid: Grid, factor: _Factor
     import torch
 
     host = to_numpy(values)
-    first, other = kquant(host, grid, factor.importance), rtn(host, grid)
+    first = kquant(host, grid, factor.importance, quick=factor.lower is not None)
+    other = rtn(host, grid)
     if factor.lower is None:
         missed = missed_by(values, first)
         trusted = inputs.trusted(inputs.seen(missed), missed)

@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coldpress.errors import ColdpressError
 from coldpress.quant.grid import TINY, Codes, Fit, Floats, Grid, block_range, quantize, round_to_grid
@@ -37,6 +38,8 @@ _CANDIDATES = {
     4: ((0.92, 1), *((width, 0) for width in (0.82, 0.86, 0.9, 0.94, 0.98, 1.02, 1.07, 1.14, 1.24))),
     8: tuple((width, 0) for width in (0.995, 1.0, 1.005, 1.01, 1.015, 1.02, 1.025, 1.03, 1.04, 1.05)),
 }
+#: those of a quick search
+_QUICK_CANDIDATES = {**_CANDIDATES, 4: ((0.84, 0), (0.92, 0), (1.0, 0), (1.1, 0))}
 #: further candidates where weights differ in importance: it can pay to cut off large ones that count little
 _NARROW_CANDIDATES = {
     2: ((0.25, 0), (0.3, 1), (0.35, 0), (0.4, 1)),
@@ -44,16 +47,19 @@ _NARROW_CANDIDATES = {
     4: ((0.55, 0), (0.64, 0), (0.7, 0), (0.76, 0)),
     8: ((0.85, 0), (0.9, 0), (0.95, 0), (0.975, 0)),
 }
+#: how much more than the mean a weight of a block must count for a quick search to try these
+_FAR_MORE = np.float32(8)
 
 
-def kquant(weight: Floats, grid: Grid, importance: Floats | None = None) -> Codes:
+def kquant(weight: Floats, grid: Grid, importance: Floats | None = None, *, quick: bool = False) -> Codes:
     """Quantize ``weight [rows, K]`` with the grids of least squared error that a short search finds.
 
     ``importance [K]``: what an error in each column counts, such as the mean square of that input; none: all alike.
-    In this measure no block is worse than with `rtn`.
+    In this measure no block is worse than with `rtn`. ``quick``: half the search, for grids on which something else chooses the
+    codes; in this measure they are some percent worse, after GPTQ they are as good.
     """
     tiles = None if importance is None else _tile(importance, weight.shape, grid)
-    return quantize(weight, grid, lambda columns: _fit(_Blocks.of(columns, tiles, grid)))
+    return quantize(weight, grid, lambda columns: _fit(_Blocks.of(columns, tiles, grid, quick)))
 
 
 def _tile(importance: Floats, shape: tuple[int, ...], grid: Grid) -> Floats:
@@ -76,11 +82,18 @@ class _Blocks:
     grid: Grid
     steps: Floats
     room: Floats
+    is_quick: bool
 
     @classmethod
-    def of(cls, columns: Floats, tiles: Floats | None, grid: Grid) -> _Blocks:
+    def of(cls, columns: Floats, tiles: Floats | None, grid: Grid, is_quick: bool) -> _Blocks:
         importance = None if tiles is None else np.tile(tiles, columns.shape[1] // tiles.shape[1])
-        return cls(columns, importance, grid, np.empty_like(columns), np.empty_like(columns))
+        return cls(columns, importance, grid, np.empty_like(columns), np.empty_like(columns), is_quick)
+
+    def some(self, which: NDArray[np.int64]) -> _Blocks:
+        """Those of these numbers."""
+        importance = None if self.importance is None else self.importance[:, which]
+        columns = self.columns[:, which]
+        return _Blocks(columns, importance, self.grid, np.empty_like(columns), np.empty_like(columns), self.is_quick)
 
     def round(self, scales: Floats, zeros: Floats) -> Floats:
         """The steps of the columns on these grids; overwritten by the next call."""
@@ -114,6 +127,12 @@ class _Best:
     zeros: Floats
     gains: Floats
 
+    def some(self, which: NDArray[np.int64]) -> _Best:
+        return _Best(self.scales[which], self.zeros[which], self.gains[which])
+
+    def put(self, which: NDArray[np.int64], others: _Best) -> None:
+        self.scales[which], self.zeros[which], self.gains[which] = others.scales, others.zeros, others.gains
+
     def compare(self, blocks: _Blocks, scales: Floats, zeros: Floats) -> None:
         """Take over these grids, with the scale refitted, for the blocks where they are better."""
         steps = blocks.round(scales, zeros)
@@ -144,17 +163,26 @@ def _errors(blocks: _Blocks, scales: Floats, zeros: Floats) -> Floats:
 def _search(blocks: _Blocks, best: _Best) -> _Best:
     """Compare all candidates; where importance draws the grid to one side, also the neighbours of the best zero."""
     grid, span = blocks.grid, block_range(blocks.columns)
-    for width, choice in _CANDIDATES[grid.bits]:
+    for width, choice in (_QUICK_CANDIDATES if blocks.is_quick else _CANDIDATES)[grid.bits]:
         best.compare(blocks, *_candidate(grid, span, width, choice))
     if blocks.importance is None:
         return best
-    if not grid.symmetric:
-        span = _around_mean(blocks, span)
-    for width, choice in _NARROW_CANDIDATES[grid.bits]:
-        best.compare(blocks, *_candidate(grid, span, width, choice))
+    if not blocks.is_quick:
+        best = _narrowed(blocks, best)
+    elif len(uneven := np.flatnonzero(blocks.importance.max(axis=0) > _FAR_MORE * blocks.importance.mean(axis=0))):
+        best.put(uneven, _narrowed(blocks.some(uneven), best.some(uneven)))
     if not grid.symmetric:
         for step in (np.float32(1), np.float32(-1)):
             best.compare(blocks, best.scales, np.clip(best.zeros + step, np.float32(0), np.float32(grid.top)))
+    return best
+
+
+def _narrowed(blocks: _Blocks, best: _Best) -> _Best:
+    span = block_range(blocks.columns)
+    if not blocks.grid.symmetric:
+        span = _around_mean(blocks, span)
+    for width, choice in _NARROW_CANDIDATES[blocks.grid.bits]:
+        best.compare(blocks, *_candidate(blocks.grid, span, width, choice))
     return best
 
 
