@@ -21,6 +21,7 @@ NAMES = (
     "search",
     "adapters",
     "finetune",
+    "neighbours",
     "lab",
 )
 

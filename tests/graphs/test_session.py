@@ -125,3 +125,35 @@ def test_options_that_onnx_runtime_does_not_have_are_refused(options, hint):
 def test_a_device_that_is_not_here_is_said(text):
     with pytest.raises(ColdpressError, match="QNNExecutionProvider is not on this machine"):
         Session(text, Target("npu", "QNNExecutionProvider"))
+
+
+@pytest.mark.parametrize("said", [{}, {"config_entries": {"session.intra_op.allow_spinning": "1"}}])
+def test_threads_of_what_is_not_timed_sleep_when_they_wait_unless_the_model_says_otherwise(text, said, monkeypatch):
+    import onnxruntime
+
+    told = []
+
+    class Watched(onnxruntime.InferenceSession):
+        def __init__(self, path, session_options, **more):
+            told.append(session_options.get_session_config_entry("session.intra_op.allow_spinning"))
+            super().__init__(path, session_options, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Watched)
+    Session(text, TARGET, said)
+    assert told == ["1" if said else "0"]
+
+
+def test_what_is_timed_is_opened_as_an_app_opens_it(text, monkeypatch):
+    import onnxruntime
+
+    opened = []
+    plain = onnxruntime.InferenceSession
+
+    def open_and_keep(*given, **more):
+        opened.append(plain(*given, **more))
+        return opened[-1]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", open_and_keep)
+    Session(text, TARGET, is_timed=True)
+    with pytest.raises(RuntimeError, match="allow_spinning"):
+        opened[0].get_session_options().get_session_config_entry("session.intra_op.allow_spinning")

@@ -31,6 +31,21 @@ LAST_POSITION = "coldpress/last_position"
 _LINEAR = {"MatMulNBits": 1, "MatMul": 1, "Gemm": 1, "DynamicQuantizeMatMul": 1}
 _PASS_THROUGH = ("Transpose", "Concat", "Cast", "Identity", "Reshape", "DequantizeLinear", "QuantizeLinear")
 _SCORED = "coldpress/scored_logits"
+#: entries of a session that nobody times: its threads sleep when they wait. ONNX Runtime lets them spin, and apps have it so, but on a
+#: machine that others use they spin on the processor that they wait for
+RESTING = {"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spinning": "0"}
+
+
+def options_for_work(threads: int) -> Any:
+    """ONNX Runtime's SessionOptions for a session that nobody times."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    for name, value in RESTING.items():
+        options.add_session_config_entry(name, value)
+    return options
 
 
 class Decoder:
@@ -78,9 +93,7 @@ class Decoder:
     def _open(self, graph: onnx.ModelProto) -> Any:
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.log_severity_level = 3
+        options = options_for_work(self._threads)
         folder = str(graph_file(self.folder).parent.resolve())
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
         try:

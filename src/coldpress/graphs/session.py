@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from coldpress.errors import WORK_FAILED, ColdpressError, did_you_mean
-from coldpress.graphs.runtime import graph_file, read_genai_config, runtime_errors
+from coldpress.graphs.runtime import RESTING, graph_file, read_genai_config, runtime_errors
 from coldpress.graphs.signature import Input, empty_cache, signature
 from coldpress.networks.inputs import matched
 from coldpress.target import Target
@@ -35,10 +35,11 @@ class Session:
 
     ``options`` go over those in the folder's session_options.json: ``graph_optimization_level`` (disable_all, basic, extended,
     layout, all), ``intra_op_num_threads``, ``inter_op_num_threads``, ``execution_mode`` (sequential, parallel), ``config_entries``.
-    Where neither says so, the target decides the number of threads.
+    Where neither says so, the target decides the number of threads. ``is_timed``: its threads wait as in an app, spinning; else they
+    sleep, unless those options say how they wait.
     """
 
-    def __init__(self, path: Path, target: Target, options: Mapping[str, Any] | None = None):
+    def __init__(self, path: Path, target: Target, options: Mapping[str, Any] | None = None, *, is_timed: bool = False):
         import onnxruntime
 
         self.file = graph_file(Path(path))
@@ -46,6 +47,8 @@ class Session:
         self._config = read_genai_config(self.file.parent)
         self._device = _DEVICES.get(target.provider, "cpu")
         chosen = {"intra_op_num_threads": target.thread_count, **read_options(self.file.parent), **(options or {})}
+        if not is_timed:
+            chosen["config_entries"] = {**RESTING, **(chosen.get("config_entries") or {})}
         if not target.is_here:
             raise ColdpressError(f"{target.provider} is not on this machine, so {self.file} cannot run on it here")
         try:

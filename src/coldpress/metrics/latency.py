@@ -55,7 +55,7 @@ class Latency(Metric):
     def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
         source = self.data or DataSource("synthetic")
         batch = next(source.batches(model, ctx))
-        runner = open_model(model, ctx.target, self.trust_remote_code)
+        runner = open_model(model, ctx.target, self.trust_remote_code, is_timed=True)
         if isinstance(runner, Session):
             step = runner.step(batch.inputs, self.io_binding)
         elif self.io_binding:

@@ -160,7 +160,8 @@ class _Race:
         if self._open is not None and id(one) in self._open:
             yield self._open[id(one)]
             return
-        step = Session(self._model.path, self._ctx.target, one.options).step(self._feed, self._settings.io_bind)
+        session = Session(self._model.path, self._ctx.target, one.options, is_timed=True)
+        step = session.step(self._feed, self._settings.io_bind)
         if self._open is not None:
             self._open[id(one)] = step
         yield step

@@ -15,6 +15,7 @@ import numpy as np
 
 from coldpress.errors import WORK_FAILED, ColdpressError
 from coldpress.graphs.foreign.inputs import Feed
+from coldpress.graphs.runtime import options_for_work
 from coldpress.quant.grid import Floats
 
 if TYPE_CHECKING:
@@ -64,9 +65,7 @@ class Engine:
     def _open(self, file: Path, tensors: list[str]) -> Any:
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.log_severity_level = 3
+        options = options_for_work(self.threads)
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(file.parent.resolve())
         )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from coldpress.errors import WORK_FAILED, ColdpressError, did_you_mean
 from coldpress.graphs.foreign.inputs import Feed
 from coldpress.graphs.foreign.tools import quiet
+from coldpress.graphs.runtime import options_for_work
 
 if TYPE_CHECKING:
     import onnx
@@ -170,10 +171,8 @@ def _ranges(copy: Path, choice: Choice, calibration: Calibration) -> Any:
         providers=[calibration.provider],
         extra_options=own,
     )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = calibration.threads
+    options = options_for_work(calibration.threads)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
     calibrator.infer_session = onnxruntime.InferenceSession(str(augmented), options, providers=[calibration.provider])
     batches = 0
     for feed in calibration.feeds:
