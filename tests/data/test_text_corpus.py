@@ -174,3 +174,29 @@ def test_data_that_is_not_there_is_refused(batches, byte_model, tmp_path):
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(ColdpressError, match="has no rows"):
         batches(byte_model, "text_corpus", data_files=[str(tmp_path / "empty.jsonl")])
+
+
+@pytest.mark.parametrize("kind", ["text_corpus", "prompts"])
+@pytest.mark.parametrize("template", ["{{ messages[0].content }}", "{{ bos_token }}{{ messages[0].content }}"])
+def test_a_chat_begins_with_bos_only_where_its_template_writes_it(batches, byte_model, tmp_path, kind, template):
+    """As in transformers, whose tokenizer here begins every other text with BOS."""
+    from transformers import AutoTokenizer
+
+    content = json.loads((byte_model / "tokenizer.json").read_text())
+    pieces = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    special = {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}
+    content["post_processor"] = {
+        "type": "TemplateProcessing", "single": pieces, "pair": [*pieces, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": special,
+    }  # fmt: skip
+    (byte_model / "tokenizer.json").write_text(json.dumps(content))
+    settings = json.loads((byte_model / "tokenizer_config.json").read_text())
+    (byte_model / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": template}))
+    tokenizer = AutoTokenizer.from_pretrained(str(byte_model))
+    said = tokenizer.apply_chat_template([{"role": "user", "content": "abc"}], tokenize=False)
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"text": "abc", "answer": "d"}) + "\n")
+    options = {"strategy": "line_by_line"} if kind == "text_corpus" else {}
+    options |= {"data_files": [str(tmp_path / "rows.jsonl")], "text_cols": ["text"]}
+    for chat, expected in ((True, tokenizer(said, add_special_tokens=False)), (False, tokenizer("abc"))):
+        [batch] = batches(byte_model, kind, chat_template=chat, **options)
+        assert batch.inputs["input_ids"].tolist() == [expected["input_ids"]]

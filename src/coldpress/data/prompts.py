@@ -31,6 +31,7 @@ class Prompts(RowLoader):
     tokenizer: str | None = option("folder with the tokenizer, if the model has none", None)
 
     reads: ClassVar[tuple[str, ...]] = ("data_files", "tokenizer")
+    version: ClassVar[int] = 2
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -46,7 +47,8 @@ class Prompts(RowLoader):
         for table in self.tables():
             for number, (row, text) in enumerate(documents.with_rows(table), start=1):
                 answer = PlacedRow(f"{table.name}, row {number}", row)[self.answer_col]
-                yield [*tokens.start, *tokens.of(text)], str(answer)
+                start = tokens.start_of(text, documents.by_template)
+                yield [*start, *tokens.of(text)], str(answer)
 
 
 def _batch(group: list[tuple[list[int], str]], pad: int) -> Batch:

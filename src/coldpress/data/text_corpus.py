@@ -59,6 +59,7 @@ class TextCorpus(RowLoader):
     )
 
     reads: ClassVar[tuple[str, ...]] = ("data_files", "tokenizer")
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -135,10 +136,11 @@ class TextCorpus(RowLoader):
         for text, answers in answered:
             if not text.strip():
                 continue
-            ids = [*tokens.start, *(tokens.ended(text) if self.end_token else tokens.of(text))]
+            start = tokens.start_of(text, documents.by_template)
+            ids = [*start, *(tokens.ended(text) if self.end_token else tokens.of(text))]
             is_scored = np.ones(len(ids), dtype=bool)
             if self.answers_only:
-                is_scored = _scored(tokens, text, answers, len(ids))
+                is_scored = _scored(tokens, text, answers, len(start), len(ids))
             kept = np.array(ids[: self.max_seq_len], dtype=np.int64)
             yield _Window(kept, is_scored[: self.max_seq_len], len(ids) > self.max_seq_len)
 
@@ -166,11 +168,13 @@ class _Window:
     is_cut: bool = False
 
 
-def _scored(tokens: Tokens, text: str, answers: list[tuple[int, int]], count: int) -> np.ndarray:
-    """Which of the ``count`` ids of a window belong to answers: those that begin in one, and the end after the last."""
+def _scored(tokens: Tokens, text: str, answers: list[tuple[int, int]], first: int, count: int) -> np.ndarray:
+    """Which of the ``count`` ids of a window belong to answers: those that begin in one, and the end after the last.
+
+    ``first``: where the ids of the text begin.
+    """
     places = np.array(tokens.places(text))
     within = np.zeros(count, dtype=bool)
-    first = len(tokens.start)
     for start, stop in answers:
         within[first : first + len(places)] |= (places >= start) & (places < stop)
     within[first + len(places) :] = bool(answers) and answers[-1][1] == len(text)

@@ -23,7 +23,8 @@ class Documents:
     ``use_chat_template``: True makes every text a user message in the model's chat template, False uses the template
     for nothing, None uses it for conversations. ``chat`` is that template, None for a model without one. ``columns``: the
     fields that are the text, a blank between them; one that holds a list of messages is a conversation.
-    ``for_answer``: end conversations with the mark of an answer that is to come.
+    ``for_answer``: end conversations with the mark of an answer that is to come. ``by_template``: whether the chat template wrote
+    the last text.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Documents:
                 hint="leave it out, and write the layout as --text_template",
             )
         self.rows = 0
+        self.by_template = False
         self._template = _Template(text_template) if text_template is not None else None
         self._wraps_text = bool(use_chat_template)
         self._columns, self._for_answer = list(columns), for_answer
@@ -84,6 +86,7 @@ class Documents:
                 "nothing says which part of the text is the answer",
                 hint="use a text_template whose last field is the answer, or conversations and the model's chat template",
             )
+        self.by_template = True
         return _answers_of(self._chat, messages_of(_field(row, chats[0])))
 
     def _blocks(self, table: Table) -> Iterator[str]:
@@ -115,6 +118,7 @@ class Documents:
 
     def _conversation(self, value: Any) -> str:
         messages = messages_of(value)
+        self.by_template = self._chat is not None
         return self._chat.render(messages, self._for_answer) if self._chat else plain_chat(messages)
 
 
