@@ -15,6 +15,7 @@ NAMES = (
     "press_smollm2",
     "decode",
     "press_phi_shape",
+    "verification",
     "quality",
     "calibrate_smollm2",
     "calibrate_phi_shape",

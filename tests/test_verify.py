@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from coldpress import report
+from coldpress.errors import ColdpressError
 from coldpress.model import Model
 from coldpress.store import Store
-from coldpress.verify import Origin, verify
-from coldpress.workflow import Workflow
+from coldpress.verify import Origin, check_request, verify
+from coldpress.workflow import Verify, Workflow
 
 HELD_OUT = {"rows": 8, "tokens": 100, "loss_before": 4.0, "loss_after": 3.0}
 
@@ -37,3 +40,14 @@ def test_a_trained_model_is_judged_by_rows_held_out_and_a_merged_one_says_when(j
     worse = {"tuning": {"held_out": {**HELD_OUT, "loss_after": 4.5}}}
     model = replace(trained, notes=worse)
     assert judged(model, Origin(Model(tmp_path, "hf", "base"), model)).verdict == "worse than tolerance"
+
+
+def test_the_words_of_a_verdict_say_which_reference_spoke():
+    data = {"verdict": "verified", "quality": {"reference": {"says": "transformers 9.9 loaded the source."}}}
+    assert report.verdict(data).meaning.endswith("compared with its source. transformers 9.9 loaded the source.")
+    assert "9.9" not in report.verdict({**data, "verdict": "unverified"}).meaning
+
+
+def test_a_budget_that_is_no_number_of_gigabytes_is_refused():
+    with pytest.raises(ColdpressError, match="max_memory is -1 GB"):
+        check_request(Verify(max_memory=-1.0), Model(Path(), "onnx", "key"))

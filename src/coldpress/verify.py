@@ -46,6 +46,8 @@ def check_request(request: Verify, source: Model) -> None:
     All of that before any work.
     """
     tolerance_of("fp32", request.tolerance)
+    if request.max_memory is not None and not request.max_memory >= 0:
+        raise ColdpressError(f"verify: max_memory is {request.max_memory:g} GB", hint="it is a number of gigabytes")
     for file in request.data:
         if not Path(file).is_file():
             raise ColdpressError(f"text to verify on: '{file}' does not exist")
@@ -126,7 +128,8 @@ def _against_source(model: Model, origin: Origin, workflow: Workflow, store: Sto
     if source.format != "hf":
         return Verdict(UNVERIFIED, ["only models made from a Hugging Face model are compared with their source yet"])
     trust = {"trust_remote_code": workflow.trust_remote_code}
-    job = Job("metric", "divergence", {"files": list(request.data), **trust}, model, target, source)
+    memory = {} if request.max_memory is None else {"max_memory": request.max_memory}
+    job = Job("metric", "divergence", {"files": list(request.data), **memory, **trust}, model, target, source)
     [(_, result)] = Local().map([job], store, progress)
     reasons, numbers, seconds = judge(result.numbers, tolerance), dict(result.numbers), result.seconds
     if limits_broken(result.numbers, tolerance):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +22,7 @@ from coldpress.measuring.prompts import Source, compare_prompts
 from coldpress.metrics.perplexity import scoring_provider
 from coldpress.model import Model
 from coldpress.networks import adapter_folder, heldout
+from coldpress.networks.referee import Voice, reference_of, voice_of_base
 from coldpress.networks.reference import Reference
 from coldpress.parts import Context, Metric, Value
 
@@ -49,6 +50,10 @@ class Divergence(Metric):
     tokens: int = field(default=256, metadata={"help": "tokens in a window"})
     files: tuple[str, ...] = field(default=(), metadata={"help": "text or jsonl files instead of the built-in text"})
     new_tokens: int = field(default=40, metadata={"help": "length of each answer in tokens"})
+    max_memory: float | None = field(
+        default=None,
+        metadata={"help": "gigabytes that the source may take besides mapped files; default: half of what is free"},
+    )
     trust_remote_code: bool = field(default=False, metadata={"help": "run model code from the source folder"})
 
     values: ClassVar[Mapping[str, Value]] = {
@@ -66,7 +71,7 @@ class Divergence(Metric):
     accepts: ClassVar[tuple[str, ...]] = ("onnx", "hf")
     reads: ClassVar[tuple[str, ...]] = ("files",)
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime-genai", "transformers")
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
         """The numbers, plus ``answers`` and how they were scored.
@@ -81,7 +86,7 @@ class Divergence(Metric):
         tokens = min(self.tokens, context_length(source) or self.tokens)
         windows = heldout.named_windows(source, tokens, self.windows, self.files)
         texts = [window for _, window in windows]
-        reference = self._reference(ctx.source)
+        reference, voice = self._reference(ctx.source)
         scores = iter(reference.logits([*texts, *(answer.sequence() for answer in answers)]))
         numbers = _on_text(windows, scores, self._logits(model, texts, ctx), ctx)
         for answer in answers:
@@ -94,20 +99,22 @@ class Divergence(Metric):
             **compare_prompts(source, model.path, self.files, self.trust_remote_code),
             "scored_with": scoring_provider(ctx) if model.format == "onnx" else "torch",
             "source_streamed": reference.streamed,
+            "reference": asdict(voice),
         }
 
-    def _reference(self, source: Model) -> Reference:
+    def _reference(self, source: Model) -> tuple[Reference, Voice]:
         if source.format == "hf":
-            return Reference(source.path, self.trust_remote_code)
+            return reference_of(source.path, self.trust_remote_code, self.max_memory)
         from coldpress.networks.adapted_reference import AdaptedReference
 
         folder = adapter_folder.read(source.path)
         [adapter] = folder.adapters.values()
-        return AdaptedReference(folder.base, adapter, self.trust_remote_code)
+        voice = voice_of_base(folder.base, self.trust_remote_code)
+        return AdaptedReference(folder.base, adapter, self.trust_remote_code), voice
 
     def _logits(self, model: Model, windows: list[np.ndarray], ctx: Context) -> Iterable[np.ndarray]:
         if model.format == "hf":
-            return Reference(model.path, self.trust_remote_code).logits(windows)
+            return reference_of(model.path, self.trust_remote_code, self.max_memory)[0].logits(windows)
         return map(Decoder(model.path, ctx.target.thread_count, scoring_provider(ctx)).logits, windows)
 
     def _answers(self, folder: Path, source: Path, ctx: Context) -> list[Answer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,21 +29,53 @@ def config_of(folder: Path, trust_remote_code: bool) -> Any:
     return config
 
 
-def empty_model(folder: Path, shards: Shards, trust_remote_code: bool) -> tuple[Any, dict[str, str] | None]:
-    """The folder's model with its parameters on ``meta``; parameter -> stored tensor, see `_stored_names`."""
+def empty_model(
+    folder: Path, shards: Shards, trust_remote_code: bool, config: Any = None
+) -> tuple[Any, dict[str, str] | None]:
+    """The folder's model with its parameters on ``meta``; parameter -> stored tensor, see `_stored_names`.
+
+    ``config``: that of `config_of` if None.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     from coldpress.networks.experts import part_experts
 
     try:
-        config = config_of(folder, trust_remote_code)
+        config = config or config_of(folder, trust_remote_code)
         with _parameters_on_meta():
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
     except (ValueError, OSError) as error:
         raise ColdpressError(f"transformers cannot build a causal language model from {folder}: {error}") from error
     filled = part_experts(model, set(shards.names()))
     return model.eval(), _stored_names(model, shards, filled)
+
+
+def empty_like(network: Any) -> Any:
+    """The network that transformers loaded, as if no layer was quantized, in float32 and with its parameters on ``meta``."""
+    import torch
+
+    config = copy.deepcopy(network.config)
+    if getattr(config, "quantization_config", None) is not None:
+        del config.quantization_config
+    if not network.all_tied_weights_keys:  # transformers keeps a head with values of its own
+        config.tie_word_embeddings = False
+    with _parameters_on_meta():
+        return type(network)._from_config(config, dtype=torch.float32).eval()
+
+
+def layer_names(model: Any) -> list[str]:
+    """The names of the decoder layers: the members of the list of modules that holds most parameters."""
+    from torch import nn
+
+    def weights(item: tuple[str, Any]) -> int:
+        return sum(parameter.numel() for parameter in item[1].parameters())
+
+    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    if not lists:
+        raise ColdpressError(f"{type(model).__name__} has no list of layers, so it cannot be taken layer by layer")
+    name, layers = max(lists, key=weights)
+    return [f"{name}.{place}" for place in range(len(layers))]
 
 
 @contextmanager
@@ -106,7 +139,7 @@ def _renaming(model: Any) -> Any:
 
     def rename(key: str) -> tuple[str, bool]:
         name, pattern = rename_source_key(key, renamings, converters, model.base_model_prefix, state)
-        return name, pattern is not None
+        return name, pattern is not None and name in state
 
     return rename
 

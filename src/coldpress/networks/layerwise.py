@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from coldpress.errors import ColdpressError
 from coldpress.networks.attention import attend_in_blocks
 from coldpress.networks.decoder_layer import DecoderLayer, Watcher, loaded, running_as
-from coldpress.networks.empty import empty_model, tied_names
+from coldpress.networks.empty import empty_model, layer_names, tied_names
 from coldpress.networks.on_demand import load_while_running
 from coldpress.networks.routers import is_router
 from coldpress.networks.shards import Shards
@@ -78,7 +78,7 @@ class Layerwise:
             raise _refusal(self._model, self.folder, "transformers computes some of them from several stored tensors")
         attend_in_blocks(self._model)
         self._stored, self._tied = found, tied_names(self._model)
-        self._layers = dict(map(self._layer, _layer_names(self._model)))
+        self._layers = dict(map(self._layer, layer_names(self._model)))
         self._prepare_ends()
         self._calls: dict[int, list[_Call]] = {}
 
@@ -340,20 +340,6 @@ def _refusal(model: Any, folder: Path, why: str) -> ColdpressError:
         f"the weights of {type(model).__name__} in {folder} cannot be read layer by layer: {why}",
         hint="quantize it with `auto-opt --algorithm kquant`, which needs no data",
     )
-
-
-def _layer_names(model: Any) -> list[str]:
-    """The names of the decoder layers: the members of the list of modules that holds most parameters."""
-    from torch import nn
-
-    def weights(item: tuple[str, Any]) -> int:
-        return sum(parameter.numel() for parameter in item[1].parameters())
-
-    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
-    if not lists:
-        raise ColdpressError(f"{type(model).__name__} has no list of layers, so it cannot be calibrated layer by layer")
-    name, layers = max(lists, key=weights)
-    return [f"{name}.{place}" for place in range(len(layers))]
 
 
 def _cast(dtype: torch.dtype, value: Any) -> Any:

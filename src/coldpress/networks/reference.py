@@ -9,15 +9,17 @@ whole instead. Layers that are quantized in the folder have the values that thei
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from coldpress.networks.attach import attach
-from coldpress.networks.empty import config_of, empty_model, tied_names
-from coldpress.networks.on_demand import apply_in_slices, is_plain_linear, load_while_running
+from coldpress.networks.empty import config_of, empty_like, empty_model, tied_names
+from coldpress.networks.loaded import Loaded
+from coldpress.networks.on_demand import Tensors, apply_in_slices, is_plain_linear, load_while_running
 from coldpress.networks.shards import Shards
 
 if TYPE_CHECKING:
@@ -25,23 +27,49 @@ if TYPE_CHECKING:
 
 
 class Reference:
-    """A Hugging Face folder as the truth that other models are compared with.
+    """A Hugging Face folder as the truth that other models are compared with; see `referee` for which one to take.
 
     ``streamed`` says whether the weights are read while the model runs (True) or were loaded whole.
-    Code from the folder runs only with ``trust_remote_code``.
+    Code from the folder runs only with ``trust_remote_code``. ``cut`` changes the configuration, to one of fewer layers.
     """
 
-    def __init__(self, folder: Path, trust_remote_code: bool = False):
+    def __init__(
+        self, folder: Path, trust_remote_code: bool = False, cut: Callable[[Any], Any] = lambda config: config
+    ):
         self.folder = Path(folder)
-        self._trust = trust_remote_code
-        self._shards = Shards(self.folder)
-        self._model, stored = empty_model(self.folder, self._shards, trust_remote_code)
+        self._trust, self._cut = trust_remote_code, cut
         self._adapter: Path | None = None
+        self._loaded: Loaded | None = None
+        self._keys: dict[str, str] = {}
+        self._shards = Shards(self.folder)
+        self._tensors: Tensors = self._shards
+        config = cut(config_of(self.folder, trust_remote_code))
+        self._model, stored = empty_model(self.folder, self._shards, trust_remote_code, config)
         self.streamed = stored is not None
         if stored is None:
             self._load_whole()
         else:
             self._stream(stored)
+
+    @classmethod
+    def of(cls, folder: Path, found: Loaded, trust_remote_code: bool = False) -> Reference:
+        """What transformers loaded, in whatever type, run in float32: each module's values are cast while it runs."""
+        self = cls.__new__(cls)
+        self.folder, self._trust, self._adapter, self.streamed = Path(folder), trust_remote_code, None, False
+        self._loaded, self._tensors, self._keys, self._model = found, found, {}, found.network
+        if not found.is_plain_float32:
+            self._model = empty_like(found.network)
+            self._stream({name: name for name in found.values})
+        return self
+
+    @property
+    def network(self) -> Any:
+        """The transformers model that runs."""
+        return self._model
+
+    def values(self) -> dict[str, Callable[[], torch.Tensor]]:
+        """How to read each parameter of a streamed model from the files, by its name."""
+        return {name: partial(self._shards.tensor, stored) for name, stored in self._keys.items()}
 
     def attach(self, adapter: Path) -> str:
         """Put a PEFT folder's adapter onto the model; says who did it: PEFT, or coldpress where PEFT cannot or is not there."""
@@ -102,7 +130,7 @@ class Reference:
         try:
             return None if body is None else body(input_ids=ids, use_cache=False)
         except (RuntimeError, NotImplementedError) as error:
-            if not self.streamed or "meta" not in str(error):
+            if not self._keys or "meta" not in str(error):
                 raise
         self._load_whole()  # this model reads a parameter outside the module that owns it
         return self._run_body(ids)
@@ -124,18 +152,26 @@ class Reference:
         return None if body is self._model else body
 
     def _load_whole(self) -> None:
+        """Have all parameters in memory, in float32."""
         import torch
         from transformers import AutoModelForCausalLM
 
-        self.streamed = False
-        if self._shards.has_packed:
-            config = config_of(self.folder, self._trust)
+        if self._loaded is not None:
+            model = type(self._model)(self._model.config)
+            model.load_state_dict({name: value.float() for name, value in self._loaded.values.items()}, strict=False)
+        elif self._shards.has_packed:
+            config = self._cut(config_of(self.folder, self._trust))
             values = {name: self._shards.tensor(name).float() for name in self._shards.names()}
             model = type(self._model).from_pretrained(None, config=config, state_dict=values, dtype=torch.float32)
         else:
             model = AutoModelForCausalLM.from_pretrained(
-                self.folder, dtype=torch.float32, trust_remote_code=self._trust, local_files_only=True
+                self.folder,
+                config=self._cut(config_of(self.folder, self._trust)),
+                dtype=torch.float32,
+                trust_remote_code=self._trust,
+                local_files_only=True,
             )
+        self.streamed, self._keys = False, {}
         self._model = model.eval()
         self._put_adapter()
 
@@ -150,6 +186,7 @@ class Reference:
             yield path, module, None
 
     def _stream(self, stored: Mapping[str, str]) -> None:
+        """Let each module take its parameters from the tensors while it runs; ``stored``: parameter -> tensor."""
         head = self._model.get_output_embeddings()
         tied, buffers = tied_names(self._model), dict(self._model.named_buffers())
         for path, module, around in self._modules():
@@ -157,14 +194,14 @@ class Reference:
             for local, parameter in module._parameters.items():
                 name = f"{path}.{local}" if path else local
                 if parameter is not None and parameter.device.type == "meta":
-                    keys[local] = stored.get(name) or stored[tied[name]]
+                    keys[local] = self._keys[name] = stored.get(name) or stored[tied[name]]
             if keys and module is head and around is None and is_plain_linear(module):
-                apply_in_slices(module, self._shards, keys)
+                apply_in_slices(module, self._tensors, keys)
             elif keys:
-                load_while_running(module, self._shards, keys, around)
+                load_while_running(module, self._tensors, keys, around)
         for name, buffer in buffers.items():
             if name in stored:
-                buffer.copy_(self._shards.tensor(stored[name]))
+                buffer.copy_(self._tensors.tensor(stored[name]))
 
 
 def _padded(windows: Sequence[np.ndarray]) -> torch.Tensor:

@@ -70,7 +70,9 @@ _SPEED = (
 
 def verdict(report: Report) -> Verdict:
     """The report's verdict; only the words the engine writes after a comparison count as a comparison."""
-    return _VERDICTS.get(str(report.get("verdict")), _UNVERIFIED)
+    found = _VERDICTS.get(str(report.get("verdict")), _UNVERIFIED)
+    spoke = plain(section(section(report, "quality"), "reference").get("says") or "")
+    return replace(found, meaning=f"{found.meaning} {spoke}") if spoke and found is not _UNVERIFIED else found
 
 
 def reasons(report: Report) -> list[str]:

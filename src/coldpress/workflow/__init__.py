@@ -154,6 +154,9 @@ class Verify:
     enabled: bool = option("run the result and compare it with its source", True)
     tolerance: str | None = option("limits, such as 0.1 (KL) or kl=0.1,ppl=1.05", None)
     data: tuple[str, ...] = option("text or jsonl files to compare on, instead of the shipped text", ())
+    max_memory: float | None = option(
+        "gigabytes that loading the source may take besides mapped files; default: half of what is free", None
+    )
 
 
 @dataclass(frozen=True)
