@@ -30,6 +30,17 @@ ALLOWED = {
     "target": {"errors"},
     "store": set(),
     "parts": {"errors", "model", "schema", "target"},
+    "olive_config": {
+        "__version__",
+        "azure",
+        "errors",
+        "olive_config",
+        "parts",
+        "recipes",
+        "schema",
+        "target",
+        "workflow",
+    },
     "tune": {"errors", "model", "networks", "parts", "quant", "tune"},
 }
 #: parts know the model, their interface, how to open a model and its data, and the folders of knowledge; nothing of the engine
@@ -64,6 +75,13 @@ def test_every_layer_imports_only_what_is_below_it():
         for name in imports_of(file) - allowed
     ]
     assert not wrong
+
+
+def test_of_the_workflow_only_its_files_know_that_there_is_a_dialect():
+    below = [file for file in files_of("workflow") if file.name != "file.py"]
+    assert not [file for file in below if "olive_config" in imports_of(file)]
+    reading = [file for file in files_of("olive_config") if "workflow.file" in file.read_text(encoding="utf-8")]
+    assert not reading, "what is above the dialect"
 
 
 def test_passes_and_metrics_know_nothing_of_the_engine():

@@ -199,7 +199,7 @@ def _kind(
         ("post_processors", *components.get("post_process_data_config", ("", ""))),
         ("dataloaders", *components.get("dataloader_config", ("", ""))),
     ]
-    kind, is_wrong = None, False
+    kind, told_by, is_wrong = None, "", False
     for table, name, place in told:
         known = {one.lower(): entry for one, entry in data_table("kinds")[table].items()}
         if not name or (table == "tasks" and name.lower() not in known):
@@ -210,9 +210,8 @@ def _kind(
         elif isinstance(entry, Mapping):
             section.log.refuse(section.place, f"data of the kind {name} is not read", entry["instead"])
         elif isinstance(entry, str) and kind is None:
-            kind = entry
-            continue
-        elif place:
+            kind, told_by = entry, table
+        elif place and not (table == "containers" and told_by == "tasks"):  # the container lets the task tell
             section.log.note(place, _NO_MATTER.get(table, ANYWAY if kind is None else f"no effect: it is {kind} data"))
         is_wrong |= entry == "" or isinstance(entry, Mapping)
     if kind is None and not is_wrong:

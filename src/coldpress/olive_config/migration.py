@@ -10,7 +10,7 @@ from coldpress import __version__
 from coldpress.errors import ColdpressError
 from coldpress.olive_config import Translation, is_olive, translate
 from coldpress.olive_config.reading import grouped
-from coldpress.workflow.file import read_document
+from coldpress.workflow.documents import read_document
 
 
 def migrate(file: Path) -> tuple[Translation, list[ColdpressError]]:

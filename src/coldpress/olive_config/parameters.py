@@ -14,7 +14,7 @@ from coldpress.olive_config.data import DataConfigs
 from coldpress.olive_config.reading import ANYWAY, Log, Origin, Section, Taken, in_its_words, value_of
 from coldpress.olive_config.tables import Parameter, Pass, Then
 from coldpress.workflow import Step
-from coldpress.workflow.file import check_step
+from coldpress.workflow.check import check_step
 
 SEARCHABLE, DEFAULT = "SEARCHABLE_VALUES", "DEFAULT_VALUE"
 #: parameters that are the name of a data config; the first is spelled out, as calibration data has no name here

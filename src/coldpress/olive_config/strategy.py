@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from coldpress.errors import did_you_mean
@@ -9,6 +10,7 @@ from coldpress.olive_config.reading import Section
 from coldpress.recipes import press_recipe
 from coldpress.target import Target
 from coldpress.workflow import Step
+from coldpress.workflow.check import check_step
 
 _SAMPLERS = {"sequential": "grid", "exhaustive": "grid", "random": "random", "tpe": "tpe"}
 _ORDERS = {"joint": "joint", "pass-by-pass": "pass_by_pass"}
@@ -88,8 +90,11 @@ def read_auto_optimizer(root: Section, kind: str, searches: bool) -> list[Step]:
         return []
     root.log.note("passes", "no pass is named: coldpress's own recipe takes the place of Olive's optimizer")
     root.log.note(root.place_of("auto_optimizer_config"), "it asks for this recipe")
+    steps = list(press_recipe({"precision": next(iter(precisions), None)}, Target()))
     if len(precisions) > 1 and searches:
-        return [Step("press", {"precision": {"choice": precisions}})]
-    if len(precisions) > 1:
+        steps = [Step("press", {"precision": {"choice": precisions}})]
+    elif len(precisions) > 1:
         root.log.note(config.place_of("precisions"), f"without a search the first is made: {precisions[0]}")
-    return list(press_recipe({"precision": next(iter(precisions), None)}, Target()))
+    for step in steps:
+        root.log.attempt("", partial(check_step, step, config.place_of("precisions"), config.place_of("precisions")))
+    return steps

@@ -225,7 +225,7 @@ def _accelerator(section: Section, device: str | None) -> Accelerator:
         provider, where = _providers(inner, "execution_providers", named) or (None, "")
         inner.close("accelerator")
         return Accelerator(named, provider, inner.place_of("device") if named else "", where)
-    return Accelerator(device, None, section.place_of("type"))
+    return Accelerator(device, None, section.place_of("type") if device else "")
 
 
 def _device(section: Section, place: str, name: str) -> str | None:
