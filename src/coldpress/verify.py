@@ -20,6 +20,7 @@ from coldpress.workflow import Verify, Workflow
 
 VERIFIED, WORSE, UNVERIFIED = "verified", "worse than tolerance", "unverified"
 TUNED = "fine-tuned"
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -184,4 +185,7 @@ def _worst_layer(job: Job, store: Store, progress: Progress) -> str:
         [(_, result)] = Local().map([job], store, progress)
     except ColdpressError as error:
         return f"the worst layer could not be found: {error.message}"
+    if names := result.numbers.get("misread"):
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        return f"coldpress reads {', '.join(names[:_SHOWN])}{more} otherwise than transformers does: a fault of coldpress, please report it"
     return f"the worst layer is {result.numbers['name']}: its output differs by {result.numbers['relative_error']:.1%}"

@@ -12,7 +12,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from coldpress.errors import WORK_FAILED, ColdpressError
-from coldpress.networks.referee import reference_of
+from coldpress.networks.referee import misread, reference_of
+from coldpress.networks.reference import Reference
 from coldpress.networks.shards import Shards
 from coldpress.quant.grid import Grid
 from tests.architectures import checkpoint
@@ -108,3 +109,10 @@ def test_a_head_of_its_own_is_kept_in_any_type(tmp_path: Path):
     assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"]
     reference, _ = reference_of(in_bfloat16(folder))
     np.testing.assert_allclose(next(reference.logits([WINDOW])), transformers_logits(folder, WINDOW), atol=1e-5)
+
+
+def test_what_is_misread_is_found_in_the_whole_too(tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
+    wrong, read = "model.layers.1.self_attn.k_proj.weight", Shards.tensor
+    assert misread(tiny_model, Reference(tiny_model)) == []
+    monkeypatch.setattr(Shards, "tensor", lambda self, name: read(self, name) + (0.01 if name == wrong else 0))
+    assert misread(tiny_model, Reference(tiny_model)) == [wrong]

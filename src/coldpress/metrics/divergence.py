@@ -98,7 +98,6 @@ class Divergence(Metric):
             **(_stops(model.path, source) if answers else {}),
             **compare_prompts(source, model.path, self.files, self.trust_remote_code),
             "scored_with": scoring_provider(ctx) if model.format == "onnx" else "torch",
-            "source_streamed": reference.streamed,
             "reference": asdict(voice),
         }
 

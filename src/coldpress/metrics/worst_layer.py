@@ -13,6 +13,7 @@ from coldpress.errors import ColdpressError
 from coldpress.graphs.runtime import Decoder
 from coldpress.model import Model
 from coldpress.networks import heldout
+from coldpress.networks.referee import misread
 from coldpress.networks.reference import Reference
 from coldpress.parts import Context, Metric, Value
 
@@ -31,6 +32,7 @@ class WorstLayer(Metric):
     values: ClassVar[Mapping[str, Value]] = {"relative_error": Value("lower")}
     accepts: ClassVar[tuple[str, ...]] = ("onnx",)
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime", "transformers")
+    version: ClassVar[int] = 2
 
     def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
         if ctx.source is None or ctx.source.format != "hf":
@@ -40,7 +42,11 @@ class WorstLayer(Metric):
         window = heldout.windows(ctx.source.path, _LONGEST_WINDOW, 1)[0]
         reference = Reference(ctx.source.path, self.trust_remote_code)
         name, error = worst_layer(model.path, reference, window, ctx.target.thread_count)
-        return {"name": name, "relative_error": error}
+        return {
+            "name": name,
+            "relative_error": error,
+            "misread": misread(ctx.source.path, reference, self.trust_remote_code),
+        }
 
 
 def worst_layer(model_folder: Path, source: Reference, window: np.ndarray, threads: int = 0) -> tuple[str, float]:

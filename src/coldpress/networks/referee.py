@@ -168,6 +168,17 @@ def compare_part(folder: Path, whole: Reference, trust_remote_code: bool = False
     return count
 
 
+def misread(folder: Path, reference: Reference, trust_remote_code: bool = False) -> list[str]:
+    """The parameters that coldpress reads otherwise than transformers, where the whole of a plain folder stays in mapped files."""
+    stored = Checkpoint(folder).tensors
+    if memory_needed(folder, stored):
+        return []
+    try:
+        return differing(reference.values(), load(folder, load_dtype(folder, stored), trust_remote_code))
+    except CannotLoad:
+        return []
+
+
 def differing(ours: Mapping[str, Any], theirs: Loaded) -> list[str]:
     """The parameters that both have under one name, with other values."""
     import torch
