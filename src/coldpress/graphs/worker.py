@@ -49,8 +49,22 @@ def _answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     try:
         return json.loads(done.stdout.strip().splitlines()[-1])
     except (IndexError, ValueError):
-        last = done.stderr.strip().splitlines()[-12:] or [f"exit code {done.returncode}"]
-        raise ColdpressError("building the graph failed:\n  " + "\n  ".join(last), exit_code=WORK_FAILED) from None
+        said = _last_words(done.stderr) or f"exit code {done.returncode}"
+        raise ColdpressError(
+            f"building the graph failed: {said}",
+            hint="is config.json complete, and that of these weights?",
+            exit_code=WORK_FAILED,
+        ) from None
+
+
+def _last_words(errors: str) -> str:
+    """The message of the exception that ended a process, in one line; else the last line it wrote."""
+    lines = errors.strip().splitlines()
+    begins = next((place for place in range(len(lines) - 1, -1, -1) if lines[place].startswith("Traceback ")), None)
+    if begins is None:
+        return lines[-1] if lines else ""
+    message = next(place for place in range(begins + 1, len(lines)) if not lines[place].startswith(" "))
+    return " ".join(line.strip() for line in lines[message:])
 
 
 def main(question: Path) -> dict[str, Any]:

@@ -13,6 +13,9 @@ from coldpress.networks.packed import plain_tensors
 from coldpress.networks.shards import Shards
 from coldpress.networks.ties import has_own_head
 
+#: what is said when a configuration is contradictory
+COMPLETE = "is config.json complete, and that of these weights?"
+
 
 def config_of(folder: Path, trust_remote_code: bool) -> Any:
     """The configuration of the folder's model, as if no layer was quantized; heads are tied where the weights are."""
@@ -45,8 +48,10 @@ def empty_model(
         config = config or config_of(folder, trust_remote_code)
         with _parameters_on_meta():
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
-    except (ValueError, OSError) as error:
-        raise ColdpressError(f"transformers cannot build a causal language model from {folder}: {error}") from error
+    except (ValueError, OSError, TypeError, LookupError, AttributeError) as error:
+        raise ColdpressError(
+            f"transformers cannot build a causal language model from {folder}: {error}", hint=COMPLETE
+        ) from error
     filled = part_experts(model, set(shards.names()))
     return model.eval(), _stored_names(model, shards, filled)
 

@@ -10,14 +10,16 @@ whole instead. Layers that are quantized in the folder have the values that thei
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from coldpress.errors import ColdpressError
 from coldpress.networks.attach import attach
-from coldpress.networks.empty import config_of, empty_like, empty_model, tied_names
+from coldpress.networks.empty import COMPLETE, config_of, empty_like, empty_model, tied_names
 from coldpress.networks.loaded import Loaded
 from coldpress.networks.on_demand import Tensors, apply_in_slices, is_plain_linear, load_while_running
 from coldpress.networks.shards import Shards
@@ -84,12 +86,22 @@ class Reference:
         """
         import torch
 
-        with torch.inference_mode():
+        with torch.inference_mode(), self._failing_plainly():
             output = self._run_body(_padded(windows))
         for index, window in enumerate(windows):
-            with torch.inference_mode():
+            with torch.inference_mode(), self._failing_plainly():
                 scores = self._run_head(output, index, window)
             yield scores
+
+    @contextmanager
+    def _failing_plainly(self) -> Iterator[None]:
+        """What transformers raises for a configuration that is contradictory, or not that of the weights, as ColdpressError."""
+        try:
+            yield
+        except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+            raise ColdpressError(
+                f"transformers cannot run the model in {self.folder}: {type(error).__name__}: {error}", hint=COMPLETE
+            ) from error
 
     def hidden(self, window: np.ndarray, module_names: Sequence[str]) -> dict[str, np.ndarray]:
         """The outputs [tokens, out] of the named modules for one window; unknown names are left out."""
