@@ -36,7 +36,9 @@ class MergeAdapterWeights(Pass):
     def check(self, model: Model, target: Target) -> None:
         if self.adapter_path is not None and not Path(self.adapter_path).is_dir():
             raise NotAtHand(f"adapter_path: '{self.adapter_path}' is no folder", hint="pass a PEFT folder")
-        check_kind(self._adapter(model))
+        is_trained_first = model.format == "adapter" and not adapter_folder.folders_of(model.path, model.notes)
+        if self.adapter_path is not None or not is_trained_first:
+            check_kind(self._adapter(model))
 
     def _adapter(self, model: Model) -> Path:
         """The PEFT folder to merge. Raises ColdpressError unless there is exactly one."""
