@@ -13,7 +13,9 @@ from coldpress.graphs.runtime import Decoder
 from coldpress.metrics.divergence import Divergence, kl_divergence, repeated_run
 from coldpress.model import Model
 from coldpress.parts import Context
+from coldpress.quant.grid import Grid
 from coldpress.tolerance import TOLERANCES, judge
+from tests.packed_folders import pack_folder
 
 QUICK = Divergence(windows=2, tokens=64, new_tokens=12)
 
@@ -101,3 +103,11 @@ def test_a_graph_that_the_processor_cannot_run_is_a_plain_error(pressed, context
         QUICK.measure(pressed("bf16"), context)
     with pytest.raises(ColdpressError, match="CPUExecutionProvider cannot run"):
         Decoder(pressed("bf16").path, 2)
+
+
+def test_a_result_that_transformers_cannot_load_is_said_to_be_read_by_coldpress(tiny_model, tmp_path):
+    packed = pack_folder(tiny_model, tmp_path, "gptq", lambda _: Grid(8, 32, False))
+    numbers = QUICK.measure(Model(packed.folder, "hf", "m"), Context(tmp_path, source=Model(packed.plain, "hf", "s")))
+    says = numbers["reference"]["says"]
+    assert says.startswith("transformers") and "The result itself was read by coldpress" in says
+    assert numbers["kl"] < 1e-6

@@ -71,7 +71,7 @@ class Divergence(Metric):
     accepts: ClassVar[tuple[str, ...]] = ("onnx", "hf")
     reads: ClassVar[tuple[str, ...]] = ("files",)
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime-genai", "transformers")
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
         """The numbers, plus ``answers`` and how they were scored.
@@ -88,7 +88,8 @@ class Divergence(Metric):
         texts = [window for _, window in windows]
         reference, voice = self._reference(ctx.source)
         scores = iter(reference.logits([*texts, *(answer.sequence() for answer in answers)]))
-        numbers = _on_text(windows, scores, self._logits(model, texts, ctx), ctx)
+        found, remark = self._logits(model, texts, ctx)
+        numbers = _on_text(windows, scores, found, ctx)
         for answer in answers:
             answer.judge(next(scores), reference)
         return {
@@ -98,7 +99,7 @@ class Divergence(Metric):
             **(_stops(model.path, source) if answers else {}),
             **compare_prompts(source, model.path, self.files, self.trust_remote_code),
             "scored_with": scoring_provider(ctx) if model.format == "onnx" else "torch",
-            "reference": asdict(voice),
+            "reference": {**asdict(voice), "says": f"{voice.says} {remark}".strip()},
         }
 
     def _reference(self, source: Model) -> tuple[Reference, Voice]:
@@ -111,10 +112,14 @@ class Divergence(Metric):
         voice = voice_of_base(folder.base, self.trust_remote_code)
         return AdaptedReference(folder.base, adapter, self.trust_remote_code), voice
 
-    def _logits(self, model: Model, windows: list[np.ndarray], ctx: Context) -> Iterable[np.ndarray]:
+    def _logits(self, model: Model, windows: list[np.ndarray], ctx: Context) -> tuple[Iterable[np.ndarray], str]:
+        """The model's logits, and what is to be said of how it was read."""
         if model.format == "hf":
-            return reference_of(model.path, self.trust_remote_code, self.max_memory)[0].logits(windows)
-        return map(Decoder(model.path, ctx.target.thread_count, scoring_provider(ctx)).logits, windows)
+            network, voice = reference_of(model.path, self.trust_remote_code, self.max_memory)
+            remark = f"The result itself was read by coldpress, as {voice.why}" if voice.by == "coldpress" else ""
+            return network.logits(windows), remark
+        decoder = Decoder(model.path, ctx.target.thread_count, scoring_provider(ctx))
+        return map(decoder.logits, windows), ""
 
     def _answers(self, folder: Path, source: Path, ctx: Context) -> list[Answer]:
         """Answers to prompts as transformers makes them; those that do not fit into the context are left out."""
