@@ -180,7 +180,10 @@ def complete(workflow: Workflow, model: Model) -> tuple[Step, ...]:
         return tuple(map(_for_onnx, steps))
     if steps and steps[-1].type in ("quantize", "lora"):
         _check_device(workflow.target.device)
-    if model.format == "gguf" and not (steps and all("gguf" in formats for formats in _accepted(steps[0]))):
+    accepted = list(_accepted(steps[0])) if steps else []
+    takes_it = bool(steps) and all("gguf" in formats for formats in accepted)
+    is_for_graphs = bool(steps) and all(formats == ("onnx",) for formats in accepted)  # which the check then says
+    if model.format == "gguf" and not takes_it and not is_for_graphs:
         return (Step("unpack_gguf"), *steps)
     return steps
 

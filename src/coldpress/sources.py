@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from coldpress.azure import is_resource, refuse_to_fetch
 from coldpress.errors import WORK_FAILED, ColdpressError, NotAtHand, did_you_mean
-from coldpress.model import Model, content_key
+from coldpress.model import Model, content_key, files_of
 from coldpress.networks import adapter_folder
 from coldpress.networks.checkpoint import Checkpoint, check
 from coldpress.networks.weight_files import PICKLES, has_weights, weight_files
@@ -130,6 +130,7 @@ def _recognise(path: Path, name: str, trust_remote_code: bool) -> tuple[Path, st
         if path.suffix not in _FILES:
             raise ColdpressError(f"{path} is not a model file", hint=f"known: {', '.join(_FILES)}, or a folder")
         _refuse_pointers([path])
+        _check_tensors([path] if path.suffix == ".onnx" else [])
         return path, _FILES[path.suffix]
     if adapter_folder.is_one(path):
         _recognise(path / adapter_folder.BASE, name, trust_remote_code)
@@ -143,12 +144,21 @@ def _recognise(path: Path, name: str, trust_remote_code: bool) -> tuple[Path, st
         check(path)
         return path, "hf"
     if graphs or (path / "genai_config.json").is_file():
+        _check_tensors(file for file in files_of(path) if file.suffix == ".onnx")
         return path, "onnx"
     if (path / _INNER / "genai_config.json").is_file():  # pressed with adapters
         return path / _INNER, "onnx"
     if len(packed) == 1 and not has_config:
         return packed[0], "gguf"
     raise _nothing_to_read(path, packed, weights, has_config)
+
+
+def _check_tensors(graphs: Iterable[Path]) -> None:
+    """The files with the tensors of graphs are there, below their folder; whether a file is a graph at all, others say."""
+    from coldpress.graphs.external import check_external_of
+
+    for file in graphs:
+        check_external_of(file)
 
 
 def _check_config(path: Path, name: str, trust_remote_code: bool) -> None:

@@ -19,7 +19,7 @@ ALLOWED = {
     "graphs": {"environment", "errors", "graphs", "model", "networks", "quant", "target"},
     "report": {"errors", "measuring", "parts", "report"},
     "data": {"batches", "data", "errors", "graphs", "model", "parts", "texts", "user_script"},
-    "batches": {"batches", "errors", "graphs", "model", "parts", "texts"},
+    "batches": {"batches", "errors", "graphs", "model", "parts", "target", "texts"},
     "measuring": {"errors", "graphs", "measuring", "model", "networks", "target"},
     "user_script": {"errors"},
     "samplers": {"parts", "samplers"},

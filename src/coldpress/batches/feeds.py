@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coldpress.errors import ColdpressError
+from coldpress.graphs import made_up
+from coldpress.graphs.session import Session
+from coldpress.graphs.signature import signature
 from coldpress.model import Model
 from coldpress.parts import Context, DataSource
+from coldpress.target import Target
 
 if TYPE_CHECKING:
     from coldpress.graphs.foreign.inputs import Inputs
-
-_RANDOM_LENGTH = 32
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,26 @@ def feeds_for(
     inputs = Inputs.of(load_graph(graph).graph, folder)
     if inputs.takes_text and (folder / "tokenizer.json").is_file():
         return _text(inputs, folder, samples, length or 128, ctx.seed)
-    size = length or _RANDOM_LENGTH
-    return Feeds(lambda: inputs.of_random(samples, size, ctx.seed), "random numbers", are_random=True)
+    return Feeds(lambda: _made_up(graph, folder, samples, length, ctx.seed), "random numbers", are_random=True)
+
+
+def _made_up(graph: Path, folder: Path, samples: int, length: int | None, seed: int) -> Iterator[dict[str, Any]]:
+    """Made-up inputs of the first of some usual sizes with which the graph runs; ``length`` is tried before those."""
+    inputs = signature(graph)
+    wanted = (replace(made_up.TRIES[0], size=length),) if length else ()
+    tries = (*wanted, *made_up.TRIES)
+    session = Session(graph, Target())
+    how = next((how for how in tries if _runs(session, made_up.feed(inputs, folder, how, seed))), tries[0])
+    for sample in range(samples):
+        yield made_up.feed(inputs, folder, how, seed + sample)
+
+
+def _runs(session: Session, feed: dict[str, Any]) -> bool:
+    try:
+        session.outputs_for(feed)
+    except ColdpressError:
+        return False
+    return True
 
 
 def _text(inputs: Inputs, folder: Path, samples: int, length: int, seed: int) -> Feeds:

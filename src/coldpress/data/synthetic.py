@@ -1,6 +1,6 @@
 """Made-up inputs, from what the model itself says that it takes: for timing, and where real data is not at hand.
 
-Token ids lie in the model's vocabulary, masks are ones, types zeros, positions count up, caches of keys and values are empty, floats
+Token ids lie in the model's vocabulary, texts are those that a graph knows, or words, masks are ones, types zeros, positions count up, caches of keys and values are empty, floats
 are normally distributed. Open axes have ``shapes`` or ``sizes`` as given, or what is usual: the batch, 128 tokens, images as large
 as the model's settings say.
 """
@@ -17,6 +17,7 @@ import numpy as np
 
 from coldpress.batches.loader import folder_of
 from coldpress.errors import ColdpressError, did_you_mean
+from coldpress.graphs.made_up import texts
 from coldpress.graphs.runtime import graph_file
 from coldpress.graphs.signature import Input, signature
 from coldpress.model import Model
@@ -64,6 +65,8 @@ class Synthetic(Data):
             return np.broadcast_to(np.arange(shape[-1]), shape).astype(one.dtype)
         if one.name in _CONSTANT and one.name not in self.ranges:
             return np.full(shape, _CONSTANT[one.name], one.dtype)
+        if one.dtype.kind == "O":
+            return texts(one, shape, random)
         if one.dtype.kind == "b":
             return np.ones(shape, one.dtype)
         if one.dtype.kind in "iu":

@@ -93,7 +93,7 @@ def _array(one: Input, shape: tuple[int, ...], how: Try, random: np.random.Gener
     if dtype.kind == "c" or (dtype.kind == "V" and not np.issubdtype(dtype, np.floating)):
         raise ColdpressError(f"input '{one.name}' is {dtype}, for which no values are made up")
     if dtype.kind == "O":
-        return random.choice(np.array([*one.known, *_WORDS], dtype=object), shape).astype(object)
+        return texts(one, shape, random)
     if "mask" in name or name == "token_type_ids":
         return np.full(shape, "mask" in name, dtype)
     if name == "position_ids":
@@ -103,6 +103,11 @@ def _array(one: Input, shape: tuple[int, ...], how: Try, random: np.random.Gener
     if dtype.kind == "b":
         return np.asarray(random.integers(0, 2, shape), bool)
     return np.asarray(random.standard_normal(shape)).astype(dtype)
+
+
+def texts(one: Input, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
+    """Texts for an input: those that the graph knows, and others."""
+    return np.asarray(random.choice(np.array([*one.known, *_WORDS], dtype=object), shape), dtype=object)
 
 
 def _whole(one: Input, shape: tuple[int, ...], how: Try, random: np.random.Generator) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from coldpress.errors import ColdpressError
+from coldpress.graphs.external import check_external
 
 #: operators that look indices up: the inputs that hold the table and the indices
 _LOOKUPS = {
@@ -58,7 +59,10 @@ class Input:
 
 
 def signature(file: Path) -> dict[str, Input]:
-    """The inputs that must be fed, in the order of the graph. ColdpressError for a file that is no graph."""
+    """The inputs that must be fed, in the order of the graph.
+
+    ColdpressError for a file that is no graph, and for one whose tensors are not all below its folder.
+    """
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -66,6 +70,7 @@ def signature(file: Path) -> dict[str, Input]:
         graph = onnx.load(str(file), load_external_data=False).graph
     except DecodeError as error:
         raise ColdpressError(f"{file} cannot be read as an ONNX model: {error}") from error
+    check_external(graph, file.parent)
     constants = {tensor.name for tensor in (*graph.initializer, *(one.values for one in graph.sparse_initializer))}
     uses = _Uses(graph)
     found = {}
@@ -146,7 +151,7 @@ class _Uses:
 
 
 #: constants with more elements are nothing that an input is compared with
-_FEW = 16
+_FEW = 4096
 
 
 def empty_cache(name: str, kind: int, shape: tuple[Any, ...], config: Mapping[str, Any], batch: int = 1) -> Any:

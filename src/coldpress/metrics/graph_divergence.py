@@ -35,6 +35,9 @@ _WINDOW = 32
 #: a graph whose own noise is above this says nothing about another
 _MOST_NOISE = 0.1
 _TIMES_NOISE = 5.0
+#: what the least change may cost a graph that rounds to int8 as it runs; limits below `_INEXACT` are of passes that change nothing
+_IN_STEPS, _INEXACT = 0.15, 5e-4
+_ROUNDING = ("QuantizeLinear", "DynamicQuantizeLinear", "DynamicQuantizeMatMul")
 #: of numbers this small only rounding is left
 _NOTHING = 1e-7
 #: opened without a second copy of the weights, and not compared, where so many times the model's bytes are not free
@@ -177,9 +180,15 @@ class _Pair:
         own = noise.get(worst, 0.0)
         if far[worst] > limits[worst] and own > _MOST_NOISE:
             return _unknown(f"output '{worst}' differs by {own:.2g} from itself when the graph is optimized otherwise")
-        allowed = max(limits[worst], _TIMES_NOISE * own)
+        allowed = max(limits[worst], _TIMES_NOISE * own, _IN_STEPS if self._is_in_steps else 0.0)
         numbers = {"relative": min(far[worst], 1e9), "noise": min(own, 1e9), "allowed": allowed}
         return {**numbers, "output": worst, "feeds": len(feeds)}
+
+    @property
+    def _is_in_steps(self) -> bool:
+        """Whether the graph before rounds to int8 as it runs, and a pass changes numbers: the least change is a step then."""
+        is_exact = self.asked.limit < _INEXACT
+        return not is_exact and any(node.op_type in _ROUNDING for node in load_graph(self.before or self.after).graph)
 
     def _noise(self, feeds: list[dict[str, Any]], before: list[Outputs]) -> dict[str, float]:
         """How far the outputs of the graph before are from themselves: not optimized, and run once more, as some draw numbers."""

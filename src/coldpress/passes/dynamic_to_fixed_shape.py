@@ -24,7 +24,7 @@ class DynamicToFixedShape(Pass):
     """Fix sizes that a graph leaves open: named dimensions, or whole shapes of inputs."""
 
     accepts: ClassVar[tuple[str, ...]] = ("onnx",)
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     needs: ClassVar[tuple[str, ...]] = ("onnx-ir", "onnx-shape-inference")
 
     dim_param: tuple[str, ...] = option("names of dimensions", ())

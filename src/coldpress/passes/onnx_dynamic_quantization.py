@@ -20,6 +20,8 @@ from coldpress.model import Model
 from coldpress.parts import Closeness, Context, Pass, option
 from coldpress.target import Target
 
+#: the oldest one that has DynamicQuantizeLinear
+_OPSET = 11
 _OPERATORS = ("MatMul", "Gemm", "Gather", "Attention", "EmbedLayerNormalization", "LSTM")
 
 
@@ -28,7 +30,7 @@ class OnnxDynamicQuantization(Pass):
     """Weights in int8, activations rounded while the model runs: no data needed."""
 
     accepts: ClassVar[tuple[str, ...]] = ("onnx",)
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
     precision: str = option("type of weights; signed ones are the fast ones", "int8", ("int8", "uint8"))
@@ -53,7 +55,7 @@ class OnnxDynamicQuantization(Pass):
 
         def change(file: Path, target: Path) -> None:
             ctx.progress(f"quantizing {file.name}", 0, 1)
-            with working_copy(file, ctx.scratch) as copy:
+            with working_copy(file, ctx.scratch, least_opset=_OPSET) as copy:
                 remarks.append(said(quantize_dynamic(copy, target, self._choice), copy))
 
         rewrite_graphs(model.path, ctx.scratch, change)

@@ -17,16 +17,24 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from coldpress.errors import ColdpressError, did_you_mean
-from coldpress.graphs.foreign.folder import find_graphs, infer_shapes, load_graph, rewrite_graphs, save_graph
+from coldpress.graphs.foreign.folder import find_graphs, infer_shapes, load_graph, read, rewrite_graphs, save_graph
+from coldpress.graphs.foreign.tools import blaming
 from coldpress.model import Model
 from coldpress.parts import Closeness, Context, Pass, option
 from coldpress.target import Target
 
 if TYPE_CHECKING:
+    import onnx
     import onnx_ir as ir
 
 _SMALLEST, _LARGEST = 5.96e-8, 65504.0
 _SHOWN = 200
+#: their scales are float32 in opsets before 19, and their results are float32 or whole numbers
+_OF_INT8 = (
+    *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"),
+    *("QLinearMatMul", "QLinearConv", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "DynamicQuantizeLSTM"),
+    *("QLinearAdd", "QLinearMul", "QGemm", "QLinearGlobalAveragePool", "QAttention"),
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,7 @@ class OnnxFloatToFloat16(Pass):
     """Turn the float32 numbers of an ONNX graph into float16."""
 
     accepts: ClassVar[tuple[str, ...]] = ("onnx",)
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
     keep_io_types: bool | tuple[str, ...] = option("inputs and outputs stay float32: all, none, or those named", False)
@@ -104,7 +112,10 @@ class OnnxFloatToFloat16(Pass):
 
         source = load_graph(file)
         infer_shapes(source)
-        operators = {*DEFAULT_OP_BLOCK_LIST, *self.op_block_list} - set(self.op_include_list)
+        replaceable = [value for value in source.graph.inputs if value.is_initializer()]
+        for value in replaceable:
+            source.graph.inputs.remove(value)
+        operators = {*DEFAULT_OP_BLOCK_LIST, *_OF_INT8, *self.op_block_list} - set(self.op_include_list)
         blocked = {node.name for node in source.graph if any(fnmatch.fnmatchcase(node.name or "", pattern)
                    for pattern in self.node_block_list)}  # fmt: skip
         ends = [str(value.name) for value in (*source.graph.inputs, *source.graph.outputs)]
@@ -117,21 +128,29 @@ class OnnxFloatToFloat16(Pass):
         for value in outside:
             del source.graph.initializers[str(value.name)]
             source.graph.inputs.append(value)
-        converted = convert_float_to_float16(
-            ir.to_proto(source),
-            self.min_positive_val,
-            self.max_finite_val,
-            keep_io_types=[name for name in ends if self._keeps(name)] or False,
-            disable_shape_infer=True,
-            op_block_list=sorted(operators),
-            node_block_list=sorted(name for name in blocked if name),
-        )
+        _read_others(source)
+        with blaming("ONNX Runtime's converter to float16", file):
+            converted = convert_float_to_float16(
+                ir.to_proto(source),
+                self.min_positive_val,
+                self.max_finite_val,
+                keep_io_types=[name for name in ends if self._keeps(name)] or False,
+                disable_shape_infer=True,
+                op_block_list=sorted(operators),
+                node_block_list=sorted(name for name in blocked if name),
+            )
+        _drop_doubled_casts(converted.graph)
         made = ir.from_proto(converted)
         TopologicalSortPass()(made)
         names = {str(value.name) for value in outside}
         for value in [value for value in made.graph.inputs if value.name in names]:
             made.graph.inputs.remove(value)
             made.graph.initializers[str(value.name)] = value
+        for name in (str(value.name) for value in replaceable):
+            value = made.graph.initializers[name]
+            if value.const_value is not None:
+                value.dtype = value.const_value.dtype
+            made.graph.inputs.append(value)
         return made, sorted(names)
 
     def _keeps(self, end: str) -> bool:
@@ -155,6 +174,25 @@ class OnnxFloatToFloat16(Pass):
             rounded, dtype=ir.DataType.FLOAT16, shape=tensor.shape, name=name
         )
         return bool(np.abs(tensor.numpy()).max(initial=0.0) > self.max_finite_val)
+
+
+def _read_others(model: ir.Model) -> None:
+    """Bring tensors that the converter touches itself, such as those of subgraphs, into memory."""
+    import onnx_ir as ir
+
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor) and value.dtype == ir.DataType.FLOAT:
+                value.const_value = read(value.const_value)
+
+
+def _drop_doubled_casts(graph: onnx.GraphProto) -> None:
+    """Keep one of the casts that the converter puts in front of each reader of a tensor, all of the same name."""
+    seen = set[str]()
+    for node in list(graph.node):
+        if node.op_type == "Cast" and node.output[0] in seen:
+            graph.node.remove(node)
+        seen.update(node.output)
 
 
 def _find_files(made: ir.Model, source: ir.Model) -> None:

@@ -27,6 +27,7 @@ class OnnxIoDatatypeConverter(Pass):
     """Change the type of a graph's inputs and outputs, with a Cast behind or in front of each."""
 
     accepts: ClassVar[tuple[str, ...]] = ("onnx",)
+    version: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("onnx-ir",)
 
     name_pattern: str = option("glob over names of inputs and outputs", "logits")
@@ -58,7 +59,7 @@ class OnnxIoDatatypeConverter(Pass):
 
     def _chosen(self, graph: ir.Graph) -> list[ir.Value]:
         source = _type(self.source_dtype)
-        ends = [*graph.inputs, *graph.outputs]
+        ends = [value for value in (*graph.inputs, *graph.outputs) if not value.is_initializer()]
         return [
             value for value in ends if fnmatch.fnmatchcase(str(value.name), self.name_pattern) and value.dtype == source
         ]

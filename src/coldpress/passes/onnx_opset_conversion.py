@@ -25,6 +25,7 @@ class OnnxOpsetConversion(Pass):
     """Rewrite an ONNX graph for another opset, newer or older."""
 
     accepts: ClassVar[tuple[str, ...]] = ("onnx",)
+    version: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("onnxscript",)
 
     target_opset: int = option("version of ONNX's operators", 21)

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from coldpress.errors import ColdpressError
-from coldpress.graphs.foreign.folder import load_graph, rewrite_graphs, save_graph
-from coldpress.graphs.foreign.simplify import remove_identities
+from coldpress.graphs.foreign.folder import infer_shapes, load_graph, rewrite_graphs, save_graph
+from coldpress.graphs.foreign.simplify import drop_lost_inputs, remove_identities, share_equal_tensors
+from coldpress.graphs.foreign.tools import blaming
 from coldpress.model import Model
 from coldpress.parts import SAME, Closeness, Context, Pass, option
 from coldpress.target import Target
@@ -25,7 +26,7 @@ class OnnxPeepholeOptimizer(Pass):
     """Simplify an ONNX graph: constants are folded, and what is superfluous, doubled or unread is removed."""
 
     accepts: ClassVar[tuple[str, ...]] = ("onnx",)
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     needs: ClassVar[tuple[str, ...]] = ("onnxscript",)
 
     onnxscript_optimize: bool = option("fold constants and apply onnxscript's rewriting rules", True)
@@ -47,7 +48,9 @@ class OnnxPeepholeOptimizer(Pass):
             ctx.progress(f"simplifying {file.name}", 0, 1)
             graph = load_graph(file)
             before = graph.graph.num_nodes()
-            self._simplify(graph)
+            _note_types(graph)
+            with blaming("onnxscript's optimizer", file):
+                self._simplify(graph)
             save_graph(graph, target)
             remarks.append(f"{target.name}: {before} nodes became {graph.graph.num_nodes()}")
 
@@ -57,11 +60,22 @@ class OnnxPeepholeOptimizer(Pass):
     def _simplify(self, model: Any) -> None:
         from onnx_ir.passes import Sequential, common
 
+        replaceable = {str(value.name) for value in model.graph.inputs if value.is_initializer()}
         if self.onnxscript_optimize:
             from onnxscript.optimizer import optimize_ir
 
             optimize_ir(model, num_iterations=4, output_size_limit=self.output_size_limit, inline=False)
         if self.remove_duplicates:
-            Sequential(common.CommonSubexpressionEliminationPass(), common.DeduplicateHashedInitializersPass())(model)
+            common.CommonSubexpressionEliminationPass()(model)
+            share_equal_tensors(model)
         remove_identities(model)
         Sequential(common.RemoveUnusedNodesPass(), common.RemoveUnusedFunctionsPass())(model)
+        drop_lost_inputs(model, replaceable)
+
+
+def _note_types(model: Any) -> None:
+    """Note the types of all values, as rules ask for them without asking whether they are known; shapes stay as they were."""
+    known = {value: value.shape for graph in model.graphs() for node in graph for value in node.outputs}
+    infer_shapes(model)
+    for value, shape in known.items():
+        value.shape = shape

@@ -30,6 +30,8 @@ from coldpress.model import Model
 from coldpress.parts import Closeness, Context, DataSource, Pass, option
 from coldpress.target import Target
 
+#: the oldest one in which weights may have a scale for each output
+_OPSET = 13
 _PRODUCTS = ("MatMul", "Gemm", "Gather")
 #: around convolutions all that can stay in int8 between them
 _CONVOLUTIONAL = (
@@ -45,7 +47,7 @@ class OnnxStaticQuantization(Pass):
     """Weights and activations in int8, in ranges that a few batches show."""
 
     accepts: ClassVar[tuple[str, ...]] = ("onnx",)
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
     data: DataSource | None = option("where the calibration batches come from", None)
@@ -112,7 +114,7 @@ class OnnxStaticQuantization(Pass):
                 lambda: ctx.progress("calibrating", next(done), self.num_samples),
             )
             choice = self._choice(file)
-            with working_copy(file, ctx.scratch) as copy:
+            with working_copy(file, ctx.scratch, least_opset=_OPSET) as copy:
                 options = self._options
                 as_operators = self.quant_format == "qoperator"
                 remarks.append(said(quantize_static(copy, target, choice, calibration, as_operators, options), copy))

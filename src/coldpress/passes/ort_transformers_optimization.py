@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.graphs.foreign.folder import load_graph, rewrite_graphs, save_graph
-from coldpress.graphs.foreign.tools import quiet, working_copy
+from coldpress.graphs.foreign.tools import blaming, quiet, working_copy
 from coldpress.model import Model
 from coldpress.parts import Closeness, Context, Pass, option
 from coldpress.target import Target
@@ -42,7 +42,7 @@ class OrtTransformersOptimization(Pass):
     """Fuse the patterns of transformers into the operators that ONNX Runtime has kernels for."""
 
     accepts: ClassVar[tuple[str, ...]] = ("onnx",)
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
     model_type: str | None = option("which patterns to look for; default: by config.json, else bert", None)
@@ -83,7 +83,7 @@ class OrtTransformersOptimization(Pass):
         def change(file: Path, target: Path) -> None:
             ctx.progress(f"fusing {file.name}", 0, 1)
             before = _fused(load_graph(file))
-            with working_copy(file, ctx.scratch) as copy, quiet():
+            with working_copy(file, ctx.scratch) as copy, quiet(), blaming("ONNX Runtime's optimizer", file):
                 optimized = self._optimized(copy, facts, ctx.target)
                 is_large = sum(one.stat().st_size for one in copy.parent.iterdir()) >= _LARGE_BYTES
                 optimized.save_model_to_file(str(target), use_external_data_format=is_large)

@@ -37,6 +37,7 @@ class SessionParamsTuning(Pass):
     """Find the session options with which a model runs fastest on this machine, and write them beside it."""
 
     accepts: ClassVar[tuple[str, ...]] = ("onnx",)
+    version: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime",)
     is_timed: ClassVar[bool] = True
 

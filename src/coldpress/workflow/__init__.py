@@ -64,10 +64,17 @@ class Step:
         if model.format not in made.accepts:
             raise ColdpressError(
                 f"pass '{self.type}' takes {' or '.join(made.accepts)}, but gets {model.format}",
-                hint=f"give it a model in that format, or leave out '{self.type}'",
+                hint=_way_to(made.accepts, model.format, self.type),
             )
         made.check(model, target)
         return Model(model.path, made.produces, "", {**model.notes, **made.foretold()})
+
+
+def _way_to(accepted: tuple[str, ...], given: str, name: str) -> str:
+    """What to do about a model in a format that a pass does not take."""
+    if "onnx" in accepted and given in ("hf", "gguf", "adapter"):
+        return f"put the pass 'press' in front of it, with the precision it shall have; or give '{name}' what auto-opt wrote"
+    return f"give it a model in that format, or leave out '{name}'"
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
 from coldpress.errors import ColdpressError
+from coldpress.graphs.external import check_external
 from coldpress.graphs.layout import Place
 from coldpress.model import files_of, link_or_copy
 from coldpress.networks.checkpoint import Span
+
+if TYPE_CHECKING:
+    import onnx
 
 #: ONNX type -> the name of safetensors for it; the types of weights
 FLOATS = {ir.DataType.FLOAT: "F32", ir.DataType.FLOAT16: "F16", ir.DataType.BFLOAT16: "BF16"}
@@ -64,12 +69,15 @@ def infer_shapes(model: ir.Model, policy: str = "refine") -> None:
 
     Names of open axes may be any text. Inference reads them as expressions, so it gets others for those that are none.
     """
-    from onnx_shape_inference import infer_symbolic_shapes
+    from onnx_shape_inference import OpUsageError, ShapeInferenceError, infer_symbolic_shapes
 
     names = {name for value in _values(model) for name in _odd_names(value)}
     plain = {name: f"axis_called_{place}" for place, name in enumerate(sorted(names))}
     _rename_axes(model, plain)
-    infer_symbolic_shapes(model, policy=policy, warn_on_missing=False)
+    with suppress(
+        OpUsageError, ShapeInferenceError
+    ):  # what it takes for wrong, such as a Loop without condition, stays unknown
+        infer_symbolic_shapes(model, policy=policy, warn_on_missing=False)
     _rename_axes(model, {new: old for old, new in plain.items()})
 
 
@@ -98,13 +106,51 @@ def _rename_axes(model: ir.Model, names: Mapping[str, str]) -> None:
 
 
 def load_graph(file: Path) -> ir.Model:
-    """A graph whose external tensors stay where they are. ColdpressError for a file that is no graph."""
+    """A graph whose external tensors stay where they are, its sparse ones dense.
+
+    ColdpressError for a file that is no graph, and for one whose tensors are not all below its folder.
+
+    Before IR version 4 every initializer had to be an input, too; in later ones that means that it may be replaced.
+    """
+    import onnx
+
     try:
-        return ir.load(file)
+        proto = onnx.load(str(file), load_external_data=False)
+        check_external(proto.graph, file.parent)
+        _densify(proto.graph)
+        model = ir.from_proto(proto)
+    except ColdpressError:
+        raise
     except Exception as error:  # protobuf's and onnx_ir's errors have no common base
         raise ColdpressError(
             f"{file} cannot be read as an ONNX model: {error}", hint="export or download it again"
         ) from error
+    ir.external_data.set_base_dir(model.graph, file.parent)
+    if model.ir_version < _INITIALIZERS_ALONE:
+        for value in [value for value in model.graph.inputs if value.is_initializer()]:
+            model.graph.inputs.remove(value)
+        model.ir_version = _INITIALIZERS_ALONE
+    return model
+
+
+#: the IR version from which on an initializer need not be an input
+_INITIALIZERS_ALONE = 4
+
+
+def _densify(graph: onnx.GraphProto) -> None:
+    """Write sparse initializers out, as few tools know them; in subgraphs, too."""
+    from onnx import numpy_helper
+
+    for sparse in graph.sparse_initializer:
+        values, places = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+        dense = np.zeros(tuple(sparse.dims), values.dtype)
+        dense[np.unravel_index(places, dense.shape) if places.ndim == 1 else tuple(places.T)] = values
+        graph.initializer.append(numpy_helper.from_array(dense, sparse.values.name))
+    del graph.sparse_initializer[:]
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                _densify(inner)
 
 
 class Spans:
@@ -126,7 +172,7 @@ class Spans:
 
     def _place(self, name: str, tensor: Any) -> tuple[Path, int]:
         if isinstance(tensor, ir.ExternalTensor):
-            return _external(name, tensor), tensor.offset or 0
+            return Path(tensor.path), tensor.offset or 0
         if id(tensor) not in self._ends:
             with self._spool.open("ab") as stream:
                 self._ends[id(tensor)] = tensor, stream.tell()
@@ -134,30 +180,17 @@ class Spans:
         return self._spool, self._ends[id(tensor)][1]
 
 
-def _external(name: str, tensor: ir.ExternalTensor) -> Path:
-    """The file that a tensor lies in. ColdpressError where it is missing, too short, or not below the graph's folder."""
-    location = Path(str(tensor.location))
-    if location.is_absolute() or ".." in location.parts:
-        raise ColdpressError(f"tensor '{name}' lies in {location}, outside of the model's folder")
-    file = Path(tensor.path)
-    if not file.is_file():
-        raise ColdpressError(f"tensor '{name}' lies in {file}, which is missing", hint="is the copy complete?")
-    end = (tensor.offset or 0) + tensor.nbytes
-    if end > file.stat().st_size:
-        raise ColdpressError(
-            f"{file} is cut off: tensor '{name}' ends at byte {end}, the file has {file.stat().st_size}",
-            hint="download or copy the file again",
-        )
-    return file
-
-
 def array_of(tensor: Any) -> np.ndarray:
     """The values of a small tensor; bfloat16 in the type of ml_dtypes."""
     if not isinstance(tensor, ir.ExternalTensor):
         return np.array(tensor.numpy())
-    file = _external(str(tensor.name), tensor)
-    values = np.fromfile(file, tensor.dtype.numpy(), tensor.size, offset=tensor.offset or 0)
+    values = np.fromfile(tensor.path, tensor.dtype.numpy(), tensor.size, offset=tensor.offset or 0)
     return values.reshape([int(size) for size in tensor.shape])
+
+
+def read(tensor: ir.ExternalTensor) -> ir.Tensor:
+    """An external tensor in memory."""
+    return ir.Tensor(array_of(tensor), dtype=tensor.dtype, shape=tensor.shape, name=tensor.name)
 
 
 def external_files(model: ir.Model) -> set[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,25 +81,6 @@ class Inputs:
                 for name, (dtype, _) in self.wanted.items()
             }
 
-    def of_random(self, samples: int, length: int, seed: int = 0) -> Iterator[Feed]:
-        """Feeds of random numbers in the shapes of the signature, one sample each; open axes but the first are ``length`` long.
-
-        Token ids are in the vocabulary, if a config.json tells its size; masks are ones; caches of keys and values are empty.
-        """
-        random = np.random.default_rng(seed)
-        limit = self._vocabulary()
-        for _ in range(samples):
-            yield {
-                name: self.empty(name) if _is_past(name) else _random(name, dtype, sizes, length, (random, limit))
-                for name, (dtype, sizes) in self.wanted.items()
-            }
-
-    def _vocabulary(self) -> int:
-        file = self.folder / "config.json"
-        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        decoder = read_genai_config(self.folder).get("model", {})
-        return int(config.get("vocab_size") or decoder.get("vocab_size") or 100)
-
     def empty(self, name: str) -> Any:
         """A cache of keys or values without positions, ``[1, heads, 0, size]``, as an OrtValue."""
         dtype, sizes = self.wanted[name]
@@ -111,24 +91,6 @@ class Inputs:
 
 
 _HINT = "use --algorithm kquant, which needs no data"
-
-
-def _random(
-    name: str, dtype: ir.DataType, sizes: tuple[int | None, ...], length: int, source: tuple[Any, int]
-) -> np.ndarray:
-    """A random array for an input; ``source``: a generator, and what whole numbers stay below."""
-    random, limit = source
-    shape = [size or (1 if axis == 0 else length) for axis, size in enumerate(sizes)]
-    kind = _numpy(dtype)
-    if kind == np.dtype(bool) or "mask" in name:
-        return np.ones(shape, kind)
-    if name == "position_ids":
-        return np.broadcast_to(np.arange(shape[-1]), shape).astype(kind)
-    if name == "token_type_ids":
-        return np.zeros(shape, kind)
-    if kind.kind in "iu":
-        return random.integers(0, limit, shape).astype(kind)
-    return random.standard_normal(shape).astype(kind)
 
 
 def _is_past(name: str) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from coldpress.errors import WORK_FAILED, ColdpressError, did_you_mean
 from coldpress.graphs.foreign.inputs import Feed
-from coldpress.graphs.foreign.tools import quiet
+from coldpress.graphs.foreign.tools import blaming, quiet
 from coldpress.graphs.runtime import options_for_work
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 #: operators of com.microsoft that share their name with one of ONNX, which is not what the quantizers take it for
 _MISTAKEN = ("Attention",)
 _QUANTIZED = ("DequantizeLinear", "QuantizeLinear", "MatMulInteger", "DynamicQuantizeMatMul", "QLinearMatMul")
+_TOOL = "ONNX Runtime's quantizer"
 #: tensors from this size on lie beside a written graph, which cannot be larger than 2 GB itself
 _BESIDE_BYTES = 1 << 30
 _SHOWN = 5
@@ -68,15 +69,55 @@ class Choice:
             )
 
     def nodes(self, graph: onnx.GraphProto) -> list[str]:
-        """The names of the chosen nodes."""
+        """The names of the chosen nodes.
+
+        Those that compute in another type than float32 are not among them, nor those with a weight that may be replaced. Nor are
+        a Gemm with alpha or beta, whose bias ONNX Runtime scales wrongly, and products of two activations: for some small
+        ones it gives zeros.
+        """
+        others, constants = _other_floats(graph), _constants(graph)
+        others |= {tensor.name for tensor in graph.initializer} & {value.name for value in graph.input}
         return [
             node.name
             for node in graph.node
             if node.op_type in self.op_types
+            and others.isdisjoint((*node.input, *node.output))
+            and (node.op_type != "MatMul" or not constants.isdisjoint(node.input))
+            and not (node.op_type == "Gemm" and _is_scaled(node))
             and not (node.op_type in _MISTAKEN and node.domain in ("", "ai.onnx"))
             and (not self.only or any(fnmatch.fnmatchcase(node.name, pattern) for pattern in self.only))
             and not any(fnmatch.fnmatchcase(node.name, pattern) for pattern in self.exclude)
         ]
+
+
+def _is_scaled(node: onnx.NodeProto) -> bool:
+    """Whether a Gemm multiplies its product, or the bias that it has."""
+    factors = {attribute.name: attribute.f for attribute in node.attribute}
+    has_bias = len(node.input) > 2 and bool(node.input[2])
+    return factors.get("alpha", 1.0) != 1 or (has_bias and factors.get("beta", 1.0) != 1)
+
+
+def _constants(graph: onnx.GraphProto) -> set[str]:
+    """The tensors that are known before the graph runs."""
+    known = {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        if known.issuperset(name for name in node.input if name) and (node.input or node.op_type == "Constant"):
+            known.update(node.output)
+    return known
+
+
+def _other_floats(graph: onnx.GraphProto) -> set[str]:
+    """The tensors of float types that the quantizers write down as float32."""
+    values = (*graph.input, *graph.output, *graph.value_info)
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            types[node.output[0]] = node.attribute[0].t.data_type
+    return {name for name, kind in types.items() if kind in _OTHER_FLOATS}
+
+
+_OTHER_FLOATS = (10, 11, 16)  # float16, double, bfloat16, as ONNX numbers types
 
 
 def has_operator(file: Path, op_type: str) -> bool:
@@ -88,7 +129,7 @@ def quantize_dynamic(copy: Path, target: Path, choice: Choice) -> Counter[str]:
     from onnxruntime.quantization import quantize_dynamic as dynamic
 
     nodes = choice.nodes(_graph_only(copy).graph)
-    with quiet():
+    with quiet(), blaming(_TOOL, copy):
         dynamic(
             copy,
             target,
@@ -100,7 +141,7 @@ def quantize_dynamic(copy: Path, target: Path, choice: Choice) -> Counter[str]:
             use_external_data_format=_is_large(copy),
             extra_options={"MatMulConstBOnly": True},
         )
-    return _became_int8(copy, target, nodes)
+    return _finished(copy, target, nodes)
 
 
 @dataclass(frozen=True)
@@ -132,7 +173,7 @@ def quantize_static(
     from onnxruntime.quantization.quant_utils import QuantizationMode, load_model_with_shape_infer
 
     nodes = choice.nodes(_graph_only(copy).graph)
-    with quiet():
+    with quiet(), blaming(_TOOL, copy):
         ranges = _ranges(copy, choice, calibration)
         model = load_model_with_shape_infer(copy)
         types = (_type(choice.weight_type), _type(choice.activation_type))
@@ -144,7 +185,7 @@ def quantize_static(
             quantizer = QDQQuantizer(model, choice.per_channel, choice.reduce_range, *types, *rest)
         quantizer.quantize_model()
         quantizer.model.save_model_to_file(target, _is_large(copy))
-    return _became_int8(copy, target, nodes)
+    return _finished(copy, target, nodes)
 
 
 def _ranges(copy: Path, choice: Choice, calibration: Calibration) -> Any:
@@ -200,6 +241,20 @@ class _One:
     def get_next(self) -> Feed | None:
         feed, self._feed = self._feed, None
         return feed
+
+
+def _finished(before: Path, after: Path, nodes: Sequence[str]) -> Counter[str]:
+    """Give a written graph back the functions that the quantizers forget; what `_became_int8` says."""
+    import onnx
+
+    known, made = _graph_only(before), _graph_only(after)
+    if len(known.functions) > len(made.functions):
+        del made.functions[:]
+        made.functions.extend(known.functions)
+        imported = {one.domain for one in made.opset_import}
+        made.opset_import.extend(one for one in known.opset_import if one.domain not in imported)
+        onnx.save(made, str(after))
+    return _became_int8(before, after, nodes)
 
 
 def _became_int8(before: Path, after: Path, nodes: Sequence[str]) -> Counter[str]:

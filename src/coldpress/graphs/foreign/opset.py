@@ -7,6 +7,7 @@ import logging
 import onnx_ir as ir
 
 from coldpress.errors import WORK_FAILED, ColdpressError
+from coldpress.graphs.foreign.folder import read
 
 
 def convert(model: ir.Model, opset: int, name: str) -> None:
@@ -14,6 +15,7 @@ def convert(model: ir.Model, opset: int, name: str) -> None:
     from onnxscript.version_converter import convert_version
 
     before = model.opset_imports.get("")
+    _read_small(model)
     logger, reasons = logging.getLogger("onnxscript.version_converter"), _Reasons()
     logger.addHandler(reasons)
     spreads, logger.propagate = logger.propagate, False
@@ -26,6 +28,20 @@ def convert(model: ir.Model, opset: int, name: str) -> None:
         logger.propagate = spreads
     if model.opset_imports.get("") != opset:
         raise _impossible(name, before, opset, reasons.last or "an operator has no form there")
+
+
+def _read_small(model: ir.Model) -> None:
+    """Bring small tensors, and those of subgraphs, into memory: the converter of onnx keeps only large ones of the graph apart."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            is_kept = graph is model.graph and tensor is not None and tensor.nbytes > _SMALL_BYTES
+            if isinstance(tensor, ir.ExternalTensor) and not is_kept:
+                value.const_value = read(tensor)
+
+
+#: more than the converter takes for small
+_SMALL_BYTES = 1 << 16
 
 
 def _impossible(name: str, before: int | None, opset: int, why: str) -> ColdpressError:

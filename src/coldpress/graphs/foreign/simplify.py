@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import defaultdict
+from typing import Any
+
 import onnx_ir as ir
 
 
@@ -30,3 +34,36 @@ def _remove(graph: ir.Graph, node: ir.Node) -> None:
     else:
         ir.convenience.replace_all_uses_with(output, value)
     graph.remove(node, safe=True)
+
+
+def share_equal_tensors(model: ir.Model) -> None:
+    """Let equal initializers of a graph be one; those that may be replaced, or are outputs, stay."""
+    for graph in model.graphs():
+        alike: dict[Any, list[ir.Value]] = defaultdict(list)
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is not None and not value.is_graph_input() and not value.is_graph_output():
+                alike[tensor.dtype, tuple(tensor.shape)].append(value)
+        for values in alike.values():
+            if len(values) > 1:
+                _share(graph, values)
+
+
+def _share(graph: ir.Graph, values: list[ir.Value]) -> None:
+    kept: dict[Any, ir.Value] = {}
+    for value in values:
+        tensor = value.const_value
+        assert tensor is not None
+        is_text = tensor.dtype == ir.DataType.STRING
+        content = tuple(tensor.string_data()) if is_text else hashlib.sha256(tensor.tobytes()).digest()
+        first = kept.setdefault(content, value)
+        if first is not value:
+            ir.convenience.replace_all_uses_with(value, first)
+            del graph.initializers[str(value.name)]
+
+
+def drop_lost_inputs(model: ir.Model, replaceable: set[str]) -> None:
+    """Inputs that were initializers, and of which only the input is left, as nobody reads them, go, too."""
+    graph = model.graph
+    for value in [value for value in graph.inputs if value.name in replaceable and not value.is_initializer()]:
+        graph.inputs.remove(value)

@@ -11,18 +11,27 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from coldpress.errors import WORK_FAILED, ColdpressError
 from coldpress.graphs.foreign.folder import infer_shapes, load_graph
+from coldpress.graphs.foreign.opset import convert
 
 
 @contextmanager
-def working_copy(file: Path, folder: Path) -> Iterator[Path]:
-    """A copy of a graph for tools that write beside it: every node has a name, every value a type, large tensors lie beside it."""
+def working_copy(file: Path, folder: Path, least_opset: int = 0) -> Iterator[Path]:
+    """A copy of a graph for tools that write beside it: every node has a name, every value a type, large tensors lie beside it.
+
+    ``least_opset``: an older graph is rewritten for it first. ColdpressError where that cannot be.
+    """
     place = folder / ".work"
     place.mkdir()
     try:
         model = load_graph(file)
+        if model.opset_imports.get("", least_opset) < least_opset:
+            convert(model, least_opset, file.name)
         for index, node in enumerate(model.graph.all_nodes()):
             node.name = node.name or f"{node.op_type}_{index}"
+            while node.inputs and node.inputs[-1] is None:  # left out, which the quantizers take for a tensor
+                node.resize_inputs(len(node.inputs) - 1)
             if node.op_type == "Gemm":
                 _unshare(node)
         infer_shapes(model)
@@ -67,3 +76,18 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+@contextmanager
+def blaming(tool: str, file: Path) -> Iterator[None]:
+    """Name the tool of others that fails on a graph, whatever it raises."""
+    try:
+        yield
+    except ColdpressError:
+        raise
+    except Exception as error:  # tools of others raise anything
+        raise ColdpressError(
+            f"{tool} cannot handle {file.name}: {type(error).__name__}: {error}",
+            hint="export the model again, for a newer opset if it has an old one, or leave this pass out",
+            exit_code=WORK_FAILED,
+        ) from error

@@ -1,0 +1,67 @@
+"""Where the tensors of a graph lie that are not in it: in files of its folder, all there and long enough, or nowhere that is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coldpress.errors import ColdpressError
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def check_external_of(file: Path) -> None:
+    """`check_external` for the graph in a file; nothing for a file that is no graph."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    with suppress(DecodeError):
+        check_external(onnx.load(str(file), load_external_data=False).graph, file.parent)
+
+
+def check_external(graph: onnx.GraphProto, folder: Path) -> None:
+    """Raise ColdpressError for a tensor in a file that is missing, too short, or not below the graph's ``folder``."""
+    sizes: dict[Path, int] = {}
+    for tensor in _external(graph):
+        facts = {entry.key: entry.value for entry in tensor.external_data}
+        location = Path(facts.get("location", ""))
+        if location.is_absolute() or ".." in location.parts:
+            raise ColdpressError(
+                f"tensor '{tensor.name}' lies in {location}, outside of the model's folder",
+                hint="put the file into the folder of the graph, and save the graph with its name alone",
+            )
+        file = folder / location
+        if file not in sizes:
+            if not file.is_file():
+                raise ColdpressError(
+                    f"tensor '{tensor.name}' lies in {file}, which is missing", hint="is the copy complete?"
+                )
+            sizes[file] = file.stat().st_size
+        end = int(facts.get("offset", 0)) + int(facts.get("length", _bytes(tensor)))
+        if end > sizes[file]:
+            raise ColdpressError(
+                f"{file} is cut off: tensor '{tensor.name}' ends at byte {end}, the file has {sizes[file]}",
+                hint="download or copy the file again",
+            )
+
+
+def _external(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """The tensors in files: initializers, and values of attributes, those of subgraphs included."""
+    found = list(graph.initializer)
+    for node in graph.node:
+        for attribute in node.attribute:
+            found += [*attribute.tensors, *([attribute.t] if attribute.HasField("t") else [])]
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                yield from _external(inner)
+    yield from (tensor for tensor in found if tensor.data_location == tensor.EXTERNAL)
+
+
+def _bytes(tensor: onnx.TensorProto) -> int:
+    """The size of a tensor that does not tell it."""
+    from onnx import helper
+
+    return math.ceil(math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
