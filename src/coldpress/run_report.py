@@ -15,6 +15,7 @@ from coldpress.errors import ColdpressError
 from coldpress.job import Result
 from coldpress.model import Model
 from coldpress.networks import adapter_folder
+from coldpress.networks.checkpoint import Checkpoint
 from coldpress.target import machine
 from coldpress.verify import Verdict
 from coldpress.workflow import Measure, Step, Workflow, labels_of
@@ -123,7 +124,7 @@ def _source(source: Model, notes: Any, verdict: Verdict) -> dict[str, Any]:
         "origin": source.notes.get("origin"),
         "architecture": notes.get("architecture"),
         "parameters": notes.get("source_weights"),
-        "bytes": sum(file.stat().st_size for file in _weight_files(source.path)),
+        "bytes": sum(file.stat().st_size for file in _weight_files(source)),
         "notes": [*_remarks(notes), *_on_prompts(verdict.numbers)],
     }
 
@@ -153,9 +154,12 @@ def _on_prompts(numbers: Mapping[str, Any]) -> list[str]:
     return remarks
 
 
-def _weight_files(path: Path) -> list[Path]:
+def _weight_files(source: Model) -> list[Path]:
+    path = source.path
     if path.is_file():
         return [path]
+    if source.format in ("hf", "adapter"):
+        return Checkpoint(adapter_folder.base_of(path)).files
     return [
         file
         for file in adapter_folder.base_of(path).iterdir()
