@@ -26,6 +26,8 @@ from coldpress.networks.packed import tensors_to_press
 from coldpress.networks.ties import has_own_head
 
 _NOT_FOR_MOBIUS = ("dtype", "torch_dtype", "quantization_config")
+#: providers that mobius has no graphs for; they take operators of the ONNX standard
+_WITHOUT_OPERATORS = ("tensorrt", "migraphx", "vitisai")
 _SUPPORTED_COMPONENTS = ({"model"}, {"encoder", "decoder"})
 #: architectures whose result is made by a head that mobius leaves out
 _TASK_HEADS = (
@@ -148,7 +150,7 @@ def _build(
         str(folder),
         module_class=module_class,
         dtype=dtype,
-        execution_provider=provider,
+        execution_provider="onnx-standard" if provider in _WITHOUT_OPERATORS else provider,
         load_weights=False,
         trust_remote_code=trust_remote_code,
     )
