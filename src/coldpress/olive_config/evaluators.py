@@ -106,6 +106,23 @@ def _metric(section: Section, data: DataConfigs) -> list[dict[str, Any]]:
         return []
     taken = Taken(section.log)
     _take(section, metric_parameters("types", kind, "user_config"), taken)
+    measures = _sub_types(section, kind, entry, taken)
+    if set(measures) == {entry["metric"]} and not entry.get("named") and not any(measures[entry["metric"]].values()):
+        section.anyway("sub_types")
+    batches = _data(section, kind, data)
+    section.close("metric")
+    made_of: list[dict[str, Any]] = []
+    for name, numbers in (measures or {entry["metric"]: {}}).items():
+        own = {**taken.parameters, **_chosen(entry, numbers, batches, data)} if name == entry["metric"] else {}
+        measure = {"type": name, "parameters": {**own, **batches}, "goals": numbers}
+        made_of += _checked(section, measure, taken.origins if own else {}, data)
+    return made_of
+
+
+def _sub_types(
+    section: Section, kind: str, entry: Mapping[str, Any], taken: Taken
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Our metrics -> their numbers -> the goals of these; what sub types say of the whole metric goes to ``taken``."""
     measures: dict[str, dict[str, dict[str, Any]]] = {}
     for place, item in section.items("sub_types"):
         sub = Section({"name": item} if isinstance(item, str) else item, place, section.log)
@@ -123,16 +140,7 @@ def _metric(section: Section, data: DataConfigs) -> list[dict[str, Any]]:
                 section.log.note(place, f"no effect: an earlier sub type of this metric is {found[1]}, too", item)
             numbers.setdefault(found[1], _goal(sub))
         sub.close("sub_type")
-    if set(measures) == {entry["metric"]} and not entry.get("named") and not any(measures[entry["metric"]].values()):
-        section.anyway("sub_types")
-    batches = _data(section, kind, data)
-    section.close("metric")
-    made_of: list[dict[str, Any]] = []
-    for name, numbers in (measures or {entry["metric"]: {}}).items():
-        own = {**taken.parameters, **_chosen(entry, numbers, batches, data)} if name == entry["metric"] else {}
-        measure = {"type": name, "parameters": {**own, **batches}, "goals": numbers}
-        made_of += _checked(section, measure, taken.origins if own else {}, data)
-    return made_of
+    return measures
 
 
 def _number(kind: str, entry: Mapping[str, Any], sub: Section) -> tuple[str, str] | None:
