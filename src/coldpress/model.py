@@ -13,7 +13,7 @@ from typing import Any
 
 from coldpress.errors import ColdpressError, did_you_mean
 
-FORMATS = ("hf", "onnx", "gguf", "adapter", "pt2", "openvino", "mlflow")
+FORMATS = ("hf", "multimodal", "onnx", "gguf", "adapter", "pt2", "openvino", "mlflow")
 _SAMPLE_BYTES = 1 << 16
 _SHARED = (".onnx", ".safetensors", ".gguf", ".json", ".txt", ".model", ".jinja")
 

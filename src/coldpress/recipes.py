@@ -185,6 +185,9 @@ def complete(workflow: Workflow, model: Model) -> tuple[Step, ...]:
     is_for_graphs = bool(steps) and all(formats == ("onnx",) for formats in accepted)  # which the check then says
     if model.format == "gguf" and not takes_it and not is_for_graphs:
         return (Step("unpack_gguf"), *steps)
+    if model.format == "multimodal" and not (steps and all("multimodal" in formats for formats in _accepted(steps[0]))):
+        code = {"trust_remote_code": True} if workflow.trust_remote_code else {}
+        return (Step("take_text_model", code), *steps)
     return steps
 
 

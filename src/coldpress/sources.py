@@ -22,6 +22,7 @@ from coldpress.errors import WORK_FAILED, ColdpressError, NotAtHand, did_you_mea
 from coldpress.model import Model, content_key, files_of
 from coldpress.networks import adapter_folder
 from coldpress.networks.checkpoint import Checkpoint, check
+from coldpress.networks.text_part import is_multimodal, what_is_left_out
 from coldpress.networks.weight_files import PICKLES, has_weights, weight_files
 
 Say = Callable[[str], None]
@@ -142,7 +143,7 @@ def _recognise(path: Path, name: str, trust_remote_code: bool) -> tuple[Path, st
     if has_config and (weights or has_weights(path)):
         _check_config(path / "config.json", name, trust_remote_code)
         check(path)
-        return path, "hf"
+        return path, "multimodal" if is_multimodal(_read_json(path / "config.json")) else "hf"
     if graphs or (path / "genai_config.json").is_file():
         _check_tensors(file for file in files_of(path) if file.suffix == ".onnx")
         return path, "onnx"
@@ -211,8 +212,10 @@ def _is_model(folder: Path) -> bool:
 
 
 def _file_notes(path: Path, kind: str) -> dict[str, Any]:
-    if kind in ("hf", "adapter"):
-        remarks = Checkpoint(adapter_folder.base_of(path)).remarks
+    if kind in ("hf", "multimodal", "adapter"):
+        remarks = list(Checkpoint(adapter_folder.base_of(path)).remarks)
+        if kind == "multimodal":
+            remarks.append(what_is_left_out(path))
         return {"warnings": remarks} if remarks else {}
     if kind != "gguf":
         return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -13,10 +14,21 @@ from coldpress.cli import VERBS, app
 ROOT = Path(__file__).parents[2]
 
 
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_of_architectures_is_that_of_the_table():
+    sweep = script("sweep")
+    table = json.loads(sweep.TABLE.read_text(encoding="utf-8"))
+    assert sweep.page(table) == sweep.PAGE.read_text(encoding="utf-8"), "run: python docs/sweep.py"
+
+
 def test_the_reference_is_up_to_date():
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/generate.py")
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
+    generate = script("generate")
     assert generate.page() == generate.PAGE.read_text(encoding="utf-8"), "run: python docs/generate.py"
     assert generate.olive_page() == generate.OLIVE_PAGE.read_text(encoding="utf-8"), "run: python docs/generate.py"
 

@@ -16,7 +16,7 @@ ALLOWED = {
     "texts": {"errors", "networks", "texts"},
     "quant": {"errors", "quant"},
     "networks": {"errors", "model", "networks", "quant"},
-    "graphs": {"environment", "errors", "graphs", "model", "networks", "quant", "target"},
+    "graphs": {"environment", "errors", "graphs", "model", "networks", "quant", "store", "target"},
     "report": {"errors", "measuring", "parts", "report"},
     "data": {"batches", "data", "errors", "graphs", "model", "parts", "texts", "user_script"},
     "batches": {"batches", "errors", "graphs", "model", "parts", "target", "texts"},

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ _TASK_HEADS = (
     "Detection",
     "Segmentation",
 )
+#: endings of the names of classes that are decoders with a head
+_DECODERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
 @dataclass
@@ -73,10 +75,10 @@ def capture(folder: Path, *, provider: str, dtype: str, scratch: Path, trust_rem
     if set(package) not in _SUPPORTED_COMPONENTS:
         raise ColdpressError(
             f"'{hf_config.get('model_type')}' has the parts {sorted(package)}; coldpress presses single models and encoder-decoders",
-            hint="press the text model alone if the checkpoint has one",
+            hint="a checkpoint with text_config and vision_config in its config.json is pressed as its text model",
         )
+    _require_head([component.graph for component in package.values()], hf_config)
     for component in package.values():
-        _require_head(component.graph, hf_config)
         correct(component.graph, known, package.config)
     wanted = {str(name) for component in package.values() for name in component.graph.initializers}
     sources = sources_of(module, with_base_prefix(tensors, wanted), scratch)
@@ -138,13 +140,8 @@ def _build(
     import mobius._optimizations
 
     mobius._optimizations.group_query_attention_rules = exact_attention
-    model_type = hf_config.get("model_type", "")
-    architecture = (hf_config.get("architectures") or [""])[0]
-    registered = [name for name in (architecture, model_type) if name in mobius.registry]
-    if not registered:
-        known = [str(name) for name in mobius.registry.architectures()]
-        raise ColdpressError(f"unknown architecture '{model_type}'", hint=_nearest(model_type, known))
-    registration = mobius.registry.get_registration(registered[0])
+    registered = registered_name(hf_config)
+    registration = mobius.registry.get_registration(registered)
     module_class = corrected(registration.module_class, registration.config_class, tensors)
     package = mobius.build(
         str(folder),
@@ -157,6 +154,19 @@ def _build(
     return package, module_class(package.config)
 
 
+def registered_name(hf_config: Mapping[str, Any]) -> str:
+    """What mobius knows a configuration by: its class, or its model type. ColdpressError for what it does not know."""
+    import mobius
+
+    model_type = str(hf_config.get("model_type", ""))
+    architecture = (hf_config.get("architectures") or [""])[0]
+    registered = [name for name in (architecture, model_type) if name in mobius.registry]
+    if not registered:
+        known = [str(name) for name in mobius.registry.architectures()]
+        raise ColdpressError(f"unknown architecture '{model_type}'", hint=_nearest(model_type, known))
+    return str(registered[0])
+
+
 def _nearest(model_type: str, known: list[str]) -> str:
     hint = did_you_mean(model_type, known)
     return (
@@ -164,11 +174,19 @@ def _nearest(model_type: str, known: list[str]) -> str:
     )
 
 
-def _require_head(graph: Any, hf_config: dict[str, Any]) -> None:
-    """Refuse a classifier whose graph ends in hidden states, before it passes for the model that was asked for."""
+def _require_head(graphs: Sequence[Any], hf_config: dict[str, Any]) -> None:
+    """Refuse a classifier whose graph ends in hidden states, before it passes for the model that was asked for.
+
+    And a decoder alone that mobius takes for the whole pair of its model type.
+    """
     architecture = (hf_config.get("architectures") or [""])[0]
-    headless = all(output.name != "logits" for output in graph.outputs)
-    if headless and architecture.endswith(_TASK_HEADS):
+    if len(graphs) > 1 and architecture.endswith("ForCausalLM"):
+        raise ColdpressError(
+            f"{architecture} is a decoder alone; mobius knows '{hf_config.get('model_type')}' only with its encoder",
+            hint="press the encoder-decoder that it was taken from",
+        )
+    headless = all(output.name != "logits" for graph in graphs for output in graph.outputs)
+    if headless and architecture.endswith((*_TASK_HEADS, *_DECODERS)):
         raise ColdpressError(
             f"{architecture}: only the part of this model without its head can be captured",
             hint="save that part alone (for instance AutoModel.from_pretrained(...).save_pretrained(...)) to press it",

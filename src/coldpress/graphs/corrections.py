@@ -12,6 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from coldpress.graphs.heads import fit_heads
+from coldpress.graphs.rotation import complete_yarn
 
 #: operators that a mask is built of when it only says: not the future, not the padding, not beyond a window
 _MASK_OPS = frozenset(
@@ -37,6 +38,10 @@ _MASK_OPS = frozenset(
 def correct(graph: ir.Graph, hf_config: Any, config: Any) -> None:
     """Correct a captured graph in place. ``hf_config``: transformers' configuration, None where it has none; ``config``: mobius'."""
     _follow_configuration(graph, hf_config)
+    _clip(graph, hf_config)
+    _drop_zero_bias(graph)
+    _scale_embedding(graph, config)
+    complete_yarn(graph, hf_config, config)
     _choose_rotary_cache(graph, config)
     _mask_padding(graph)
     fit_heads(graph)
@@ -113,6 +118,54 @@ def _follow_configuration(graph: Any, config: Any) -> None:
             size = {"sliding_attention": int(window), "full_attention": -1}.get(kind)
             if size is not None:
                 node.attributes.add(ir.AttrInt64("local_window_size", size))
+            if kind == "full_attention" and config.model_type in _ROTATED_IN_WINDOWS:
+                node.attributes.add(ir.AttrInt64("do_rotary", 0))
+                for place in (7, 8):
+                    node.replace_input_with(place, None)
+
+
+#: model types whose layers that see everything do not rotate
+_ROTATED_IN_WINDOWS = ("cohere2", "exaone4")
+
+
+def _clip(graph: Any, config: Any) -> None:
+    """Limit queries, keys and values where the configuration says so (OLMo's ``clip_qkv``), which mobius leaves out."""
+    limit = getattr(config, "clip_qkv", None)
+    if limit is None:
+        return
+    for node in [node for node in graph if node.op_type == "GroupQueryAttention"]:
+        insert = _Inserter(graph, node)
+        for place in range(3):
+            if (value := node.inputs[place]) is not None:
+                limits = (insert.constant(bound, value.dtype or ir.DataType.FLOAT) for bound in (-limit, limit))
+                clipped = insert("Clip", value, *limits)
+                clipped.type, clipped.shape = value.type, value.shape
+                node.replace_input_with(place, clipped)
+
+
+def _drop_zero_bias(graph: Any) -> None:
+    """Leave the bias out of a norm without parameters (OLMo's), for which mobius makes up ones and zeros."""
+    for node in graph:
+        place = {"LayerNormalization": 2, "SkipLayerNormalization": 3}.get(node.op_type)
+        if place is None or len(node.inputs) != place + 1:
+            continue
+        scale, bias = (
+            ir.convenience.get_const_tensor(value) for value in node.inputs[place - 1 :] if value is not None
+        )
+        if scale is not None and bias is not None and (scale.numpy() == 1).all() and not bias.numpy().any():
+            node.resize_inputs(place)
+
+
+def _scale_embedding(graph: Any, config: Any) -> None:
+    """Multiply an embedding by the root of its width, where mobius rounds that to two digits (Gemma)."""
+    root = config.hidden_size**0.5
+    for node in list(graph):
+        if node.op_type != "Mul" or len(node.inputs) != 2 or node.inputs[0].producer() is None:
+            continue
+        factor = ir.convenience.get_const_tensor(node.inputs[1])
+        is_one = factor is not None and factor.size == 1 and node.inputs[0].producer().op_type == "Gather"
+        if is_one and abs(float(factor.numpy().item()) - root) < 0.02:
+            node.replace_input_with(1, _Inserter(graph, node).constant(root, factor.dtype))
 
 
 @dataclass
@@ -129,7 +182,7 @@ class _Inserter:
         self.graph.insert_before(self.reader, node)
         return node.outputs[0]
 
-    def constant(self, numbers: list[int], dtype: ir.DataType = ir.DataType.INT64) -> ir.Value:
+    def constant(self, numbers: list[int] | float, dtype: ir.DataType = ir.DataType.INT64) -> ir.Value:
         tensor = ir.tensor(numbers, dtype=dtype, name=self._name("constant"))
         value = ir.Value(name=tensor.name, type=ir.TensorType(dtype), shape=tensor.shape, const_value=tensor)
         self.graph.register_initializer(value)

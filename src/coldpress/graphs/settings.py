@@ -17,6 +17,7 @@ _ALWAYS: dict[str, dict[str, Any]] = {
     "cohere": {"rope_interleave": True},
     "cohere2": {"rope_interleave": True},
     "ernie4_5": {"rope_interleave": True},
+    "ernie4_5_moe": {"rope_interleave": True},
     "helium": {"rope_interleave": True},
     "opt": {"rms_norm_eps": 1e-5},
     "openai-gpt": {"hidden_act": "gelu_new"},
@@ -48,4 +49,6 @@ def _settings(config: Any, read: Any, tensors: Collection[str]) -> dict[str, Any
     for field, layer in _BIASES.items():
         if any(name.endswith(f"{layer}.weight") for name in tensors):
             found[field] = any(name.endswith(f"{layer}.bias") for name in tensors)
+    if getattr(read, "rope_type", None) == "dynamic" and "alpha" not in (read.rope_scaling or {}):
+        found["rope_type"] = "default"  # it begins where the context ends, and mobius scales what is inside
     return {**found, **_ALWAYS.get(config.model_type, {})}

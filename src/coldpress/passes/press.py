@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from coldpress.errors import ColdpressError
 from coldpress.graphs.kernels import Encoding, check_kernel
+from coldpress.graphs.trust import require_right
 from coldpress.model import Model
 from coldpress.networks import adapter_folder
 from coldpress.networks.tokenizer import check_tokenizer
@@ -116,6 +117,8 @@ class Press(Pass):
                 hint="leave it out",
             )
         base = adapter_folder.base_of(model.path)
+        if (base / "config.json").is_file():  # a plan may be made before it is there
+            require_right(base, trust_remote_code=self.trust_remote_code)
         packed = _packed_in(base)
         check_tokenizer(base)
         _layers_of_adapters(model)
@@ -157,6 +160,7 @@ class Press(Pass):
         started = time.perf_counter()
         ctx.progress("capturing the graph", 0, 1)
         base, adapters = adapter_folder.base_of(model.path), _layers_of_adapters(model)
+        require_right(base, trust_remote_code=self.trust_remote_code)
         slots = sorted({module for layers in adapters.values() for module in layers})
         layouts, notes = build_graph(base, ctx.scratch, {**self.request(ctx.target), "slots": slots})
         captured = time.perf_counter()
