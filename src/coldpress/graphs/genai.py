@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from coldpress.errors import ColdpressError
 from coldpress.graphs.capture import Captured
 
 #: model types with a meaning of their own in onnxruntime-genai; all others run as its generic "decoder"
@@ -70,6 +71,7 @@ def write_genai_config(captured: Captured, folder: Path, output: Path, provider:
             },
         },
     }
+    _check_numbers(folder, generation, tokens)
     search = {"max_length": context, "past_present_share_buffer": in_place, **_search(generation)}
     (output / "genai_config.json").write_text(
         json.dumps({"model": model, "search": search}, indent=2), encoding="utf-8"
@@ -77,7 +79,34 @@ def write_genai_config(captured: Captured, folder: Path, output: Path, provider:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    """What a file holds, if there is one. Raises ColdpressError for one that is no JSON object."""
+    if not file.exists():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise ColdpressError(f"{file} is not valid JSON: {error}", hint=_AGAIN) from error
+    if not isinstance(found, dict):
+        raise ColdpressError(f"{file} is no JSON object", hint=_AGAIN)
+    return found
+
+
+_AGAIN = "download or copy it again, or delete it"
+
+
+def _check_numbers(folder: Path, generation: dict[str, Any], tokens: dict[str, Any]) -> None:
+    """Raise ColdpressError for settings with which onnxruntime-genai would not open the model."""
+    ids = {name: value if isinstance(value, list) else [value] for name, value in tokens.items() if value is not None}
+    wrong = {name: tokens[name] for name, values in ids.items() if not all(type(value) is int for value in values)}
+    numbers = {name: generation[name] for name in _SEARCHED if generation.get(name) is not None}
+    wrong |= {name: value for name, value in numbers.items() if type(value) not in (int, float)}
+    for name, value in wrong.items():
+        raise ColdpressError(
+            f"{folder}: generation_config.json or config.json has the {name} {value!r}, which is no number", hint=_AGAIN
+        )
+
+
+_SEARCHED = ("temperature", "top_p", "top_k", "repetition_penalty")
 
 
 def _first_known(name: str, *configs: dict[str, Any]) -> Any:
@@ -100,7 +129,7 @@ def _input_names(inputs: list[str]) -> dict[str, str]:
 def _search(generation: dict[str, Any]) -> dict[str, Any]:
     """The source's sampling settings, where it has some; greedy otherwise."""
     search: dict[str, Any] = {"do_sample": bool(generation.get("do_sample", False)), "num_beams": 1}
-    for name in ("temperature", "top_p", "top_k", "repetition_penalty"):
+    for name in _SEARCHED:
         if generation.get(name) is not None:
             search[name] = generation[name]
     return search
