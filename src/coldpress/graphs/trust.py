@@ -93,6 +93,8 @@ def settings_of(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
             yield from _rotation(f"{prefix}{name}", value)
         elif name.endswith(("num_key_value_heads", "num_kv_heads")) and isinstance(value, int):
             yield prefix + name, "one" if value == 1 else "all" if value == heads else "some"
+        elif name == "max_window_layers":  # a count of layers, of which a tiny model has few
+            yield prefix + name, "a number"
         else:
             yield prefix + name, _kind(value)
 
