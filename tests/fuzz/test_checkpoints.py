@@ -95,6 +95,15 @@ def test_settings_of_generation_that_no_runtime_opens_are_refused(
         press(tmp_path / "folder", tmp_path, verified=False)
 
 
+def test_a_scale_of_attention_that_the_graph_does_not_follow_is_refused(base: Callable[[str], Path], tmp_path: Path):
+    shutil.copytree(base("gpt2"), tmp_path / "folder")
+    config = json.loads((tmp_path / "folder/config.json").read_text())
+    changed = {**config, "scale_attn_by_inverse_layer_idx": True}
+    (tmp_path / "folder/config.json").write_text(json.dumps(changed))
+    with pytest.raises(ColdpressError, match="scale_attn_by_inverse_layer_idx is True"):
+        press(tmp_path / "folder", tmp_path, verified=False)
+
+
 @pytest.mark.parametrize("seed", cases())
 def test_a_changed_folder_is_refused_or_right(seed: int, base: Callable[[str], Path], tmp_path: Path):
     name, mutations = plan_of(seed)

@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from coldpress.errors import ColdpressError
 from coldpress.graphs.heads import fit_heads
 from coldpress.graphs.rotation import complete_yarn
 
@@ -35,8 +36,20 @@ _MASK_OPS = frozenset(
 )
 
 
+#: settings of GPT-2 that mobius 0.1 passes over, and their usual values
+_NOT_FOLLOWED = {"scale_attn_by_inverse_layer_idx": False, "scale_attn_weights": True}
+
+
 def correct(graph: ir.Graph, hf_config: Any, config: Any) -> None:
-    """Correct a captured graph in place. ``hf_config``: transformers' configuration, None where it has none; ``config``: mobius'."""
+    """Correct a captured graph in place. ``hf_config``: transformers' configuration, None where it has none; ``config``: mobius'.
+
+    Raises ColdpressError for a setting that the graph does not follow.
+    """
+    for name, usual in _NOT_FOLLOWED.items():
+        if (found := getattr(hf_config, name, usual)) != usual:
+            raise ColdpressError(
+                f"{name} is {found} in config.json; the graph of this architecture has attention without it"
+            )
     _follow_configuration(graph, hf_config)
     _clip(graph, hf_config)
     _drop_zero_bias(graph)
