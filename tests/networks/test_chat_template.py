@@ -89,6 +89,13 @@ def test_a_template_that_transformers_cannot_render_is_refused(folder: Path, in_
         "{% raw %}{{ no }}\n{% endraw %}\n{% set x %}\ny\n{% endset %}{{ x }}",
         "{{ pad_token }}{{ tools is none }}{{ documents is defined }}{{ bos_token }}",
         "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% break %}{% endfor %}",
+        "{{ 1 - (2 - 3) * -4 }}{{ (1 ~ 2) == '12' }}{{ not (1 == 2) and (true or false) }}{{ {'a': [1, (2,)]}['a'][1][0] }} \t",
+        "{% for m in messages if m.content|trim != 'x' recursive %}{{ loop.index }}{% else %}none{% endfor %}\n{{ -(messages|length) ** 2 }}",
+        "{% macro f(x, y='\"\n') %}{{ x }}{{ y }}{{ caller('z') }}{% endmacro %}{% call(z) f(1) %} {{ z }} {% endcall %}\n",
+        "{% filter upper %}a{% endfilter %}{% with a = 1, b = 2 %}{{ a + b }}{% endwith %}{% set c | upper %}q{% endset %}\n {{ c }}",
+        "{% set x, y = [1, 2] %}{{ 0 < x < 3 }}{{ 'r' in 'are' }}{{ '' in 'are' }}{{ 'b' in ['b'] }}{{ 'c' not in {'c': 1} }}{{ x is in [1] }}",
+        "{{ ''.join(['a', 'B']).upper() }}{{ 'USER'.lower() }}{{ 'user'.upper() }}{{ 'aXa'.replace('a', 'b', 1) }}{{ 12 | replace('1', 3) }}"
+        "{{ [3, 4]|reverse|list }}{{ 'ab'|reverse }}{{ 'ab'|first }}{{ nothing in 'a' if nothing is defined }}{{ 'a' in nothing }}",
     ],
 )
 def test_a_template_that_is_spelled_out_means_the_same_to_an_engine_of_other_habits(source: str):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,6 @@ _FIXED_DATE = (
 )
 #: the special tokens that every engine gives a template
 _GIVEN_EVERYWHERE = ("bos_token", "eos_token")
-#: what only jinja2 reads: marks that keep whitespace, raw text, and line breaks of other systems
-_NOT_EVERYWHERE = re.compile(r"\{[%#]\+|\+[%#]\}|\{%-?\s*raw|\r")
-#: the blank beginning of a last line
-_BLANK_LINE = re.compile(r"(?:^|\n)([^\S\n]+)\Z")
 
 
 @dataclass(frozen=True)
@@ -79,25 +75,25 @@ class ChatTemplate:
             ) from error
 
     def spelled_out(self) -> str:
-        """The template for engines that know nothing of how transformers reads one; it renders alike in both.
+        """The template for engines that know less than jinja2 and nothing of how transformers uses it; it renders alike in both.
 
-        What transformers takes away around tags (``trim_blocks``, ``lstrip_blocks``) is taken away, and what it defines besides
-        the messages is defined where it is missing.
+        What transformers defines besides the messages is defined where it is missing; see ``template_dialect`` for the rest.
         """
-        from jinja2 import Environment
+        from coldpress.networks.template_dialect import Unwritten, rewritten
 
-        pieces = _pieces(Environment(trim_blocks=True, lstrip_blocks=True).lexer.tokeniter(self.source, None))
-        is_plain = pieces == _pieces(Environment().lexer.tokeniter(self.source, None))
-        if not is_plain or _NOT_EVERYWHERE.search(self.source):
-            return self._definitions() + _written(pieces)
-        return self._definitions() + self.source
+        try:
+            return self._definitions() + (rewritten(self.source) or self.source)
+        except Unwritten:
+            return self._definitions() + self.source
 
     def _definitions(self) -> str:
         """Tags that define what transformers gives a template besides the messages, of which this one makes use."""
+        from coldpress.networks.template_dialect import literal
+
         tokens = {name: text for name, text in self.special_tokens.items() if name not in _GIVEN_EVERYWHERE}
         given = {"tools": None, "documents": None, **tokens}
         return "".join(
-            f"{{% if {name} is not defined %}}{{% set {name} = {_literal(given[name])} %}}{{% endif %}}"
+            f"{{% if {name} is not defined %}}{{% set {name} = {literal(given[name])} %}}{{% endif %}}"
             for name in sorted(given)
             if re.search(rf"\b{name}\b", self.source)
         )
@@ -186,62 +182,3 @@ def refusals() -> tuple[type[Exception], ...]:
     from jinja2 import TemplateError
 
     return (TemplateError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-
-
-# Templates as text and tags
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """Text of a template, or a tag."""
-
-    text: str
-    is_tag: bool = False
-
-    @property
-    def is_block(self) -> bool:
-        return self.is_tag and self.text.startswith("{%")
-
-
-def _pieces(tokens: Iterable[tuple[int, str, str]]) -> list[_Piece]:
-    """The text and the tags that a lexer finds, without comments and without the marks (``-``, ``+``) that it has obeyed."""
-    pieces, tag, is_raw = [_Piece("")], "", False
-    for _, kind, value in tokens:
-        if kind.startswith(("comment", "raw")):
-            is_raw = kind == "raw_begin"
-        elif kind == "data" and is_raw:
-            pieces.append(_Piece(f"{{{{ {_literal(value)} }}}}", True))
-        elif kind == "data":
-            last = _Piece("") if pieces[-1].is_tag else pieces.pop()
-            pieces.append(_Piece(last.text + value))
-        elif kind in ("block_end", "variable_end"):
-            pieces.append(_Piece(tag + value.strip().lstrip("-+"), True))
-            tag = ""
-        else:
-            tag += value.rstrip("-+") if kind in ("block_begin", "variable_begin") else value
-    return pieces
-
-
-def _written(pieces: Sequence[_Piece]) -> str:
-    """A template of these pieces, from which no reader takes whitespace away: where one would, a tag writes it."""
-    written = ""
-    for place, piece in enumerate(pieces):
-        if piece.is_tag:
-            written += piece.text
-            continue
-        starts = "\n" if place and pieces[place - 1].is_block and piece.text.startswith("\n") else ""
-        text, ends = piece.text[len(starts) :], ""
-        if place + 1 == len(pieces):
-            text, ends = (text[:-1], "\n") if text.endswith("\n") else (text, "")
-        elif pieces[place + 1].is_block and (blank := _BLANK_LINE.search(text)):
-            text, ends = text[: blank.start(1)], blank[1]
-        written += _tag(starts) + text + _tag(ends)
-    return written
-
-
-def _tag(text: str) -> str:
-    return f"{{{{ {_literal(text)} }}}}" if text else ""
-
-
-def _literal(text: str | None) -> str:
-    return "none" if text is None else json.dumps(text, ensure_ascii=False)

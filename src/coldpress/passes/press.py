@@ -76,7 +76,7 @@ class Press(Pass):
     accepts = ("hf", "adapter")
     produces = "onnx"
     needs = ("mobius-onnx", "onnxruntime", "onnxruntime-genai")
-    version = 6
+    version = 7
 
     precision: str = _option("int4", "what weights are stored as", PRECISIONS)
     algorithm: str = _option(
