@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coldpress.errors import WORK_FAILED, ColdpressError
 from coldpress.networks.routers import is_router
 from coldpress.quant.grid import Floats
 
@@ -91,6 +93,20 @@ class DecoderLayer:
         packed = _PACKED_BYTES * sum(linears[name].weight.numel() for name in others)
         activations = 4 * 4 * sum(max(shape) for shape in shapes if len(shape) == 2)
         return int(weights * 1.5 + grams + packed), activations
+
+
+@contextmanager
+def in_parts(model: Any, folder: Path) -> Iterator[None]:
+    """Raise ColdpressError for what the code of a network raises when it is run in parts, which it may not expect."""
+    try:
+        yield
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise ColdpressError(
+            f"{type(model).__name__} in {folder} cannot be run layer by layer: {type(error).__name__}: {said}",
+            hint="quantize it with `auto-opt --algorithm kquant`, which needs no data",
+            exit_code=WORK_FAILED,
+        ) from error
 
 
 @contextmanager

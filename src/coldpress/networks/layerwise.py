@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from coldpress.errors import ColdpressError
 from coldpress.networks.attention import attend_in_blocks
-from coldpress.networks.decoder_layer import DecoderLayer, Watcher, loaded, running_as
+from coldpress.networks.decoder_layer import DecoderLayer, Watcher, in_parts, loaded, running_as
 from coldpress.networks.empty import empty_model, layer_names, tied_names
 from coldpress.networks.on_demand import load_while_running
 from coldpress.networks.routers import is_router
@@ -208,7 +208,7 @@ class Layerwise:
             seen: list[torch.Tensor] = []
             calls: list[_Call] = []
             self._calls[part.stop - part.start] = calls
-            with torch.inference_mode(), self._layers_as(_recorder(seen, calls)):
+            with torch.inference_mode(), self._in_parts(), self._layers_as(_recorder(seen, calls)):
                 self._body()(input_ids=self._tokens(part), use_cache=False)
             _put(states, part, seen[0])
 
@@ -219,7 +219,7 @@ class Layerwise:
         import torch
 
         found = self._layers[layer]
-        with torch.inference_mode(), loaded(found.module, found.of_all, weights, self._like):
+        with torch.inference_mode(), self._in_parts(), loaded(found.module, found.of_all, weights, self._like):
             if found.experts is not None:
                 self._take_turns(found, weights, states, after, watcher)
                 return
@@ -273,8 +273,9 @@ class Layerwise:
 
         for part in self._batches():
             last = partial(_constant, self._states(states, part))
-            with torch.inference_mode(), self._layers_as(last):
-                yield part, self._body()(input_ids=self._tokens(part), use_cache=False).last_hidden_state
+            with torch.inference_mode(), self._in_parts(), self._layers_as(last):
+                found = self._body()(input_ids=self._tokens(part), use_cache=False).last_hidden_state
+            yield part, found
 
     def logits(self, states: States, head: torch.Tensor | None = None) -> torch.Tensor:
         """The logits ``[windows, tokens, vocabulary]`` for outputs of the last layer; ``head``: weights in place of its own."""
@@ -330,6 +331,9 @@ class Layerwise:
         for name, buffer in self._model.named_buffers():
             if name in self._stored:
                 buffer.copy_(self._shards.tensor(self._stored[name]))
+
+    def _in_parts(self) -> AbstractContextManager[None]:
+        return in_parts(self._model, self.folder)
 
     def _layers_as(self, forward: Callable[..., Any]) -> AbstractContextManager[None]:
         return running_as([layer.module for layer in self._layers.values()], forward)
