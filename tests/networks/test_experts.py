@@ -17,7 +17,7 @@ from coldpress.networks.grams import collect
 from coldpress.networks.layerwise import Layerwise
 from coldpress.networks.reference import Reference
 from coldpress.quant.grid import Grid, dequantize
-from coldpress.quant.kquant import kquant
+from coldpress.quant.rtn import rtn
 from tests.architectures import checkpoint
 
 APART = ("qwen3_moe", "qwen3_moe_mixed", "qwen2_moe", "mixtral", "olmoe", "glm4_moe")
@@ -119,7 +119,7 @@ def rounded_as_in_the_gram_pass(model: Any) -> None:
     """Round every linear of the layers, and each expert's matrices, in place."""
 
     def on_grid(weight: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(dequantize(kquant(np.ascontiguousarray(weight), GRID), weight.shape[1]))
+        return torch.from_numpy(dequantize(rtn(np.ascontiguousarray(weight), GRID), weight.shape[1]))
 
     for name, parameter in model.model.layers.named_parameters():
         weight = parameter.detach().numpy()

@@ -13,7 +13,7 @@ from coldpress.networks.folds import folds_of
 from coldpress.networks.grams import HEAD, GramFolder, collect
 from coldpress.networks.layerwise import Layerwise
 from coldpress.quant.grid import Grid, dequantize
-from coldpress.quant.kquant import kquant
+from coldpress.quant.rtn import rtn
 from tests.architectures import checkpoint
 
 FOLDED = ("llama", "smollm2", "qwen2", "qwen3", "phi3", "gemma2", "gemma3", "mistral", "granite", "smollm3")
@@ -117,7 +117,7 @@ def test_gram_matrices_are_those_of_the_rounded_network(name, bfloat16, tmp_path
         if module_name == "lm_head":
             continue
         weight = module.weight.detach().numpy()
-        module.weight.data = torch.from_numpy(dequantize(kquant(weight, GRID), weight.shape[1]))
+        module.weight.data = torch.from_numpy(dequantize(rtn(weight, GRID), weight.shape[1]))
         module.register_forward_pre_hook(
             lambda _module, args, name=module_name: inputs.update({name: args[0].flatten(0, 1).numpy()})
         )

@@ -79,7 +79,12 @@ def test_a_network_turned_as_learned_computes_what_it_did(tmp_path):
 
 def test_a_pressed_model_can_be_rotated_too(tmp_path, tiny_model):
     found = coldpress.optimize(
-        tiny_model, tmp_path / "out", rotation="quarot", tolerance="kl=0.0001", cache_dir=tmp_path / "cache"
+        tiny_model,
+        tmp_path / "out",
+        algorithm="kquant",
+        rotation="quarot",
+        tolerance="kl=0.0001",
+        cache_dir=tmp_path / "cache",
     ).data
     assert [step["name"] for step in found["passes"]] == ["rotate", "press"]
     assert found["quality"]["kl"] < 0.1
