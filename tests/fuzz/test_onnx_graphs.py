@@ -5,6 +5,8 @@ ONNX Runtime opens and runs what was written, here and by itself: the product's 
 
 from __future__ import annotations
 
+import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -90,7 +92,9 @@ def _wrong(name: str, options: dict[str, Any], target: Target, limit: float, kno
         return ""
     except Exception as error:
         return f"{type(error).__name__}: {str(error)[:600]}"
-    after = _outputs(made.path, case, only=ROWS[0] if "input_name" in options else None)
+    after = _outputs_apart(made.path, case, ROWS[:1] if "input_name" in options else ROWS)
+    if after == _DIED:  # which ends every run with an error, as it does that in a process of its own
+        return f"{_LATE}: ONNX Runtime aborts when it opens it"
     if after is None:
         why = f"it does not open or run: {_why(made.path, case)}"
         return f"{_LATE}: {why}" if _is_held_back(source, made, target, _allowed(name, options)) else why
@@ -123,10 +127,26 @@ def _shape(case: Case) -> str:
     return ",".join(str(size) for size in case.feed(ROWS[0])["x"].shape)
 
 
-def _outputs(folder: Path, case: Case, only: int | None = None) -> list[list[np.ndarray]] | None:
+_DIED = "died"
+
+
+def _outputs_apart(folder: Path, case: Case, counts: tuple[int, ...]) -> Any:
+    """`_outputs` in a process of its own, which ONNX Runtime may abort: what a pass wrote may be anything."""
+    place, file = folder / "outputs.pickle", folder.parent / f"{folder.name}.pickle"
+    child = os.fork()
+    if child == 0:
+        with place.open("wb") as stream:
+            pickle.dump(_outputs(folder, case, counts), stream)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        return _DIED
+    return pickle.loads(place.replace(file).read_bytes())
+
+
+def _outputs(folder: Path, case: Case, counts: tuple[int, ...] = ROWS) -> list[list[np.ndarray]] | None:
     """The outputs for each number of rows; None where it does not open or run."""
     try:
-        return _run(folder, case, (only,) if only else ROWS)
+        return _run(folder, case, counts)
     except Exception:
         return None
 

@@ -61,6 +61,7 @@ class GraphDivergence(Metric):
     }
     accepts: ClassVar[tuple[str, ...]] = ("onnx",)
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime",)
+    version: ClassVar[int] = 2
 
     def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
         """The graph that is worst; ``unknown`` says why nothing was compared, if so. ColdpressError for one that does not open,
