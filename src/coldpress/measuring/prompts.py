@@ -46,8 +46,6 @@ RARE = {
     "unusual blanks": "\u2003a\u2009b\u202fc\u3000d\u1680e\x0b\x0c\x1cf",
     "compatibility characters": "\ufb01 \u33a1 \u01c4 \U0001d4b3 \ue000",
 }
-#: a template may strip what is said, and onnxruntime-genai's knows fewer blanks
-_BETWEEN_BLANKS: list[Message] = [{"role": "user", "content": "\u3000\x0b\u00a0a\u2003"}]
 _MOST_CHARACTERS = 1 << 17
 _MOST_SOUGHT = 16
 _MOST_TOKENS = 24
@@ -169,21 +167,24 @@ def compare_prompts(
 ) -> dict[str, Any]:
     """How many texts and chats become other tokens in the result, and the first of them; nothing without a tokenizer.
 
-    ``prompt_difference`` is a sentence with the tokens around the first difference; ``rare_differences`` names the kinds of
-    text that are copied rather than typed, and differ.
+    Where there is a chat template, a text is what a user says. ``prompt_difference`` is a sentence with the tokens around the first
+    difference; ``rare_differences`` names the kinds of text that are copied rather than typed, and differ, and tells whether texts do
+    that are sent without the template.
     """
     if not has_tokenizer(source):
         return {}
     expected = Source(source, trust_remote_code)
     found: Source | Runtime = Runtime(result) if (result / "genai_config.json").exists() else Source(result)
-    cases: list[tuple[str, Any]] = [
-        *_texts(expected.tokenizer, files),
-        *(chats(expected.sought) if expected.has_template else ()),
-    ]
-    rare_cases: list[tuple[str, Any]] = [*RARE.items(), ("unusual blanks around what is said", _BETWEEN_BLANKS)]
+    asked = _asked if expected.has_template else lambda text: text
+    cases = [(name, asked(text)) for name, text in _texts(expected.tokenizer, files)]
+    rare_cases = [(name, asked(text)) for name, text in RARE.items()]
+    if expected.has_template:
+        cases += chats(expected.sought)
     try:
         differences = [why for name, said in cases if (why := _difference(expected, found, name, said))]
         rare = [name for name, said in rare_cases if _difference(expected, found, name, said)]
+        if expected.has_template and any(_difference(expected, found, name, text) for name, text in TYPED.items()):
+            rare.append("texts that are not put into the chat template")
     except ColdpressError as error:
         sentence = f"onnxruntime-genai cannot read the model's tokenizer: {error.message}"
         return {"prompts_compared": len(cases), "prompts_differ": len(cases), "prompt_difference": sentence}
@@ -193,6 +194,10 @@ def compare_prompts(
         "prompt_difference": next(iter(differences), None),
         "rare_differences": rare,
     }
+
+
+def _asked(text: str) -> list[Message]:
+    return [{"role": "user", "content": text}]
 
 
 def _texts(tokenizer: Any, files: Sequence[str | Path]) -> Iterator[tuple[str, str]]:

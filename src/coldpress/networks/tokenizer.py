@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 FAST, SETTINGS, NAMED = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
-#: settings that onnxruntime-genai alone reads, over those of SETTINGS
-_OF_GENAI = "tokenizer_module.json"
 #: the classes with which transformers takes tokenizer.json as it is; the first is the one that all runtimes know
 AS_IT_IS = ("PreTrainedTokenizerFast", "TokenizersBackend")
 _BASE64 = string.ascii_letters.encode() + string.digits.encode() + b"+/"
@@ -38,7 +36,6 @@ _OF_LIBRARIES = (
 _OF_OTHER_INPUTS = ("image_token", "video_token", "audio_token")
 _WRITES_TEXT = ("CausalLM", "LMHeadModel")
 _SHOWN = 5
-_SPACE = "\u2581"  # what SentencePiece writes for a blank
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -128,6 +125,8 @@ def write_tokenizer(folder: Path, output: Path, trust_remote_code: bool = False)
         **tokens,
         **_ends(made, tokens),
     }
+    from coldpress.networks.genai_tokenizer import write_for_genai
+
     if (template := read_chat_template(folder)) is not None:
         template.check()
         text = ChatTemplate(template.source, tokens).spelled_out()
@@ -135,24 +134,7 @@ def write_tokenizer(folder: Path, output: Path, trust_remote_code: bool = False)
         settings["chat_template"] = text
     _write_json(output / SETTINGS, settings)
     _write_json(output / NAMED, tokens)
-    if (kind := _class_for_genai(_content(made))) is not None:
-        _write_json(output / _OF_GENAI, {"tokenizer_class": kind})
-
-
-def _class_for_genai(content: dict[str, Any]) -> str | None:
-    """The class under which onnxruntime-genai reads a tokenizer of SentencePiece's kinds as it is meant.
-
-    By the name of its class it chooses between Unigram and BPE, and whether BPE goes over a text as a whole, as SentencePiece does and as
-    it does for Gemma, or over pieces that a pattern cuts.
-    """
-    if content["model"]["type"] == "Unigram":
-        return "ChatGLMTokenizer"  # of the Unigram classes, the one that adds no token at an end
-    decoder = content.get("decoder") or {}
-    steps = decoder.get("decoders", [decoder])
-    written = {step.get("replacement") for step in steps} | {
-        (step.get("pattern") or {}).get("String") for step in steps
-    }
-    return "GemmaTokenizer" if _SPACE in written else None
+    write_for_genai(made, output, settings.get("chat_template"), tokens.values())
 
 
 def _ends(tokenizer: Tokenizer, tokens: dict[str, str]) -> dict[str, bool]:
