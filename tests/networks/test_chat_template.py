@@ -128,6 +128,34 @@ def test_tokens_beyond_the_embedding_are_named(folder: Path):
     check_tokenizer(vocabulary_of(folder, 261))
 
 
+def test_a_special_token_without_embedding_and_a_part_in_texts_is_text(folder: Path):
+    """As the one for images in Gemma 3 models that only read texts."""
+    from transformers import AutoTokenizer
+
+    content = json.loads((folder / "tokenizer.json").read_text())
+    flags = {"special": True, "normalized": False, **dict.fromkeys(("single_word", "lstrip", "rstrip"), False)}
+    content["added_tokens"].append({"id": 261, "content": "<image>", **flags})
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    [remark] = check_tokenizer(vocabulary_of(folder, 261))
+    assert "'<image>' (261)" in remark
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    brought = {
+        "extra_special_tokens": {"image_token": "<image>"},
+        "added_tokens_decoder": {"261": {"content": "<image>"}},
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, **brought}))
+    output = folder / "result"
+    output.mkdir()
+    write_tokenizer(folder, output)
+    made = AutoTokenizer.from_pretrained(str(output))
+    assert max(made("a <image> b <|user|>", add_special_tokens=False)["input_ids"]) < 261
+    assert made.decode(made("a <image> b", add_special_tokens=False)["input_ids"]) == "a <image> b"
+    for told in ({"eos_token": "<image>"}, {"chat_template": "{{ messages[0].content }}<image>"}):
+        (folder / "tokenizer_config.json").write_text(json.dumps({**settings, **told}))
+        with pytest.raises(ColdpressError, match=r"'<image>' \(261\)"):
+            check_tokenizer(folder)
+
+
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
 @pytest.mark.parametrize("spoil", [lambda data: data[:100], lambda data: b"\xef\xbb\xbf" + data, lambda data: b"[]"])
 def test_a_broken_file_is_named(folder: Path, name: str, spoil):

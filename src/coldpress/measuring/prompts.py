@@ -15,7 +15,7 @@ from coldpress.errors import ColdpressError
 from coldpress.graphs.prompts import has_chat_template, prompt_ids
 from coldpress.networks import heldout
 from coldpress.networks.chat_template import read_chat_template, read_json, refusals, system_within_user
-from coldpress.networks.tokenizer import has_tokenizer, pretrained_tokenizer
+from coldpress.networks.tokenizer import has_tokenizer, pretrained_tokenizer, without_embedding
 
 Message = Mapping[str, str]
 
@@ -56,13 +56,19 @@ class Source:
     """The tokenizer and the template of a Hugging Face folder, by transformers."""
 
     def __init__(self, folder: Path, trust_remote_code: bool = False):
-        self.tokenizer = pretrained_tokenizer(folder, trust_remote_code)
+        self._folder, self.tokenizer = folder, pretrained_tokenizer(folder, trust_remote_code)
         template = read_chat_template(folder)
         self._template = self.tokenizer.chat_template or (template.source if template else None)
 
     @property
     def has_template(self) -> bool:
         return self._template is not None
+
+    def added_tokens(self) -> list[str]:
+        """The special and added tokens for which the model has an embedding, special ones first."""
+        added = self.tokenizer.get_added_vocab()
+        unused = without_embedding(self._folder, added)
+        return [token for token in dict.fromkeys([*self.tokenizer.all_special_tokens, *added]) if token not in unused]
 
     @property
     def sought(self) -> list[str]:
@@ -176,7 +182,7 @@ def compare_prompts(
     expected = Source(source, trust_remote_code)
     found: Source | Runtime = Runtime(result) if (result / "genai_config.json").exists() else Source(result)
     asked = _asked if expected.has_template else lambda text: text
-    cases = [(name, asked(text)) for name, text in _texts(expected.tokenizer, files)]
+    cases = [(name, asked(text)) for name, text in _texts(expected, files)]
     rare_cases = [(name, asked(text)) for name, text in RARE.items()]
     if expected.has_template:
         cases += chats(expected.sought)
@@ -200,12 +206,12 @@ def _asked(text: str) -> list[Message]:
     return [{"role": "user", "content": text}]
 
 
-def _texts(tokenizer: Any, files: Sequence[str | Path]) -> Iterator[tuple[str, str]]:
+def _texts(source: Source, files: Sequence[str | Path]) -> Iterator[tuple[str, str]]:
     texts = [text[:_MOST_CHARACTERS] for text in heldout.texts(files)]
     yield from zip((f"the text '{name}'" for name in heldout.names(files)), texts, strict=True)
     yield from TYPED.items()
-    tokens = list(dict.fromkeys([*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()]))[:_MOST_TOKENS]
-    yield "special tokens that are typed", "".join(f"a{token} b {token}\nc" for token in tokens)
+    typed = "".join(f"a{token} b {token}\nc" for token in source.added_tokens()[:_MOST_TOKENS])
+    yield "special tokens that are typed", typed
 
 
 def _difference(expected: Source, found: Source | Runtime, name: str, said: str | Sequence[Message]) -> str | None:

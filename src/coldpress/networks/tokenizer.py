@@ -34,6 +34,14 @@ _OF_LIBRARIES = (
 )
 #: settings that name tokens for inputs which a model of text does not have; such a token may lie beyond its embedding
 _OF_OTHER_INPUTS = ("image_token", "video_token", "audio_token")
+#: settings that hold several tokens
+_OF_TOKENS = (
+    "added_tokens_decoder",
+    "extra_special_tokens",
+    "additional_special_tokens",
+    "model_specific_special_tokens",
+)
+_WRITTEN_ANEW = ("auto_map", "chat_template")
 _WRITES_TEXT = ("CausalLM", "LMHeadModel")
 _SHOWN = 5
 
@@ -81,15 +89,16 @@ def writes_text(folder: Path) -> bool:
     return any(str(kind).endswith(_WRITES_TEXT) for kind in kinds)
 
 
-def check_tokenizer(folder: Path) -> None:
+def check_tokenizer(folder: Path) -> list[str]:
     """Raise ColdpressError when what a person types cannot become tokens of the model in ``folder``.
 
     That is so when a file cannot be read, nothing can be made of the files, tokens lie beyond the model's vocabulary, or the
     chat template is not one. A folder without a tokenizer is not looked at, nor one whose model does not write text and that has no
-    tokenizer.json.
+    tokenizer.json. A special token beyond the vocabulary that has no part in a text and that no template writes is only remarked, as
+    the one for images in a Gemma 3 that only reads texts: the result is a sentence, or nothing.
     """
     if not (folder / FAST).is_file() and not (has_tokenizer(folder) and writes_text(folder)):
-        return
+        return []
     settings = {**read_json(folder / NAMED), **read_json(folder / SETTINGS)}
     tokenizer = _from_file(folder / FAST) if (folder / FAST).is_file() else fast_tokenizer(folder)
     ids = tokenizer.get_vocab(with_added_tokens=True)
@@ -99,26 +108,33 @@ def check_tokenizer(folder: Path) -> None:
     named = [_text(value) for name, value in sorted(settings.items()) if name.endswith("_token") and value]
     for token in named:  # transformers adds those that are missing at the end
         ids.setdefault(token, max(ids.values(), default=-1) + 1)
-    _check_ids(folder, {token: number for token, number in ids.items() if token not in elsewhere})
-    if (template := read_chat_template(folder)) is not None:
+    template = read_chat_template(folder)
+    if template is not None:
         template.check()
+    special = {str(added) for added in tokenizer.get_added_tokens_decoder().values() if added.special}
+    written = template.source if template is not None else ""
+    unused = elsewhere | {token for token in special.difference(named) if token not in written}
+    beyond = without_embedding(folder, ids)
+    _check_ids(folder, {token: number for token, number in beyond.items() if token not in unused})
+    if not beyond:
+        return []
+    return [
+        f"{_listed(beyond)} of the tokenizer, for inputs other than text, has no embedding: the result reads it as text."
+    ]
 
 
 def write_tokenizer(folder: Path, output: Path, trust_remote_code: bool = False) -> None:
     """Write the tokenizer and the chat template that transformers has for ``folder``, for all runtimes that may read ``output``."""
     tokenizer = pretrained_tokenizer(folder, trust_remote_code)
-    made = _backend(tokenizer, folder)
+    made, unused = _with_embedding(_backend(tokenizer, folder), folder)
     if (folder / FAST).is_file() and _content(_from_file(folder / FAST)) == _content(made):
         shutil.copyfile(folder / FAST, output / FAST)
     else:
         made.save(str(output / FAST))
-    tokens = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+    named = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+    tokens = {name: token for name, token in named.items() if token not in unused}
     settings = {
-        **{
-            name: value
-            for name, value in read_json(folder / SETTINGS).items()
-            if name not in ("auto_map", "chat_template")
-        },
+        **_settings(folder, unused),
         "tokenizer_class": AS_IT_IS[0],
         "model_input_names": list(tokenizer.model_input_names),
         "padding_side": tokenizer.padding_side,
@@ -135,6 +151,31 @@ def write_tokenizer(folder: Path, output: Path, trust_remote_code: bool = False)
     _write_json(output / SETTINGS, settings)
     _write_json(output / NAMED, tokens)
     write_for_genai(made, output, settings.get("chat_template"), tokens.values())
+
+
+def _with_embedding(tokenizer: Tokenizer, folder: Path) -> tuple[Tokenizer, set[str]]:
+    """The tokenizer without the tokens that have no embedding, which a quantized embedding would not refuse; and these."""
+    from tokenizers import Tokenizer
+
+    unused = set(without_embedding(folder, tokenizer.get_vocab(with_added_tokens=True)))
+    if not unused:
+        return tokenizer, unused
+    content = json.loads(tokenizer.to_str())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] not in unused]
+    return Tokenizer.from_str(json.dumps(content)), unused
+
+
+def _settings(folder: Path, unused: set[str]) -> dict[str, Any]:
+    """The source's settings, without those that a result has otherwise and those that would bring ``unused`` tokens back."""
+    settings = {name: value for name, value in read_json(folder / SETTINGS).items() if name not in _WRITTEN_ANEW}
+    for name in _OF_TOKENS:
+        if isinstance(several := settings.get(name), dict):
+            settings[name] = {key: token for key, token in several.items() if _text(token) not in unused}
+        elif isinstance(several, list):
+            settings[name] = [token for token in several if _text(token) not in unused]
+    return {
+        name: value for name, value in settings.items() if name not in _OF_OTHER_INPUTS or _text(value) not in unused
+    }
 
 
 def _ends(tokenizer: Tokenizer, tokens: dict[str, str]) -> dict[str, bool]:
@@ -192,18 +233,30 @@ def _content(tokenizer: Tokenizer) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name not in ("truncation", "padding")}
 
 
-def _check_ids(folder: Path, ids: dict[str, int]) -> None:
+def _rows(folder: Path) -> Any:
     config = read_json(folder / "config.json")
-    rows = config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size")
-    beyond = sorted((number, token) for token, number in ids.items() if isinstance(rows, int) and number >= rows)
+    return config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size")
+
+
+def without_embedding(folder: Path, ids: dict[str, int]) -> dict[str, int]:
+    """Those of the tokens that lie beyond the embedding of the model in ``folder``."""
+    rows = _rows(folder)
+    return {token: number for token, number in ids.items() if isinstance(rows, int) and number >= rows}
+
+
+def _check_ids(folder: Path, beyond: dict[str, int]) -> None:
     if beyond:
-        shown = ", ".join(f"'{token}' ({number})" for number, token in beyond[:_SHOWN])
-        more = f" and {len(beyond) - _SHOWN} more" if len(beyond) > _SHOWN else ""
         raise ColdpressError(
-            f"the tokenizer in {folder} gives tokens that the model has no embedding for: {shown}{more}; "
-            f"vocab_size in config.json is {rows}",
+            f"the tokenizer in {folder} gives tokens that the model has no embedding for: {_listed(beyond)}; "
+            f"vocab_size in config.json is {_rows(folder)}",
             hint="take the tokenizer that belongs to the model, or resize the model's embedding",
         )
+
+
+def _listed(ids: dict[str, int]) -> str:
+    ordered = sorted(ids, key=lambda token: (ids[token], token))
+    more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
+    return ", ".join(f"'{token}' ({ids[token]})" for token in ordered[:_SHOWN]) + more
 
 
 def _text(token: Any) -> str:

@@ -76,7 +76,7 @@ class Press(Pass):
     accepts = ("hf", "adapter")
     produces = "onnx"
     needs = ("mobius-onnx", "onnxruntime", "onnxruntime-genai")
-    version = 7
+    version = 8
 
     precision: str = _option("int4", "what weights are stored as", PRECISIONS)
     algorithm: str = _option(
@@ -175,6 +175,7 @@ class Press(Pass):
             )
         shutil.rmtree(ctx.scratch / "capture")
         copy_settings(base, ctx.scratch)
+        notes["warnings"] += check_tokenizer(base)
         if adapters:
             notes["adapters"] = _write_adapters(adapters, ctx.scratch)
         timings = [
