@@ -64,7 +64,7 @@ THINKS = (
 )
 ASKS = (
     "{% macro said(m, by='user') %}{{ m.role | upper }}{% if m.role.lower() == by and '/think' not in m.content %} asks{% endif %}: "
-    "{{ m.content | replace('\"', '\u00ab') }}{% endmacro %}{% for m in messages | reverse %}{{ said(m) }}\n{% endfor %}"
+    "{{ m.content | replace('\"', '\u00ab') | trim }}{{ m.content.split('</think>', 1)[-1] }}{% endmacro %}{% for m in messages | reverse %}{{ said(m) }}\n{% endfor %}"
     "{% if documents is defined and (tools is undefined) is false and (messages | first).content is sequence %}{{ messages[-1].content }}{% endif %}"
 )
 

@@ -96,6 +96,10 @@ def test_a_template_that_transformers_cannot_render_is_refused(folder: Path, in_
         "{% set x, y = [1, 2] %}{{ 0 < x < 3 }}{{ 'r' in 'are' }}{{ '' in 'are' }}{{ 'b' in ['b'] }}{{ 'c' not in {'c': 1} }}{{ x is in [1] }}",
         "{{ ''.join(['a', 'B']).upper() }}{{ 'USER'.lower() }}{{ 'user'.upper() }}{{ 'aXa'.replace('a', 'b', 1) }}{{ 12 | replace('1', 3) }}"
         "{{ [3, 4]|reverse|list }}{{ 'ab'|reverse }}{{ 'ab'|first }}{{ nothing in 'a' if nothing is defined }}{{ 'a' in nothing }}",
+        "{{ 'aXa'|replace('a', 'b')|lower }}{{ messages|first|length }}{{ messages|reverse|first|length > 1 }}{{ 'a'.upper()|lower ~ 'b' }}",
+        "{% for m in ['abcbd', 'q', ''] %}{{ m.split('b', 1)[0] }},{{ m.split('b', 1)[1] }},{{ m.split('b', 1)[1] is defined }},"
+        "{{ m.split('b', 1)[-1] }},{{ m.rsplit('b', 1)[-1] }},{{ m.partition('b')[0] }},{{ m.partition('b')[2] }},{{ m.rpartition('b')[2] }}"
+        "{{ m.split('b', 2)[1] }}{{ m.rsplit('b', 1)[0] }};{% endfor %}{{ '\\u00e9\\x41\\a' }}",
     ],
 )
 def test_a_template_that_is_spelled_out_means_the_same_to_an_engine_of_other_habits(source: str):

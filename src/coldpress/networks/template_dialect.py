@@ -20,9 +20,22 @@ from jinja2.parser import Parser
 #: what transformers always gives a template, though it may be none
 _ALWAYS_GIVEN = ("documents", "tools")
 #: methods and filters that take a text and change nothing
-_PURE = ("capitalize", "get", "lower", "lstrip", "replace", "rstrip", "split", "strip", "trim", "upper")
+_PURE = (
+    "capitalize",
+    "get",
+    "lower",
+    "lstrip",
+    "partition",
+    "replace",
+    "rpartition",
+    "rsplit",
+    "rstrip",
+    "split",
+    "strip",
+    "upper",
+)
 #: methods and filters whose arguments are parts of a text
-_SEEK = ("endswith", "lstrip", "replace", "rstrip", "split", "startswith", "strip")
+_SEEK = ("endswith", "lstrip", "partition", "replace", "rpartition", "rsplit", "rstrip", "split", "startswith", "strip")
 _ROLES = '{"user": "USER", "assistant": "ASSISTANT", "system": "SYSTEM", "tool": "TOOL"}'
 _TESTS = {
     "undefined": "not ({0} is defined)",
@@ -30,9 +43,19 @@ _TESTS = {
     "false": "{0} is boolean and not {0}",
     "sequence": "{0} is sequence or {0} is string or {0} is mapping",
 }
+#: a method, how often it cuts, and the part: the same of a text that is cut everywhere
+_PARTS = {
+    ("split", 1, "0"): "{0}.split({1})[0]",
+    ("split", 1, "1"): "({0}.split({1})[1:]|join({1}) if {0}.split({1})|length > 1 else {0}.split({1})[1])",
+    ("split", 1, "-1"): "({0}.split({1})[1:]|join({1}) if {0}.split({1})|length > 1 else {0})",
+    ("rsplit", 1, "-1"): "{0}.split({1})[-1]",
+    ("partition", "0"): "{0}.split({1})[0]",
+    ("partition", "2"): "({0}.split({1})[1:]|join({1}))",
+    ("rpartition", "2"): "{0}.split({1})[-1]",
+}
 _ITEMS = {"first": "[0]", "reverse": "[::-1]"}
-#: what only jinja2 reads: marks that keep whitespace, raw text, and line breaks of other systems
-_NOT_EVERYWHERE = re.compile(r"\{[%#]\+|\+[%#]\}|\{%-?\s*raw|\r")
+#: what only jinja2 reads: marks that keep whitespace, raw text, line breaks of other systems, and rarer escapes
+_NOT_EVERYWHERE = re.compile(r"\{[%#]\+|\+[%#]\}|\{%-?\s*raw|\r|\\[^nrt\\'\"]")
 _SIGNS = {"eq": "==", "ne": "!=", "gt": ">", "gteq": ">=", "lt": "<", "lteq": "<=", "in": "in", "notin": "not in"}
 _ATOMS = (nodes.Name, nodes.Literal, nodes.Getattr, nodes.Getitem, nodes.Call)
 
@@ -229,7 +252,20 @@ class _Writer:
         return f"{self._object(node.node)}.{node.attr}"
 
     def _getitem(self, node: nodes.Getitem) -> str:
+        if self._replaces and (part := self._part(node)):
+            return part
         return f"{self._object(node.node)}[{self.expression(node.arg)}]"
+
+    def _part(self, node: nodes.Getitem) -> str | None:
+        """A part of a text that is cut once, as it is of the text cut everywhere."""
+        call, place = node.node, self.expression(node.arg)
+        if not isinstance(call, nodes.Call) or not isinstance(call.node, nodes.Getattr) or not _is_pure(call):
+            return None
+        texts = [one.value for one in call.args if isinstance(one, nodes.Const)]
+        part = _PARTS.get((call.node.attr, *texts[1:], place))
+        if part is None or not texts or not _is_text(call.args[0]):
+            return None
+        return part.format(self._object(call.node.node), literal(texts[0]))
 
     def _slice(self, node: nodes.Slice) -> str:
         start, stop, step = (self.expression(part) if part else "" for part in (node.start, node.stop, node.step))
@@ -278,11 +314,10 @@ class _Writer:
     def _filter(self, node: nodes.Filter) -> str:
         if node.node is None:  # of a block
             return f"{node.name}{self._arguments(node, '')}"
-        one = self.expression(node.node) if isinstance(node.node, nodes.Filter) else self._operand(node.node)
+        one = self._operand(node.node)
         same = f"{one}|{node.name}{self._arguments(node, '')}"
         if not self._replaces or not _is_pure(node):
             return same
-        one = self._operand(node.node)
         if node.name in _ITEMS and not node.args:
             return f"({one}|list){_ITEMS[node.name]} if {one} is not string else ({same})"
         if node.name == "replace":
