@@ -38,7 +38,7 @@ from coldpress.sources import find_model, hub_config
 from coldpress.store import Store
 from coldpress.systems.local import Local
 from coldpress.target import Target
-from coldpress.verify import WORSE, Origin, Verdict, check_request, is_compared_as_text, verify
+from coldpress.verify import WORSE, Origin, Verdict, check_request, is_compared_as_text, judges, verify
 from coldpress.workflow import Measure, Running, Step, Workflow, labels_of
 
 
@@ -126,6 +126,7 @@ def _identity(workflow: Workflow, source: Model, work: Sequence[str]) -> dict[st
         "source": source.key,
         "work": list(work),
         "verified_on": [content_key(Path(file)) for file in workflow.verify.data],
+        "verified_by": judges() if workflow.verify.enabled else {},
     }
 
 

@@ -57,6 +57,16 @@ def files_of(path: Path) -> Iterator[Path]:
             yield entry
 
 
+def find_graphs(path: Path) -> dict[str, Path]:
+    """The graphs of a model: the name each is written under, relative to the output, and its file.
+
+    A folder's graphs keep their places; a single file becomes ``model.onnx``. Empty for a folder without graphs.
+    """
+    if path.is_file():
+        return {"model.onnx": path}
+    return {file.relative_to(path).as_posix(): file for file in files_of(path) if file.suffix == ".onnx"}
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """Share the bytes where the file system can; who reads a shared file notices by its size and time when it was changed.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from coldpress import parts
 from coldpress.errors import ColdpressError
 from coldpress.job import Job, Progress
 from coldpress.model import Model
@@ -21,6 +22,14 @@ from coldpress.workflow import Verify, Workflow
 VERIFIED, WORSE, UNVERIFIED = "verified", "worse than tolerance", "unverified"
 TUNED = "fine-tuned"
 _SHOWN = 5
+
+
+def judges() -> dict[str, int]:
+    """The versions of the metrics that a verdict rests on: with another, a verdict is no longer that of today."""
+    return {name: parts.find("metrics", name).version for name in _JUDGES}
+
+
+_JUDGES = ("divergence", "adapter_divergence", "graph_divergence")
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,10 @@ import numpy as np
 
 from coldpress.batches.feeds import feeds_for
 from coldpress.errors import WORK_FAILED, ColdpressError
-from coldpress.graphs.foreign.folder import external_files, find_graphs, load_graph
 from coldpress.graphs.made_up import TRIES, feed
 from coldpress.graphs.session import Session
 from coldpress.graphs.signature import Input
-from coldpress.model import Model
+from coldpress.model import Model, find_graphs
 from coldpress.parts import Context, DataSource, Metric, Value, option
 from coldpress.target import Target
 
@@ -40,10 +39,11 @@ _IN_STEPS, _INEXACT = 0.15, 5e-4
 _ROUNDING = ("QuantizeLinear", "DynamicQuantizeLinear", "DynamicQuantizeMatMul")
 #: of numbers this small only rounding is left
 _NOTHING = 1e-7
-#: opened without a second copy of the weights, and not compared, where so many times the model's bytes are not free
+#: not compared where so many times the model's bytes are not free
 _ROOM = 2.5
 _PLAIN = {"graph_optimization_level": "disable_all"}
 _BFLOAT16 = 16  # as ONNX numbers types
+#: opened without a second copy of the weights
 _MAPPED = {**_PLAIN, "config_entries": {"session.disable_prepacking": "1"}}
 
 
@@ -61,7 +61,7 @@ class GraphDivergence(Metric):
     }
     accepts: ClassVar[tuple[str, ...]] = ("onnx",)
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime",)
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
         """The graph that is worst; ``unknown`` says why nothing was compared, if so. ColdpressError for one that does not open,
@@ -90,11 +90,10 @@ class _Pair:
         return here if here.is_here else replace(here, device="cpu", provider="CPUExecutionProvider")
 
     def compared(self, model: Model) -> dict[str, Any]:
-        is_large = _bytes(self.after) * _ROOM > _free_bytes()
-        session = self._opened(_MAPPED if is_large else None)
-        if isinstance(session, str) or self.before is None or is_large:
-            why = "it does not fit into the free memory twice" if is_large else "there is no graph before it"
-            return _unknown(session if isinstance(session, str) else why)
+        only_opened = self._why_only_opened()
+        session = self._opened(_MAPPED if only_opened else None)
+        if isinstance(session, str) or only_opened:
+            return _unknown(session if isinstance(session, str) else only_opened)
         try:
             known, before = self._before(self._feeds(model))
         except ColdpressError as error:
@@ -105,6 +104,12 @@ class _Pair:
             raise ColdpressError(f"output '{missing[0]}' is gone", exit_code=WORK_FAILED)
         del session
         return self._judged(known, before, after)
+
+    def _why_only_opened(self) -> str:
+        """Why there is nothing to compare the graph with; "" if there is."""
+        if self.before is None:
+            return "there is no graph before it"
+        return "it does not fit into the free memory twice" if _bytes(self.after) * _ROOM > _free_bytes() else ""
 
     def _opened(self, options: Mapping[str, Any] | None) -> Session | str:
         """The graph, open; or why that says nothing: it has operators that only another place has."""
@@ -188,6 +193,8 @@ class _Pair:
     @property
     def _is_in_steps(self) -> bool:
         """Whether the graph before rounds to int8 as it runs, and a pass changes numbers: the least change is a step then."""
+        from coldpress.graphs.foreign.folder import load_graph
+
         is_exact = self.asked.limit < _INEXACT
         return not is_exact and any(node.op_type in _ROUNDING for node in load_graph(self.before or self.after).graph)
 
@@ -279,6 +286,8 @@ def _leaves(before: Any, after: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _bytes(file: Path) -> int:
+    from coldpress.graphs.foreign.folder import external_files, load_graph
+
     return file.stat().st_size + sum(one.stat().st_size for one in external_files(load_graph(file)))
 
 

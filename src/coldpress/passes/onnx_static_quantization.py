@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from coldpress.batches.feeds import feeds_for
 from coldpress.errors import ColdpressError
-from coldpress.graphs.foreign.folder import find_graphs, rewrite_graphs
+from coldpress.graphs.foreign.folder import rewrite_graphs
 from coldpress.graphs.foreign.int8 import (
     Calibration,
     Choice,
@@ -26,7 +26,7 @@ from coldpress.graphs.foreign.int8 import (
     said,
 )
 from coldpress.graphs.foreign.tools import working_copy
-from coldpress.model import Model
+from coldpress.model import Model, find_graphs
 from coldpress.parts import Closeness, Context, DataSource, Pass, option
 from coldpress.target import Target
 

@@ -95,8 +95,8 @@ class QuantizeOnnx(Pass):
                 self._check_kernel(bits, target)
         self._refuse_unread_data()
         if self.algorithm in _CALIBRATED and model.path.exists():
-            from coldpress.graphs.foreign.folder import find_graphs
             from coldpress.graphs.foreign.requantize import Graph
+            from coldpress.model import find_graphs
 
             for name, file in find_graphs(model.path).items():  # none yet where a pass before makes them
                 self._check_feeds(Graph.open(name, file), model)
@@ -198,8 +198,8 @@ class QuantizeOnnx(Pass):
 
     def _open(self, model: Model, target: Target) -> list[Graph]:
         """The graphs of the model, with the encodings of their weights; ColdpressError where there is nothing to do."""
-        from coldpress.graphs.foreign.folder import find_graphs
         from coldpress.graphs.foreign.requantize import Graph
+        from coldpress.model import find_graphs
 
         graphs = [Graph.open(name, file) for name, file in find_graphs(model.path).items()]
         names = {name for graph in graphs for weight in graph.found.weights for name in weight.names}

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from coldpress.errors import ColdpressError
 from coldpress.graphs.external import check_external
 from coldpress.graphs.layout import Place
-from coldpress.model import files_of, link_or_copy
+from coldpress.model import files_of, find_graphs, link_or_copy
 from coldpress.networks.checkpoint import Span
 
 if TYPE_CHECKING:
@@ -29,16 +29,6 @@ _ABOUT_A_RESULT = ("README.md", "report.json", "report.html", "workflow.yaml", "
 _COPY_BYTES = 1 << 24
 #: tensors from this size on lie beside a graph, which cannot be larger than 2 GB itself
 _BESIDE_BYTES = 1 << 30
-
-
-def find_graphs(path: Path) -> dict[str, Path]:
-    """The graphs of a model: the name each is written under, relative to the output, and its file.
-
-    A folder's graphs keep their places; a single file becomes ``model.onnx``. Empty for a folder without graphs.
-    """
-    if path.is_file():
-        return {"model.onnx": path}
-    return {file.relative_to(path).as_posix(): file for file in files_of(path) if file.suffix == ".onnx"}
 
 
 def rewrite_graphs(path: Path, output: Path, change: Callable[[Path, Path], None]) -> None:

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from coldpress.graphs.foreign.folder import copy_model, find_graphs, load_graph
+from coldpress.graphs.foreign.folder import copy_model, load_graph
 from coldpress.graphs.session import OPTIONS_FILE, read_options
+from coldpress.model import find_graphs
 
 LEVELS = ("disable_all", "basic", "extended", "layout", "all")
 MODES = ("sequential", "parallel")
