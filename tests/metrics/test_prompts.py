@@ -187,6 +187,14 @@ def test_a_result_whose_template_was_changed_is_found(tmp_path: Path):
     assert "the text 'prose'" in faults(source, result)[0]
 
 
+@pytest.mark.parametrize("template", ["{% if %}", "{{ messages[0].content }}"])
+def test_transformers_reads_the_result_as_the_source_too(tmp_path: Path, template: str):
+    """It looks into another file than onnxruntime-genai."""
+    source, result = model(tmp_path)
+    (result / "chat_template.jinja").write_text(template)
+    assert "transformers, from the result" in faults(source, result)[0]
+
+
 def test_a_chat_is_never_sent_bare(tmp_path: Path):
     import onnxruntime_genai as og
 

@@ -96,6 +96,9 @@ def test_a_template_that_transformers_cannot_render_is_refused(folder: Path, in_
         "{% set x, y = [1, 2] %}{{ 0 < x < 3 }}{{ 'r' in 'are' }}{{ '' in 'are' }}{{ 'b' in ['b'] }}{{ 'c' not in {'c': 1} }}{{ x is in [1] }}",
         "{{ ''.join(['a', 'B']).upper() }}{{ 'USER'.lower() }}{{ 'user'.upper() }}{{ 'aXa'.replace('a', 'b', 1) }}{{ 12 | replace('1', 3) }}"
         "{{ [3, 4]|reverse|list }}{{ 'ab'|reverse }}{{ 'ab'|first }}{{ nothing in 'a' if nothing is defined }}{{ 'a' in nothing }}",
+        "{% for m in messages if 'x' in m.content or 'i' in m.content %}{% if 'x' in m.content %}X{% elif 'i' not in m.content %}I{% else %}"
+        "{{ m.role }}{% endif %}{% endfor %}{% for m in (messages if messages else []) %}{{ loop.index }}{% endfor %}"
+        "{% set y = 'a' in messages[0].content %}{% if (1 if y else 0) == 0 and messages[0].content|replace(' ', '') %}{{ y }}{% endif %}",
         "{{ 'aXa'|replace('a', 'b')|lower }}{{ messages|first|length }}{{ messages|reverse|first|length > 1 }}{{ 'a'.upper()|lower ~ 'b' }}",
         "{% for m in ['abcbd', 'q', ''] %}{{ m.split('b', 1)[0] }},{{ m.split('b', 1)[1] }},{{ m.split('b', 1)[1] is defined }},"
         "{{ m.split('b', 1)[-1] }},{{ m.rsplit('b', 1)[-1] }},{{ m.partition('b')[0] }},{{ m.partition('b')[2] }},{{ m.rpartition('b')[2] }}"

@@ -171,7 +171,7 @@ def chats(sought: Sequence[str] = ()) -> Iterator[tuple[str, list[Message]]]:
 def compare_prompts(
     source: Path, result: Path, files: Sequence[str | Path] = (), trust_remote_code: bool = False
 ) -> dict[str, Any]:
-    """How many texts and chats become other tokens in the result, and the first of them; nothing without a tokenizer.
+    """How many texts and chats become other tokens in the result, for transformers or the runtime that it is made for, and the first of them; nothing without a tokenizer.
 
     Where there is a chat template, a text is what a user says. ``prompt_difference`` is a sentence with the tokens around the first
     difference; ``rare_differences`` names the kinds of text that are copied rather than typed, and differ, and tells whether texts do
@@ -180,16 +180,17 @@ def compare_prompts(
     if not has_tokenizer(source):
         return {}
     expected = Source(source, trust_remote_code)
-    found: Source | Runtime = Runtime(result) if (result / "genai_config.json").exists() else Source(result)
+    found: list[Source | Runtime] = [Runtime(result)] if (result / "genai_config.json").exists() else []
+    found.append(Source(result))  # transformers reads the result as well
     asked = _asked if expected.has_template else lambda text: text
     cases = [(name, asked(text)) for name, text in _texts(expected, files)]
     rare_cases = [(name, asked(text)) for name, text in RARE.items()]
     if expected.has_template:
         cases += chats(expected.sought)
     try:
-        differences = [why for name, said in cases if (why := _difference(expected, found, name, said))]
-        rare = [name for name, said in rare_cases if _difference(expected, found, name, said)]
-        if expected.has_template and any(_difference(expected, found, name, text) for name, text in TYPED.items()):
+        differences = [why for name, said in cases if (why := _first_difference(expected, found, name, said))]
+        rare = [name for name, said in rare_cases if _first_difference(expected, found, name, said)]
+        if expected.has_template and any(_first_difference(expected, found, *typed) for typed in TYPED.items()):
             rare.append("texts that are not put into the chat template")
     except ColdpressError as error:
         sentence = f"onnxruntime-genai cannot read the model's tokenizer: {error.message}"
@@ -212,6 +213,12 @@ def _texts(source: Source, files: Sequence[str | Path]) -> Iterator[tuple[str, s
     yield from TYPED.items()
     typed = "".join(f"a{token} b {token}\nc" for token in source.added_tokens()[:_MOST_TOKENS])
     yield "special tokens that are typed", typed
+
+
+def _first_difference(
+    expected: Source, found: Sequence[Source | Runtime], name: str, said: str | Sequence[Message]
+) -> str | None:
+    return next((why for one in found if (why := _difference(expected, one, name, said))), None)
 
 
 def _difference(expected: Source, found: Source | Runtime, name: str, said: str | Sequence[Message]) -> str | None:

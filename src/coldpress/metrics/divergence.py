@@ -71,7 +71,7 @@ class Divergence(Metric):
     accepts: ClassVar[tuple[str, ...]] = ("onnx", "hf")
     reads: ClassVar[tuple[str, ...]] = ("files",)
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime-genai", "transformers")
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
         """The numbers, plus ``answers`` and how they were scored.

@@ -143,13 +143,13 @@ class _Writer:
 
     def _write_if(self, node: nodes.If, indent: str) -> Iterator[str]:
         for word, branch in (("if", node), *(("elif", branch) for branch in node.elif_)):
-            yield f"{indent}{{%- {word} {self.expression(branch.test)} -%}}"
+            yield f"{indent}{{%- {word} {self._condition(branch.test)} -%}}"
             yield from self.statements(branch.body, indent + "  ")
         yield from self._otherwise(node.else_, indent)
         yield f"{indent}{{%- endif -%}}"
 
     def _write_for(self, node: nodes.For, indent: str) -> Iterator[str]:
-        which = f" if {self.expression(node.test)}" if node.test else ""
+        which = f" if {self._condition(node.test)}" if node.test else ""
         tail = which + (" recursive" if node.recursive else "")
         begin = f"for {self._target(node.target)} in {self._operand(node.iter)}{tail}"
         yield from self._block(begin, "endfor", node.body, indent, node.else_)
@@ -184,6 +184,11 @@ class _Writer:
 
     def _write_continue(self, node: nodes.Continue, indent: str) -> Iterator[str]:
         yield f"{indent}{{%- continue -%}}"
+
+    def _condition(self, node: nodes.Node) -> str:
+        """In a statement, a choice between two values stands in brackets."""
+        text = self.expression(node)
+        return f"({text})" if " if " in text else text
 
     def _block(
         self, begin: str, end: str, body: list[nodes.Node], indent: str, otherwise: Sequence[nodes.Node] = ()

@@ -76,7 +76,7 @@ class Press(Pass):
     accepts = ("hf", "adapter")
     produces = "onnx"
     needs = ("mobius-onnx", "onnxruntime", "onnxruntime-genai")
-    version = 9
+    version = 10
 
     precision: str = _option("int4", "what weights are stored as", PRECISIONS)
     algorithm: str = _option(
