@@ -152,6 +152,19 @@ _RECIPES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "GPT2Config",
         {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, "vocab_size": _VOCABULARY},
     ),
+    "opt": (
+        "OPTForCausalLM",
+        "OPTConfig",
+        {
+            "hidden_size": 64,
+            "word_embed_proj_dim": 64,
+            "ffn_dim": 96,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "vocab_size": _VOCABULARY,
+            "max_position_embeddings": 128,
+        },
+    ),
     "gpt_neox": ("GPTNeoXForCausalLM", "GPTNeoXConfig", {**_PLAIN, "num_attention_heads": 2, "rotary_pct": 0.5}),
     "gpt_neo": (
         "GPTNeoForCausalLM",

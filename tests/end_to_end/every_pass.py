@@ -33,6 +33,7 @@ PASSES: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "rotate-quarot": ("rotate", "tiny", {"rotation": "quarot"}),
     "rotate-spinquant": ("rotate", "tiny", {"rotation": "spinquant", **TEXT}),
     "unpack_gguf": ("unpack_gguf", "tiny.gguf", {}),
+    "take_text_model": ("take_text_model", "multimodal", {}),
     "lora": ("lora", "tiny", TRAINED),
     "attach_adapters": ("attach_adapters", "tiny", {"adapter_path": ("adapter",)}),
     "merge_adapter_weights": ("merge_adapter_weights", "attach_adapters", {}),

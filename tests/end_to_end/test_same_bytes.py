@@ -18,9 +18,10 @@ from coldpress.packaging import write_package
 from coldpress.workflow import Package
 from tests import onnx_models
 from tests.adapters import make_adapter
-from tests.conftest import write_model
+from tests.conftest import write_model, write_tokenizer
 from tests.end_to_end import every_pass
 from tests.networks.test_gguf import tiny_llama
+from tests.networks.test_text_part import whole
 from tests.passes.conftest import write_text
 
 FEW = (
@@ -37,6 +38,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sources")
     write_model(folder / "tiny")
     tiny_llama(folder / "tiny.gguf")
+    whole("Gemma3ForConditionalGeneration", folder / "multimodal")
+    write_tokenizer(folder / "multimodal")
     onnx_models.saved(onnx_models.dense(), folder / "dense")
     onnx_models.saved(onnx_models.convolutional(), folder / "convolutional", external=True)
     write_text(folder / "text.txt")

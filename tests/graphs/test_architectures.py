@@ -43,6 +43,7 @@ DECODERS = [
     "gpt2",
     "gpt_neox",
     "gpt_neo",
+    "opt",
     "gptj",
     "cohere",
     "glm4",

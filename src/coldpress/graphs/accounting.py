@@ -30,6 +30,8 @@ _LEFT_OUT: tuple[tuple[str, int | None, str], ...] = (
     (r"(^|\.)(attn|attention|self_attn|crossattention)\.masked_bias$", None, "what masked scores are set to"),
     (r"(^|\.)mtp(_layers)?\.", None, "layers that guess later tokens, which a decoder does not run"),
 )
+#: tables of positions in OPT and BART begin with two rows that no position asks for
+_POSITIONS, _ROWS_IN_FRONT = r"(^|\.)embed_positions\.weight$", 2
 #: of graphs that give hidden states: heads that are no part of them
 _HEADS = r"(^|\.)(pooler|cls|vocab_transform|vocab_layer_norm|vocab_projector|lm_head|classifier|layernorm_head)\."
 _ASK = """
@@ -82,15 +84,21 @@ def require_no_placeholders(graph: Any, sources: Mapping[str, Span]) -> None:
 
 
 def _unread(tensors: Mapping[str, Span], taken: Iterable[Span], whole: set[str]) -> list[str]:
-    """The tensors that are not taken, or not all of: distinct parts must be as large as the tensor."""
+    """The tensors that are not taken, or not all of: distinct parts must be as large as what is needed of the tensor."""
     parts: dict[str, set[Span]] = defaultdict(set)
     for span in taken:
         parts[span.name].add(span)
     return [
         name
         for name, span in tensors.items()
-        if name not in whole and sum(math.prod(part.shape) for part in parts[name]) < math.prod(span.shape)
+        if name not in whole and sum(math.prod(part.shape) for part in parts[name]) < _needed(name, span)
     ]
+
+
+def _needed(name: str, span: Span) -> int:
+    """How many numbers of a tensor a graph needs at least."""
+    rows, *row = span.shape or (1,)
+    return (rows - _ROWS_IN_FRONT if re.search(_POSITIONS, name) else rows) * math.prod(row)
 
 
 def _is_excused(name: str, tensors: Mapping[str, Span]) -> bool:
