@@ -119,15 +119,17 @@ def test_layers_that_the_graph_takes_apart_have_no_slot(tiny, tmp_path):
 
 def test_what_is_wrong_with_adapters_is_said_before_any_work(tiny, tmp_path):
     llama = Model(tiny("llama").folder, "hf", "")
-    make_adapter(tiny("gpt2").model, tmp_path / "other", r=2, target_modules=["c_attn"])
     for paths, said in (
         ((), "no adapter was named"),
         ((str(tmp_path / "nowhere"),), "is no folder"),
         ((str(llama.path),), "no adapter_config.json"),
-        ((str(tmp_path / "other"),), "does not have: transformer"),
     ):
         with pytest.raises(ColdpressError, match=said):
             AttachAdapters(paths).check(llama, Target())
+    make_adapter(tiny("gpt2").model, tmp_path / "other", r=2, target_modules=["c_attn"])
+    both = attached(tmp_path / "both", llama.path, other=tmp_path / "other")
+    with pytest.raises(ColdpressError, match="does not have: transformer"):
+        Press().check(both, Target())
 
 
 def test_an_adapter_that_diverged_is_refused(tiny, tmp_path):

@@ -25,6 +25,8 @@ from coldpress.errors import ColdpressError
 #: relative to the spread of the logits, what float32 may differ by
 CLOSE = 1e-4
 _LENGTHS, _STEPS, _FIRST_ID = (5, 40, 100), 3, 3
+#: what configurations call the tokens that a decoder takes at most
+_CONTEXTS = ("max_position_embeddings", "max_target_positions")
 _REQUEST = {
     "provider": "cpu",
     "dtype": "float32",
@@ -176,7 +178,8 @@ def _ids(count: int, seed: int) -> np.ndarray:
 
 def _lengths(model: Any) -> list[int]:
     """Lengths of prompts that leave room for some tokens in the tiny context."""
-    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or max(_LENGTHS) * 2
+    config = model.config.get_text_config(decoder=True)
+    limit = next((found for name in _CONTEXTS if (found := getattr(config, name, None))), max(_LENGTHS) * 2)
     return [length for length in _LENGTHS if length + _STEPS <= limit]
 
 

@@ -26,7 +26,7 @@ from coldpress.store import Store
 
 _TABLE = Path(__file__).with_name("architectures.json")
 #: raised when what a trial does changes
-_VERSION = 1
+_VERSION = 2
 _NEEDS = ("mobius-onnx", "transformers", "onnxruntime")
 #: settings that have no effect on what a model computes from tokens
 _WITHOUT_EFFECT = re.compile(
