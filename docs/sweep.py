@@ -1,7 +1,7 @@
 """Presses a tiny model of every class and setting and compares it with transformers: ``python docs/sweep.py [CLASS ...]``.
 
 Writes ``src/coldpress/graphs/architectures.json``, which presses go by, and ``docs/architectures.md``. With classes, only those
-are tried again. Takes some minutes.
+are tried again; with ``--defaults``, those that are not in the table yet, without their settings. All of it takes hours.
 """
 
 from __future__ import annotations
@@ -73,13 +73,19 @@ _ROTATIONS: dict[str, dict[str, Any]] = {
 def main(classes: list[str]) -> None:
     """Sweep all classes, or some, and write the table and the page."""
     warnings.simplefilter("ignore")
-    known = json.loads(TABLE.read_text(encoding="utf-8"))["classes"] if classes else {}
+    known = json.loads(TABLE.read_text(encoding="utf-8"))["classes"]
+    only_defaults = "--defaults" in classes
     for model_type, name in all_classes():
-        if not classes or name in classes:
-            key = f"{model_type}/{name}"
-            known[key] = swept(model_type, name)
+        key = f"{model_type}/{name}"
+        if key not in known if only_defaults else not classes or name in classes:
+            known[key] = swept(model_type, name, only_defaults)
             print(key, _summary(known[key]), flush=True)
-    table = {"mobius": version("mobius-onnx"), "transformers": version("transformers"), "classes": known}
+            _write(known)
+
+
+def _write(classes: dict[str, Any]) -> None:
+    """The table and the page; after each class, as a graph that ends the process would take all before it along."""
+    table = {"mobius": version("mobius-onnx"), "transformers": version("transformers"), "classes": classes}
     written = json.dumps(table, indent=1, sort_keys=True) + "\n"
     TABLE.write_text(written, encoding="utf-8")
     PAGE.write_text(page(json.loads(written)), encoding="utf-8")
@@ -99,7 +105,7 @@ def all_classes() -> list[tuple[str, str]]:
     return list(dict.fromkeys(found))
 
 
-def swept(model_type: str, name: str) -> dict[str, Any]:
+def swept(model_type: str, name: str, only_defaults: bool = False) -> dict[str, Any]:
     """What presses of a class: ``right``: setting -> kinds of its values; ``refused``: variant -> why; ``why`` if nothing does."""
     import mobius
 
@@ -116,7 +122,7 @@ def swept(model_type: str, name: str) -> dict[str, Any]:
     if not verdict.is_right:
         return {**known, "right": None, "why": verdict.why}
     right = {key: {kind} for key, kind in settings_of(config)}
-    for title, changes in variants(base):
+    for title, changes in () if only_defaults else variants(base):
         verdict, config = _tried({**base, **changes}, name)
         if not verdict.is_right:
             known["refused"][title] = verdict.why
@@ -151,6 +157,8 @@ _PARTICULAR: dict[str, dict[str, Any]] = {
     "Dots1ForCausalLM": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "DeepseekV2ForCausalLM": {"num_experts_per_tok": 2},
     "XmodForCausalLM": {"default_language": "en_XX"},
+    "GPTJForCausalLM": {"rotary_dim": 8},
+    "CodeGenForCausalLM": {"rotary_dim": 8},
 }
 
 
