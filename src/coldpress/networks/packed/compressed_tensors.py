@@ -217,18 +217,25 @@ def _scheme(module: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
     return by_class
 
 
+def _group_size(module: str, scheme: Mapping[str, Any], columns: int) -> int:
+    """How many weights of a row share a scale; all of them where the scheme knows no groups."""
+    size = int(scheme.get("group_size") or -1)
+    if size < 1 and scheme.get("strategy") == "group":
+        raise ColdpressError(f"'{module}' is packed in groups, but its quantization_config has group_size {size}")
+    return columns if size < 1 else size
+
+
 def _linear(module: str, tensors: Mapping[str, Span], scheme: Mapping[str, Any]) -> CompressedLinear:
     found = {part: tensors.get(f"{module}.{part}") for part in PARTS}
     words, scales, shape = (found[part] for part in PARTS[:3])
     if words is None or scales is None or shape is None:
         raise ColdpressError(f"'{module}' lacks one of weight_packed, weight_scale, weight_shape")
     rows, columns = (int(length) for length in shape.view())
-    bits, group_size = int(scheme["num_bits"]), int(scheme.get("group_size") or -1)
+    bits, group_size = int(scheme["num_bits"]), _group_size(module, scheme, columns)
     zero_points = None if scheme.get("symmetric", True) else found["weight_zero_point"]
     _check(module, (words, scales), (rows, columns), bits)
     if not scheme.get("symmetric", True) and zero_points is None:
         raise ColdpressError(f"'{module}' has no weight_zero_point, though its scheme is asymmetric")
-    group_size = columns if group_size < 1 else group_size
     order = found["weight_g_idx"]
     groups = None if order is None else groups_out_of_order(order.view(), group_size)
     return CompressedLinear(module, rows, columns, bits, group_size, groups, scales, words, zero_points)
@@ -242,8 +249,7 @@ def _integer_linear(module: str, tensors: Mapping[str, Span], scheme: Mapping[st
     if zeros is None and not scheme.get("symmetric", True):
         raise ColdpressError(f"'{module}' has no weight_zero_point, though its scheme is asymmetric")
     (rows, columns), groups = weight.shape, scales.shape[1] if len(scales.shape) == 2 else 1
-    size = int(scheme.get("group_size") or -1)
-    size = columns if size < 1 else size
+    size = _group_size(module, scheme, columns)
     if -(-columns // size) != groups:
         raise ColdpressError(
             f"'{scales.name}' is {list(scales.shape)}; groups of {size} of {columns} weights need others"
