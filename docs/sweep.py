@@ -1,7 +1,7 @@
 """Presses a tiny model of every class and setting and compares it with transformers: ``python docs/sweep.py [CLASS ...]``.
 
 Writes ``src/coldpress/graphs/architectures.json``, which presses go by, and ``docs/architectures.md``. With classes, only those
-are tried again; with ``--defaults``, those that are not in the table yet, without their settings. All of it takes hours.
+are tried again; with ``--defaults``, those that are not in the table yet, without their settings.
 """
 
 from __future__ import annotations
