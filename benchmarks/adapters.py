@@ -75,7 +75,7 @@ def write_adapter(base: Path, folder: Path, targets: tuple[str, ...], rank: int 
     """A random PEFT adapter for some layers of a checkpoint, of a size that keeps its text sane."""
     from safetensors.numpy import save_file
 
-    from coldpress.networks.checkpoint import Checkpoint
+    from coldpress.models.checkpoint import Checkpoint
 
     random, tensors = np.random.default_rng(0), {}
     for name, span in Checkpoint(base).tensors.items():

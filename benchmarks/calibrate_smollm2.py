@@ -43,7 +43,7 @@ def run(options: Options) -> Outcome:
 
 def _ids(source: Path, text: Path) -> np.ndarray:
     """The windows that ``coldpress quantize`` cuts from the text, ``[windows, tokens]``."""
-    from coldpress.texts.calibration import CalibrationText, windows
+    from coldpress.data.texts.calibration import CalibrationText, windows
 
     wanted = CalibrationText(
         data_name="text", data_files=(str(text),), use_chat_template=False, max_seq_len=TOKENS, num_samples=WINDOWS

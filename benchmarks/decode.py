@@ -82,7 +82,7 @@ def _models(source: Path, folder: Path, options: Options) -> dict[str, Path]:
 
 def prompt_of(source: Path) -> list[int]:
     """Token ids of held-out text; the same for every contender, as they share the tokenizer."""
-    from coldpress.networks import heldout
+    from coldpress.data.texts import heldout
 
     return [int(token) for token in heldout.windows(source, PROMPT_TOKENS, 1)[0]]
 

@@ -73,11 +73,11 @@ def _report(folder: Path) -> dict[str, Any]:
 
 def _loss(folder: Path, adapter: str | None, options: Options) -> float:
     """Mean loss of a token of the held-out rows, which are those that the training read, cut in the same way."""
-    from coldpress.graphs.runtime import Decoder
+    from coldpress.graphs.scoring import Decoder
     from coldpress.measuring.losses import token_losses
-    from coldpress.model import Model
+    from coldpress.models.model import Model
     from coldpress.parts import Context, DataSource
-    from coldpress.schema import build
+    from coldpress.parts.schema import build
     from coldpress.target import Target
     from coldpress.tune.rows import read_rows
 

@@ -67,7 +67,7 @@ def _logits(windows: np.ndarray, request: dict[str, Any]) -> Iterable[np.ndarray
         return _gguf(request["command"], windows, request["threads"])
     if request["kind"] == "hf":
         return _hf(model, windows)
-    from coldpress.graphs.runtime import Decoder
+    from coldpress.graphs.scoring import Decoder
 
     return map(Decoder(model, request["threads"]).logits, windows)
 

@@ -62,7 +62,7 @@ def source_folder(name: str, options: Options) -> Path:
 
 def windows(source: Path, corpus: str, options: Options) -> list[np.ndarray]:
     """`WINDOWS` windows of `TOKENS` token ids each, one from each text of a corpus; BOS first if the tokenizer adds it."""
-    from coldpress.networks import heldout
+    from coldpress.data.texts import heldout
 
     files = {"brown": _brown, "bible": _bible}[corpus](options.scratch / "texts" / corpus)
     found = heldout.windows(source, TOKENS, WINDOWS, files)
@@ -73,15 +73,15 @@ def windows(source: Path, corpus: str, options: Options) -> list[np.ndarray]:
 
 def calibration_ids(source: Path, count: int, tokens: int) -> np.ndarray:
     """``count`` windows [windows, tokens]: those of ``coldpress quantize`` with as many samples and no data given."""
-    from coldpress.texts.calibration import CalibrationText
-    from coldpress.texts.calibration import windows as cut
+    from coldpress.data.texts.calibration import CalibrationText
+    from coldpress.data.texts.calibration import windows as cut
 
     return cut(source, CalibrationText(max_seq_len=tokens, num_samples=count)).ids
 
 
 def text_of(source: Path, ids: np.ndarray) -> str:
     """Windows of ids as text, for a tool that cuts text into tokens itself."""
-    from coldpress.networks import heldout
+    from coldpress.data.texts import heldout
 
     tokenizer = heldout.load_tokenizer(source)
     return "".join(tokenizer.decode(window.tolist()) for window in ids)

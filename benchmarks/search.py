@@ -42,8 +42,8 @@ _DISTINCT_PASSES = 4 + 24
 #: runs a workflow and says how many results it made in its own process: passes, and metrics that run no model
 _COUNTED = """
 import json, sys
-from coldpress.engine import run
-from coldpress.store import Store
+from coldpress.runs.engine import run
+from coldpress.jobs.store import Store
 from coldpress.workflow.file import load_workflow
 
 class Counting(Store):
@@ -102,10 +102,10 @@ def _lab() -> Iterator[None]:
 
 def job_overhead(options: Options) -> dict[str, Any]:
     """Milliseconds a job, for passes and metrics that do nothing, through the engine's system and store."""
-    from coldpress.job import Job
-    from coldpress.model import Model
-    from coldpress.store import Store
-    from coldpress.systems.local import Local
+    from coldpress.jobs.job import Job
+    from coldpress.jobs.store import Store
+    from coldpress.models.model import Model
+    from coldpress.systems.local.local import Local
 
     found: dict[str, Any] = {}
     with _lab(), tempfile.TemporaryDirectory(dir=options.scratch) as name:

@@ -50,7 +50,7 @@ def _ratio(measured: dict[str, Any], dtype: str, key: str) -> float:
 def _in_bfloat16(source: Path, folder: Path) -> Path:
     from safetensors.torch import load_file, save_file
 
-    from coldpress.networks.quantized_folder import copy_other_files
+    from coldpress.models.quantized_folder import copy_other_files
 
     if folder.is_dir():
         return folder
@@ -64,7 +64,7 @@ def _in_bfloat16(source: Path, folder: Path) -> Path:
 
 def _read(folder: Path, by: str) -> dict[str, float]:
     """Load a reference and let it score the windows of a verification."""
-    from coldpress.networks import heldout
+    from coldpress.data.texts import heldout
     from coldpress.networks.referee import reference_of
     from coldpress.networks.reference import Reference
 

@@ -11,7 +11,7 @@ import click
 
 from coldpress import parts
 from coldpress.cli import VERBS, app
-from coldpress.olive_config import tables
+from coldpress.workflow.olive import tables
 
 PAGE = Path(__file__).with_name("reference.md")
 OLIVE_PAGE = Path(__file__).with_name("olive.md")

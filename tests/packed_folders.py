@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from coldpress.networks.checkpoint import Checkpoint
-from coldpress.networks.packed import awq, compressed_tensors, gptq
+from coldpress.models.checkpoint import Checkpoint
+from coldpress.models.packed import awq, compressed_tensors, gptq
 from coldpress.quant.grid import Codes, Grid, dequantize
 from coldpress.quant.rtn import rtn
 

@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from coldpress import parts, recipes
-from coldpress.engine import Console, Report
-from coldpress.engine import run as _run
+from coldpress import parts
 from coldpress.errors import ColdpressError
-from coldpress.store import Store
+from coldpress.jobs.store import Store
+from coldpress.runs.engine import Console, Report
+from coldpress.runs.engine import run as _run
 from coldpress.target import Target, resolve_target
-from coldpress.workflow import Running, Step, Verify, Workflow
+from coldpress.workflow import Running, Step, Verify, Workflow, recipes
 from coldpress.workflow.file import load_workflow
 
 _TARGET = ("device", "provider", "threads")
@@ -200,7 +200,7 @@ def pass_workflow(
 
 def plan(model_name_or_path: str | Path, **options: Any) -> dict[str, Any]:
     """What ``optimize`` with these options would cost: seconds, memory, disk and output bytes."""
-    from coldpress.forecast import plan as _plan
+    from coldpress.runs.forecast import plan as _plan
 
     return _plan(optimize_workflow(model_name_or_path, **options))
 
@@ -209,6 +209,6 @@ def evaluate(
     *models: str | Path, metrics: tuple[str, ...] = ("size", "perplexity"), **options: Any
 ) -> list[dict[str, Any]]:
     """Measure models; one mapping of metric to numbers for each. See ``coldpress evaluate``."""
-    from coldpress.comparison import evaluate as _evaluate
+    from coldpress.runs.evaluation import evaluate as _evaluate
 
     return _evaluate([str(model) for model in models], metrics, console=Console(), **options)

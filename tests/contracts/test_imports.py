@@ -5,100 +5,125 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import coldpress
 
 SOURCE = Path(coldpress.__file__).parent
 
-#: folder or module -> what of coldpress it may import at any place in its files
-ALLOWED = {
-    "texts": {"errors", "networks", "texts"},
-    "quant": {"errors", "quant"},
-    "networks": {"errors", "model", "networks", "quant"},
-    "graphs": {"environment", "errors", "graphs", "model", "networks", "quant", "store", "target"},
-    "report": {"errors", "measuring", "parts", "report"},
-    "data": {"batches", "data", "errors", "graphs", "model", "parts", "texts", "user_script"},
-    "batches": {"batches", "errors", "graphs", "model", "parts", "target", "texts"},
-    "measuring": {"errors", "graphs", "measuring", "model", "networks", "target"},
-    "user_script": {"errors"},
-    "samplers": {"parts", "samplers"},
-    "environment": set(),
-    "errors": set(),
-    "model": {"errors"},
-    "schema": {"errors"},
-    "target": {"errors"},
-    "store": set(),
-    "parts": {"errors", "model", "schema", "target"},
-    "olive_config": {
-        "__version__",
-        "azure",
-        "errors",
-        "olive_config",
-        "parts",
-        "recipes",
-        "schema",
-        "target",
-        "workflow",
-    },
-    "tune": {"errors", "model", "networks", "parts", "quant", "tune"},
+#: room -> the rooms below it, which are all that its files may import, inside functions too
+BELOW = {
+    name: set(below.split())
+    for name, below in {
+        "errors": "",
+        "environment": "",
+        "quant": "errors",
+        "target": "errors",
+        "models": "errors quant",
+        "parts": "errors models target",
+        "networks": "errors models quant",
+        "calibration": "errors models networks quant",
+        "samplers": "parts",
+        "jobs": "models parts target",
+        "graphs": "environment errors jobs models networks quant target",
+        "serving": "errors graphs models target",
+        "data": "errors graphs models parts target",
+        "tune": "calibration errors models networks parts quant",
+        "measuring": "data errors graphs models networks serving target",
+        "systems": "environment errors graphs jobs parts",
+        "report": "measuring parts",
+        "workflow": "errors jobs models parts target",
+        "passes": "calibration data errors graphs models networks parts quant target tune",
+        "metrics": "data environment errors graphs measuring models networks parts serving target",
+        "packaging": "errors models report serving workflow",
+        "search": "errors measuring models parts report target workflow",
+        "runs": "errors graphs jobs measuring models packaging parts passes report search systems target workflow",
+        "api": "errors jobs parts runs target workflow",
+        "cli": "api errors jobs models parts passes report runs serving target tune workflow",
+        "__main__": "cli",
+    }.items()
 }
-#: parts know the model, their interface, how to open a model and its data, and the folders of knowledge; nothing of the engine
-PART = {
-    *{"environment", "errors", "model", "parts", "target", "tolerance"},
-    *{"batches", "measuring", "user_script"},
-    *{"quant", "graphs", "networks", "texts", "tune", "metrics"},
-}
+#: of the folder of kinds of data, others use only how texts and batches are made: kinds are known by name
+SHARED_DATA = ("coldpress.data.texts", "coldpress.data.batches")
 
 
-def imports_of(file: Path) -> set[str]:
+def module_of(file: Path) -> str:
+    parts = file.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_of(file): file for file in sorted(SOURCE.rglob("*.py"))}
+
+
+def imports_of(module: str) -> set[str]:
+    """The modules of coldpress that a module imports anywhere in its file."""
     found = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("coldpress"):
-            names = [node.module] if node.module != "coldpress" else [f"coldpress.{alias.name}" for alias in node.names]
-            found |= {name.split(".")[1] for name in names if "." in name}
+    for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "coldpress":
+            full = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in FILES else node.module for name in full}
         elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("coldpress.")}
-    return found
+            found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "coldpress"}
+    return found - {module, "coldpress"}
 
 
-def files_of(name: str) -> list[Path]:
-    folder = SOURCE / name
-    return sorted(folder.rglob("*.py")) if folder.is_dir() else [SOURCE / f"{name}.py"]
+def room(module: str) -> str:
+    return module.partition(".")[2].partition(".")[0]
 
 
-def test_every_layer_imports_only_what_is_below_it():
+def circles(arrows: Mapping[str, set[str]]) -> list[list[str]]:
+    try:
+        TopologicalSorter(arrows).prepare()
+    except CycleError as error:
+        return [error.args[1]]
+    return []
+
+
+def test_every_room_imports_only_what_is_below_it():
     wrong = [
-        f"{file.relative_to(SOURCE)} imports {name}"
-        for layer, allowed in ALLOWED.items()
-        for file in files_of(layer)
-        for name in imports_of(file) - allowed
+        f"{module} imports {name}"
+        for module in FILES
+        if module != "coldpress"
+        for name in imports_of(module)
+        if room(name) != room(module) and room(name) not in BELOW[room(module)]
     ]
     assert not wrong
+
+
+def test_no_rooms_and_no_files_import_each_other():
+    assert not circles(BELOW)
+    assert not circles({module: imports_of(module) for module in FILES if module != "coldpress"})
+
+
+def test_every_room_is_in_the_table_and_every_arrow_of_it_is_used():
+    used = {name: set[str]() for name in BELOW}
+    for module in FILES:
+        if module != "coldpress":
+            used[room(module)] |= {room(name) for name in imports_of(module)} - {room(module)}
+    assert used == BELOW
+
+
+def test_the_root_is_a_table_of_contents():
+    entries = [entry for entry in SOURCE.iterdir() if entry.name != "__pycache__"]
+    assert len(entries) <= 30
+    assert len([entry for entry in entries if entry.is_file()]) <= 8
 
 
 def test_of_the_workflow_only_its_files_know_that_there_is_a_dialect():
-    below = [file for file in files_of("workflow") if file.name != "file.py"]
-    assert not [file for file in below if "olive_config" in imports_of(file)]
-    reading = [file for file in files_of("olive_config") if "workflow.file" in file.read_text(encoding="utf-8")]
-    assert not reading, "what is above the dialect"
+    below = [name for name in FILES if room(name) == "workflow" and not name.startswith("coldpress.workflow.olive")]
+    knowing = {name for name in below if any(i.startswith("coldpress.workflow.olive") for i in imports_of(name))}
+    assert knowing <= {"coldpress.workflow.file"}
 
 
-def test_passes_and_metrics_know_nothing_of_the_engine():
+def test_kinds_of_data_are_known_by_name():
     wrong = [
-        f"{file.relative_to(SOURCE)} imports {name}"
-        for folder in ("passes", "metrics")
-        for file in files_of(folder)
-        for name in imports_of(file) - PART
-    ]
-    assert not wrong
-
-
-def test_only_the_engine_side_imports_the_command_line():
-    wrong = [
-        file
-        for file in SOURCE.rglob("*.py")
-        if "cli" not in file.parts and file.name != "__main__.py" and "cli" in imports_of(file)
+        f"{module} imports {name}"
+        for module in FILES
+        for name in imports_of(module)
+        if room(name) == "data" and not name.startswith(SHARED_DATA)
+        if room(module) != "data" or module.startswith(SHARED_DATA)
     ]
     assert not wrong
 

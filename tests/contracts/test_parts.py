@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from coldpress import parts, schema
+from coldpress import parts
 from coldpress.errors import ColdpressError
-from coldpress.model import FORMATS
+from coldpress.models.model import FORMATS
+from coldpress.parts import schema
 
 PASSES = [parts.find("passes", name) for name in parts.names("passes")]
 SYSTEMS = [parts.find("systems", name) for name in parts.names("systems")]

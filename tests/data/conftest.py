@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from coldpress.model import Model, content_key
+from coldpress.models.model import Model, content_key
 from coldpress.parts import Batch, Context, DataSource
 from tests.conftest import CONFIG, write_tokenizer
 

@@ -11,7 +11,7 @@ import pytest
 from tokenizers import pre_tokenizers
 
 from coldpress.errors import ColdpressError
-from coldpress.model import Model
+from coldpress.models.model import Model
 from coldpress.parts import DataSource
 
 SPECIAL = 5  # <s> <|end|> <|user|> <|assistant|> <|system|>

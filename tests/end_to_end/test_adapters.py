@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import coldpress
-from coldpress.chat import Conversation, Settings
 from coldpress.errors import ColdpressError
 from coldpress.graphs.adapter_file import read_adapter
+from coldpress.serving.chat import Conversation, Settings
 from coldpress.workflow.file import load_workflow
 from tests.adapters import make_adapter
 from tests.packed_folders import pack_folder

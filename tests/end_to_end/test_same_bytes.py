@@ -20,8 +20,8 @@ from tests import onnx_models
 from tests.adapters import make_adapter
 from tests.conftest import write_model, write_tokenizer
 from tests.end_to_end import every_pass
-from tests.networks.test_gguf import tiny_llama
-from tests.networks.test_text_part import whole
+from tests.models.test_gguf import tiny_llama
+from tests.models.test_text_part import whole
 from tests.passes.conftest import write_text
 
 FEW = (

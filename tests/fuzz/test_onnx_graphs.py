@@ -19,7 +19,7 @@ import pytest
 from coldpress import parts
 from coldpress.errors import ColdpressError
 from coldpress.metrics.graph_divergence import GraphDivergence
-from coldpress.model import Model
+from coldpress.models.model import Model
 from coldpress.parts import Context
 from coldpress.target import Target
 from tests.fuzz.graphs import Case, random_case

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from coldpress.model import Model
+from coldpress.models.model import Model
 from coldpress.parts import Context
 from coldpress.passes.press import Press
 from tests.architectures import Tiny, checkpoint

@@ -13,8 +13,8 @@ import transformers
 from safetensors.numpy import load_file, save_file
 
 from coldpress.errors import ColdpressError
-from coldpress.graphs.runtime import Decoder
-from coldpress.model import Model
+from coldpress.graphs.scoring import Decoder
+from coldpress.models.model import Model
 from coldpress.networks.layerwise import Layerwise
 from coldpress.networks.reference import Reference
 from coldpress.parts import Context

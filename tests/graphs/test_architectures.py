@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from coldpress.errors import ColdpressError
-from coldpress.model import Model
+from coldpress.models.model import Model
 from coldpress.parts import Context
 from coldpress.passes.press import Press
 from coldpress.quant.grid import Codes, Grid, dequantize

@@ -9,12 +9,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from coldpress.errors import ColdpressError
 from coldpress.graphs.signature import signature
-from coldpress.model import Model
+from coldpress.models.model import Model
+from coldpress.models.sources import find_model
 from coldpress.parts import Context, DataSource
-from coldpress.recipes import complete
-from coldpress.sources import find_model
 from coldpress.target import Target
 from coldpress.workflow import Step, Workflow
+from coldpress.workflow.recipes import complete
 from tests.onnx_models import computed, dense, graph, is_near, operators, random, run_pass, saved
 
 FLOAT = TensorProto.FLOAT

@@ -9,10 +9,10 @@ import pytest
 
 from coldpress.errors import ColdpressError
 from coldpress.graphs import adapter_file
-from coldpress.graphs.runtime import Decoder
-from coldpress.graphs.slots import read_slots
-from coldpress.model import Model
-from coldpress.networks import adapter_folder, peft
+from coldpress.graphs.lora_metadata import read_slots
+from coldpress.graphs.scoring import Decoder
+from coldpress.models import adapter_folder, peft
+from coldpress.models.model import Model
 from coldpress.parts import Context
 from coldpress.passes.attach_adapters import AttachAdapters
 from coldpress.passes.press import Press

@@ -12,9 +12,9 @@ import onnx
 import pytest
 
 from coldpress.errors import ColdpressError
-from coldpress.graphs.runtime import Decoder
-from coldpress.model import Model
-from coldpress.networks.packed import awq, embedding, gptq
+from coldpress.graphs.scoring import Decoder
+from coldpress.models.model import Model
+from coldpress.models.packed import awq, embedding, gptq
 from coldpress.parts import Context
 from coldpress.passes.press import Press
 from coldpress.quant.grid import Codes, Grid, dequantize

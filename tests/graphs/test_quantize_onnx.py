@@ -16,12 +16,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 import coldpress
 from coldpress.errors import ColdpressError
-from coldpress.graphs.foreign import fit
-from coldpress.graphs.foreign.folder import load_graph
-from coldpress.graphs.foreign.folds import find_folds
-from coldpress.graphs.foreign.weights import find_weights
-from coldpress.graphs.runtime import Decoder
-from coldpress.model import Model
+from coldpress.graphs.imported import fit
+from coldpress.graphs.imported.folder import load_graph
+from coldpress.graphs.imported.folds import find_folds
+from coldpress.graphs.imported.weights import find_weights
+from coldpress.graphs.scoring import Decoder
+from coldpress.models.model import Model
 from coldpress.parts import Context
 from coldpress.passes.quantize_onnx import QuantizeOnnx
 from coldpress.quant.grid import Codes, Grid, dequantize

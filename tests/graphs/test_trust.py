@@ -12,7 +12,7 @@ import pytest
 from coldpress.errors import ColdpressError
 from coldpress.graphs import trust
 from coldpress.graphs.trial import try_out
-from coldpress.model import Model
+from coldpress.models.model import Model
 from coldpress.parts import Context
 from coldpress.passes.press import Press
 from coldpress.target import Target

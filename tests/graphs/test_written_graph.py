@@ -10,7 +10,7 @@ import pytest
 
 from coldpress.errors import ColdpressError
 from coldpress.graphs.kernels import Encoding, check_kernel, fitting_block
-from coldpress.model import Model
+from coldpress.models.model import Model
 from coldpress.parts import Context
 from coldpress.passes.press import Press
 from coldpress.target import Target

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from coldpress.model import Model
-from coldpress.networks import heldout
+from coldpress.data.texts import heldout
+from coldpress.models.model import Model
 from coldpress.parts import Context, find
 from coldpress.target import Target
 

@@ -10,13 +10,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from coldpress import schema
 from coldpress.errors import ColdpressError
 from coldpress.graphs.session import Session
 from coldpress.metrics.accuracy import Accuracy
-from coldpress.model import Model
+from coldpress.models.model import Model
 from coldpress.networks.reference import Reference
-from coldpress.parts import Context, DataSource
+from coldpress.parts import Context, DataSource, schema
 from coldpress.target import Target
 from tests.sounds import write_sound
 from tests.tiny_graphs import OPSET, write_linear, write_text_classifier, write_word_tokenizer
@@ -137,8 +136,8 @@ def answers(tmp_path: Path, *texts: str) -> DataSource:
 def test_answers_of_the_onnx_model_and_its_source_are_compared_with_the_right_ones(
     pressed, tiny_source, context, tmp_path
 ):
-    from coldpress.texts.tokenization import pretrained_tokenizer
-    from coldpress.texts.windows import Tokens
+    from coldpress.data.texts.tokenization import pretrained_tokenizer
+    from coldpress.data.texts.windows import Tokens
 
     tokenizer, tokens = pretrained_tokenizer(tiny_source.path), Tokens(tiny_source.path)
     said = tokenizer.decode(Reference(tiny_source.path).greedy(tokens.of("question 0"), 6), skip_special_tokens=True)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from coldpress.errors import ColdpressError
-from coldpress.graphs.runtime import Decoder
+from coldpress.graphs.scoring import Decoder
+from coldpress.measuring.tolerance import TOLERANCES, judge
 from coldpress.metrics.divergence import Divergence, kl_divergence, repeated_run
-from coldpress.model import Model
+from coldpress.models.model import Model
 from coldpress.parts import Context
 from coldpress.quant.grid import Grid
-from coldpress.tolerance import TOLERANCES, judge
 from tests.packed_folders import pack_folder
 
 QUICK = Divergence(windows=2, tokens=64, new_tokens=12)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from coldpress.errors import ColdpressError
-from coldpress.graphs.runtime import generate
 from coldpress.metrics.generation import Generation
 from coldpress.metrics.memory import Memory
 from coldpress.networks.reference import Reference
+from coldpress.serving.generator import generate
 
 
 def test_speeds_are_promised_and_positive(pressed, context):
@@ -26,7 +26,7 @@ def test_memory_of_a_fresh_process(pressed, context):
 def test_a_failing_process_is_an_error_of_the_work(pressed, context, tmp_path):
     import shutil
 
-    from coldpress.model import Model
+    from coldpress.models.model import Model
 
     shutil.copytree(pressed("int4").path, tmp_path / "broken")
     (tmp_path / "broken" / "model.onnx").write_bytes(b"not a graph")

@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coldpress import schema
 from coldpress.errors import WORK_FAILED, ColdpressError
 from coldpress.metrics.custom import Custom
 from coldpress.metrics.latency import Latency
-from coldpress.model import Model
-from coldpress.parts import Context, DataSource, Value
+from coldpress.models.model import Model
+from coldpress.parts import Context, DataSource, Value, schema
 from coldpress.target import Target
 from tests.tiny_graphs import write_text_classifier
 

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from coldpress.data.texts.tokenization import pretrained_tokenizer
 from coldpress.errors import ColdpressError
 from coldpress.measuring.harness import Harness, Voice
 from coldpress.measuring.inference import open_scorer, open_speaker
 from coldpress.metrics.lm_eval import LmEval
 from coldpress.parts import Value
-from coldpress.texts.tokenization import pretrained_tokenizer
 
 CHOICE = """
 task: {name}

@@ -8,10 +8,10 @@ import math
 import numpy as np
 import pytest
 
+from coldpress.data.texts import heldout
 from coldpress.errors import ColdpressError
 from coldpress.measuring.losses import perplexity, token_losses
 from coldpress.metrics.perplexity import Perplexity
-from coldpress.networks import heldout
 
 
 def test_source_and_float_model_have_the_same(pressed, tiny_source, context):

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from coldpress.graphs.prompts import chat_text, prompt_ids
 from coldpress.measuring.prompts import compare_prompts
-from coldpress.networks.tokenizer import write_tokenizer
-from coldpress.tolerance import Tolerance, judge
+from coldpress.measuring.tolerance import Tolerance, judge
+from coldpress.models.tokenizers.tokenizer import write_tokenizer
+from coldpress.serving.prompts import chat_text, prompt_ids
 from tests.conftest import write_tokenizer as write_tiny_tokenizer
 
 CHATML = "{% for m in messages %}\n<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}\n{% if add_generation_prompt %}\n<|assistant|>\n{% endif %}"  # fmt: skip

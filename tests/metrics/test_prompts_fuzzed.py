@@ -12,7 +12,7 @@ import pytest
 
 from coldpress.errors import ColdpressError
 from coldpress.measuring.prompts import compare_prompts
-from coldpress.networks.tokenizer import check_tokenizer, write_tokenizer
+from coldpress.models.tokenizers.tokenizer import check_tokenizer, write_tokenizer
 from tests.conftest import write_tokenizer as write_tiny_tokenizer
 
 _ALWAYS, _MORE = 8, 60

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from coldpress.errors import ColdpressError
-from coldpress.tolerance import TOLERANCES, Tolerance, judge, judge_adapter, parse_tolerance
+from coldpress.measuring.tolerance import TOLERANCES, Tolerance, judge, judge_adapter, parse_tolerance
 
 GOOD = {"kl": 0.0, "perplexity_ratio": 1.0, "top1_agreement": 1.0, "generation_agreement": 1.0}
 

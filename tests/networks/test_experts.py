@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-import coldpress.networks.grams as grams_module
+import coldpress.calibration.grams as grams_module
+from coldpress.calibration.grams import collect
 from coldpress.errors import ColdpressError
 from coldpress.networks.decoder_layer import Watcher
-from coldpress.networks.grams import collect
 from coldpress.networks.layerwise import Layerwise
 from coldpress.networks.reference import Reference
 from coldpress.quant.grid import Grid, dequantize

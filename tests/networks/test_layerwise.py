@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import coldpress.networks.grams as grams_module
+import coldpress.calibration.grams as grams_module
+from coldpress.calibration.folds import folds_of
+from coldpress.calibration.grams import HEAD, GramFolder, collect
 from coldpress.errors import ColdpressError
-from coldpress.networks.folds import folds_of
-from coldpress.networks.grams import HEAD, GramFolder, collect
 from coldpress.networks.layerwise import Layerwise
 from coldpress.quant.grid import Grid, dequantize
 from coldpress.quant.rtn import rtn

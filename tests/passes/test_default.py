@@ -11,10 +11,10 @@ import pytest
 import coldpress
 from coldpress import ColdpressError
 from coldpress.api import optimize_workflow
-from coldpress.forecast import plan
+from coldpress.data.texts.calibration import windows
 from coldpress.networks.layerwise import Layerwise
 from coldpress.passes.quantize import Quantize
-from coldpress.texts.calibration import windows
+from coldpress.runs.forecast import plan
 from tests.architectures import checkpoint
 from tests.conftest import weights, write_tokenizer
 
@@ -161,9 +161,9 @@ def test_a_plan_tells_the_alternatives(tiny_model):
 
 
 def test_whoever_waits_for_a_layer_hears_why_it_does_not_come(tiny_model, tmp_path):
-    from coldpress.networks.grams import GrowingGrams, collect
+    from coldpress.calibration.grams import GrowingGrams, collect
+    from coldpress.data.texts.calibration import CalibrationText
     from coldpress.quant.grid import Grid
-    from coldpress.texts.calibration import CalibrationText
 
     ids = windows(tiny_model, CalibrationText(max_seq_len=64, num_samples=4)).ids
     decoder = Layerwise(tiny_model, ids, batch=1)

@@ -9,7 +9,7 @@ import pytest
 
 import coldpress
 from coldpress import ColdpressError
-from coldpress.networks.packed import read_packed
+from coldpress.models.packed import read_packed
 from coldpress.networks.reference import Reference
 from tests.packed_folders import logits_of
 

@@ -10,8 +10,8 @@ import pytest
 
 import coldpress
 from coldpress import ColdpressError
-from coldpress.networks.packed import loading, read_packed
-from coldpress.networks.packed.compressed_tensors import METHOD
+from coldpress.models.packed import loading, read_packed
+from coldpress.models.packed.compressed_tensors import METHOD
 from coldpress.networks.reference import Reference
 from tests.architectures import checkpoint
 from tests.conftest import write_tokenizer

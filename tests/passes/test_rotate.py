@@ -7,7 +7,7 @@ import pytest
 
 import coldpress
 from coldpress import ColdpressError
-from coldpress.networks.checkpoint import Checkpoint
+from coldpress.models.checkpoint import Checkpoint
 from coldpress.networks.reference import Reference
 from tests.architectures import checkpoint
 from tests.conftest import write_tokenizer

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from coldpress.engine import Console, Report, run
-from coldpress.store import Store
+from coldpress.jobs.store import Store
+from coldpress.runs.engine import Console, Report, run
 from coldpress.workflow import Workflow
 from coldpress.workflow.file import load_workflow
 

@@ -229,8 +229,8 @@ def test_optuna_finds_the_trials_in_the_output(workflow, search, tmp_path):
 
 GO = """
 import sys, json
-from coldpress.engine import run
-from coldpress.store import Store
+from coldpress.runs.engine import run
+from coldpress.jobs.store import Store
 from coldpress.workflow.file import load_workflow
 print(json.dumps(run(load_workflow(json.loads(sys.argv[1])), store=Store(sys.argv[2])).data["search"]["points"]))
 """

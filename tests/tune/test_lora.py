@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import coldpress
-from coldpress.networks.checkpoint import Checkpoint
+from coldpress.models.checkpoint import Checkpoint
 from coldpress.quant.grid import Grid, dequantize
 from coldpress.tune import checkpoints, trainer
 from coldpress.tune.network import load_base

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import coldpress
-from coldpress.model import Model
-from coldpress.networks import adapter_folder
-from coldpress.networks.checkpoint import Checkpoint
-from coldpress.networks.packed import quantization_config, read_packed
+from coldpress.models import adapter_folder
+from coldpress.models.checkpoint import Checkpoint
+from coldpress.models.model import Model
+from coldpress.models.packed import quantization_config, read_packed
 from coldpress.parts import Context
 from coldpress.passes.merge_adapter_weights import MergeAdapterWeights
 from coldpress.quant.grid import Grid

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from coldpress.errors import ColdpressError
-from coldpress.model import Model
+from coldpress.models.model import Model
 from coldpress.parts import Context, DataSource
 from coldpress.tune.rows import HeldOut, check_ids, read_rows, split
 from tests.tune.conftest import make_rows

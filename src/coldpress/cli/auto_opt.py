@@ -22,7 +22,7 @@ from coldpress.cli.options import (
 )
 from coldpress.passes.press import ALGORITHMS, Press
 from coldpress.passes.quantize import Quantize
-from coldpress.recipes import DATA, QUANTIZED_FIRST
+from coldpress.workflow.recipes import DATA, QUANTIZED_FIRST
 
 PRESS_ALGORITHMS = (*ALGORITHMS, *QUANTIZED_FIRST)
 ALGORITHM_HELP = (

@@ -30,8 +30,8 @@ from coldpress.cli.options import Choice, common_options, given, target_options
 @common_options
 def command(session: Any, models: tuple[str, ...], metric: str, rounds: int, as_json: bool, **arguments: Any) -> None:
     from coldpress import parts
-    from coldpress.comparison import benchmark
     from coldpress.report.terminal import comparison
+    from coldpress.runs.evaluation import benchmark
     from coldpress.target import resolve_target
 
     target = resolve_target(**{key: arguments.pop(key) for key in ("device", "provider", "threads")})

@@ -7,7 +7,7 @@ from datetime import datetime
 import click
 
 from coldpress.cli import VERBS
-from coldpress.store import Store
+from coldpress.jobs.store import Store
 
 
 @click.group("cache", help=VERBS["cache"])

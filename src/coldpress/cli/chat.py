@@ -14,7 +14,7 @@ from coldpress.cli.options import common_options
 from coldpress.errors import ColdpressError
 
 if TYPE_CHECKING:
-    from coldpress.chat import Conversation
+    from coldpress.serving.chat import Conversation
 
 _ADAPTER = "/adapter"
 _EPILOG = (
@@ -41,7 +41,7 @@ _EPILOG = (
 def command(
     session: Any, model: str, prompt: str | None, system: str | None, adapters: tuple[str, ...], **settings: Any
 ) -> None:
-    from coldpress.chat import Conversation, Settings
+    from coldpress.serving.chat import Conversation, Settings
 
     named = dict(map(_named, adapters))
     conversation = Conversation(Path(model), system, Settings(**settings), named, next(iter(named), None))

@@ -36,7 +36,7 @@ FORMATS = ("onnx_adapter", "safetensors", "numpy")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 @common_options
 def command(session: Any, adapter_path: str, output_path: str, as_json: bool, **arguments: Any) -> int:
-    from coldpress.adapters import convert
+    from coldpress.runs.convert_adapters import convert
 
     if arguments.pop("quantize_int4"):
         raise ColdpressError(

@@ -16,7 +16,7 @@ _COLOURS = {"ok": "green", "warn": "yellow", "bad": "red"}
 @click.command("doctor", help=VERBS["doctor"])
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def command(as_json: bool) -> int:
-    from coldpress.doctor import examine, worst
+    from coldpress.runs.doctor import examine, worst
 
     findings = examine()
     if as_json:

@@ -32,8 +32,8 @@ def command(
     as_json: bool,
     **target: Any,
 ) -> None:
-    from coldpress.comparison import evaluate, flat
     from coldpress.report.terminal import comparison
+    from coldpress.runs.evaluation import evaluate, flat
     from coldpress.target import resolve_target
     from coldpress.workflow import Measure
     from coldpress.workflow.file import load_metrics

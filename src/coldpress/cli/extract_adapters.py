@@ -34,8 +34,8 @@ from coldpress.cli.options import Choice, common_options, model_option
 def command(
     session: Any, model_name_or_path: str, output_path: str, as_json: bool, trust_remote_code: bool, **arguments: Any
 ) -> int:
-    from coldpress.adapters import extract
-    from coldpress.sources import find_model
+    from coldpress.models.sources import find_model
+    from coldpress.runs.convert_adapters import extract
 
     model = find_model(model_name_or_path, trust_remote_code=trust_remote_code, say=session.say)
     written = extract(model, Path(output_path), **arguments)

@@ -62,7 +62,7 @@ def command(
 ) -> int:
     from coldpress.api import finetune_workflow
     from coldpress.cli.finish import run_and_show, show_resolved
-    from coldpress.engine import run
+    from coldpress.runs.engine import run
     from coldpress.tune.arguments import parse_flags
     from coldpress.tune.processes import alone, is_first
 

@@ -10,7 +10,7 @@ from coldpress.workflow import Workflow
 
 def run_and_show(session: Any, workflow: Workflow, overwrite: bool, as_json: bool) -> int:
     """Run a workflow and print its summary (or its report as JSON); returns the exit code."""
-    from coldpress.engine import run
+    from coldpress.runs.engine import run
 
     report = run(workflow, store=session.store, console=session.console, overwrite=overwrite, command=session.command)
     if as_json:
@@ -24,7 +24,7 @@ def run_and_show(session: Any, workflow: Workflow, overwrite: bool, as_json: boo
 
 def plan_and_show(session: Any, workflow: Workflow, as_json: bool) -> int:
     """Print what a workflow would cost."""
-    from coldpress.forecast import plan, table
+    from coldpress.runs.forecast import plan, table
 
     planned = plan(workflow, say=session.say)
     if as_json:
@@ -35,9 +35,9 @@ def plan_and_show(session: Any, workflow: Workflow, as_json: bool) -> int:
 
 
 def show_resolved(session: Any, workflow: Workflow, as_json: bool, needed: Container[str]) -> int:
-    """Print a workflow with all its parameters, after every check that needs no work; see `coldpress.engine.dry_run`."""
-    from coldpress.engine import dry_run
-    from coldpress.schema import plain
+    """Print a workflow with all its parameters, after every check that needs no work; see `coldpress.runs.engine.dry_run`."""
+    from coldpress.parts.schema import plain
+    from coldpress.runs.engine import dry_run
 
     complete = dry_run(workflow, session.note, needed)
     if as_json:

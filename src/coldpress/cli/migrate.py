@@ -17,8 +17,8 @@ from coldpress.errors import REQUEST_WRONG, ColdpressError
 )
 @click.option("--overwrite", is_flag=True, help="Replace the new file when it is there already.")
 def command(config: str, output_path: str | None, overwrite: bool) -> int:
-    from coldpress.olive_config.migration import migrate, rendered
-    from coldpress.olive_config.reading import grouped
+    from coldpress.workflow.olive.migration import migrate, rendered
+    from coldpress.workflow.olive.reading import grouped
 
     source, target = Path(config), Path(output_path) if output_path else None
     if target is not None and target.exists() and not overwrite:

@@ -12,9 +12,8 @@ from typing import Any
 
 import click
 
-from coldpress import schema
 from coldpress.errors import ColdpressError, did_you_mean
-from coldpress.parts import DataSource
+from coldpress.parts import DataSource, schema
 
 
 def model_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,7 +62,7 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def wrapped(log_level: int, debug: bool, cache_dir: str | None, **arguments: Any) -> Any:
         from coldpress.cli.session import Session
-        from coldpress.store import Store
+        from coldpress.jobs.store import Store
 
         with Session(log_level, Store(cache_dir)) as session:
             return command(session=session, **arguments)

@@ -19,7 +19,7 @@ from coldpress.cli.options import (
 )
 from coldpress.passes.press import Press
 from coldpress.passes.quantize import Quantize
-from coldpress.recipes import DATA
+from coldpress.workflow.recipes import DATA
 
 
 @click.command("plan", help=VERBS["plan"])

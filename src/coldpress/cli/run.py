@@ -35,8 +35,8 @@ _TARGET = ("device", "provider", "threads")
 def command(config: str, overwrite: bool, dry_run: bool, as_json: bool, debug: bool, **flags: Any) -> int:
     from coldpress.cli.finish import run_and_show, show_resolved
     from coldpress.cli.session import Session
-    from coldpress.olive_config.reading import grouped
     from coldpress.workflow.file import load_workflow
+    from coldpress.workflow.olive.reading import grouped
 
     notes: list[str] = []
     workflow = _overridden(load_workflow(config, notes.append), given(flags))

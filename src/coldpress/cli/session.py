@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
-from coldpress.engine import Console
-from coldpress.run_log import LEVELS
-from coldpress.store import Store
+from coldpress.jobs.store import Store
+from coldpress.runs.engine import Console
+from coldpress.runs.log import LEVELS
 
 #: columns of a table that goes into a file or a pipe, where nobody says how many there are
 _WIDTH_IN_FILES = 100

@@ -21,11 +21,11 @@ from coldpress.cli.options import common_options, target_options
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 @common_options
 def command(session: Any, model: str, source: str | None, as_json: bool, **arguments: Any) -> int:
-    from coldpress.engine import verify_pressed
     from coldpress.errors import WORSE_THAN_TOLERANCE
-    from coldpress.run_report import read_report
+    from coldpress.runs.engine import verify_pressed
+    from coldpress.runs.report_data import read_report
+    from coldpress.runs.verification import VERIFIED
     from coldpress.target import resolve_target
-    from coldpress.verify import VERIFIED
     from coldpress.workflow import Verify, Workflow
 
     target = resolve_target(**{key: arguments.pop(key) for key in ("device", "provider", "threads")})

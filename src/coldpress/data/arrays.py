@@ -16,10 +16,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from coldpress.batches.loader import Labels, Reading, folder_of
-from coldpress.batches.pictures import PictureLoader
+from coldpress.data.batches.loader import Labels, Reading, folder_of
+from coldpress.data.batches.pictures import PictureLoader
 from coldpress.errors import ColdpressError, NotAtHand, did_you_mean
-from coldpress.model import Model
+from coldpress.models.model import Model
 from coldpress.parts import Batch, Context, option
 
 

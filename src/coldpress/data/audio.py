@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from coldpress.batches.loader import Labels, PlacedRow, Reading, RowLoader, folder_of
+from coldpress.data.batches.loader import Labels, PlacedRow, Reading, RowLoader, folder_of
 from coldpress.errors import ColdpressError, NotAtHand
-from coldpress.model import Model
+from coldpress.models.model import Model
 from coldpress.parts import Batch, Context, option
 
 _SETTINGS = "preprocessor_config.json"

@@ -9,12 +9,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from coldpress.batches.loader import PlacedRow, Reading, RowLoader, folder_of
-from coldpress.model import Model
+from coldpress.data.batches.loader import PlacedRow, Reading, RowLoader, folder_of
+from coldpress.data.texts.chat import read_chat_template
+from coldpress.data.texts.documents import Documents
+from coldpress.data.texts.windows import Tokens
+from coldpress.models.model import Model
 from coldpress.parts import Batch, Context, option
-from coldpress.texts.chat import read_chat_template
-from coldpress.texts.documents import Documents
-from coldpress.texts.windows import Tokens
 
 
 @dataclass(frozen=True)

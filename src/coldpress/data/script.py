@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from coldpress.errors import ColdpressError
-from coldpress.model import Model
+from coldpress.models.model import Model
 from coldpress.parts import Batch, Context, Data, option
-from coldpress.user_script import UserFunction
+from coldpress.parts.user_script import UserFunction
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from coldpress.batches.loader import folder_of
+from coldpress.data.batches.loader import folder_of
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.graphs.made_up import texts
-from coldpress.graphs.runtime import graph_file
 from coldpress.graphs.signature import Input, signature
-from coldpress.model import Model
+from coldpress.models.model import Model
+from coldpress.models.onnx_folder import graph_file
 from coldpress.parts import Batch, Context, Data, option
 
 _FLOAT, _INT64 = 1, 7  # as ONNX numbers types

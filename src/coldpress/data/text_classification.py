@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coldpress.batches.loader import Labels, PlacedRow, Reading, TokenizedRows
-from coldpress.model import Model
+from coldpress.data.batches.loader import Labels, PlacedRow, Reading, TokenizedRows
+from coldpress.models.model import Model
 from coldpress.parts import Batch, Context, option
 
 

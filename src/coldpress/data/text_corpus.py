@@ -19,14 +19,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from coldpress.batches.loader import Reading, RowLoader, folder_of
+from coldpress.data.batches.loader import Reading, RowLoader, folder_of
+from coldpress.data.texts.chat import ChatTemplate, read_chat_template, special_tokens
+from coldpress.data.texts.documents import Documents
+from coldpress.data.texts.rows import Table
+from coldpress.data.texts.windows import Tokens, cut, draw
 from coldpress.errors import ColdpressError
-from coldpress.model import Model
+from coldpress.models.model import Model
 from coldpress.parts import Batch, Context, option
-from coldpress.texts.chat import ChatTemplate, read_chat_template, special_tokens
-from coldpress.texts.documents import Documents
-from coldpress.texts.rows import Table
-from coldpress.texts.windows import Tokens, cut, draw
 
 _STRATEGIES = ("join", "join_random", "sliding_window", "line_by_line", "line_by_line_random")
 #: labels that count for nothing, as in PyTorch's cross entropy

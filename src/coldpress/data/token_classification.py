@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from coldpress.batches.loader import Labels, PlacedRow, Reading, TokenizedRows
+from coldpress.data.batches.loader import Labels, PlacedRow, Reading, TokenizedRows
 from coldpress.errors import ColdpressError
-from coldpress.model import Model
+from coldpress.models.model import Model
 from coldpress.parts import Batch, Context, option
 
 _NOT_SCORED = -100

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from coldpress.errors import ColdpressError
-from coldpress.networks.checkpoint import Span
-from coldpress.networks.ties import is_own_head
+from coldpress.models.checkpoint import Span
+from coldpress.models.ties import is_own_head
 
 #: (names, number of axes or None, why nothing is lost)
 _LEFT_OUT: tuple[tuple[str, int | None, str], ...] = (

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from coldpress.errors import ColdpressError
-from coldpress.graphs.slots import Piece, Slot
-from coldpress.networks.low_rank import LowRank, stacked
-from coldpress.networks.peft import Adapter
+from coldpress.graphs.lora_metadata import Piece, Slot
+from coldpress.models.low_rank import LowRank, stacked
+from coldpress.models.peft import Adapter
 
 SUFFIX = ".onnx_adapter"
 #: forms that tensors of an adapter are written in, and how their files end

@@ -21,9 +21,9 @@ from coldpress.graphs.accounting import require_all_read, require_no_placeholder
 from coldpress.graphs.corrections import correct, exact_attention
 from coldpress.graphs.settings import corrected
 from coldpress.graphs.weights import Sources, sources_of, with_base_prefix
-from coldpress.networks.checkpoint import Span
-from coldpress.networks.packed import tensors_to_press
-from coldpress.networks.ties import has_own_head
+from coldpress.models.checkpoint import Span
+from coldpress.models.packed import tensors_to_press
+from coldpress.models.ties import has_own_head
 
 _NOT_FOR_MOBIUS = ("dtype", "torch_dtype", "quantization_config")
 #: providers that mobius has no graphs for; they take operators of the ONNX standard

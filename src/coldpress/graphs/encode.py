@@ -22,8 +22,8 @@ import onnx_ir as ir
 from coldpress.graphs.kernels import Encoding, fitting_block
 from coldpress.graphs.layout import Layout, Place, Quantized
 from coldpress.graphs.linears import Embedding, Linear, find_embeddings, find_head, find_linears
-from coldpress.graphs.stored import stored_encoding, stored_scale_dtype
-from coldpress.networks.checkpoint import Span
+from coldpress.graphs.prequantized import stored_encoding, stored_scale_dtype
+from coldpress.models.checkpoint import Span
 from coldpress.networks.routers import is_router
 
 CONTRIB = "com.microsoft"

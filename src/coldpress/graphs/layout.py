@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from coldpress.graphs.kernels import Encoding
-from coldpress.networks.checkpoint import Span
-from coldpress.networks.packed.spans import PackedSpan, span_from_json
+from coldpress.models.checkpoint import Span
+from coldpress.models.packed.spans import PackedSpan, span_from_json
 
 #: large tensors start at multiples of a page, so that a runtime can map them alone; for small ones that is wasted
 ALIGNMENT, LARGE_BYTES = 4096, 1 << 20

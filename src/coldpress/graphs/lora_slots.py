@@ -17,10 +17,10 @@ import onnx_ir as ir
 
 from coldpress.errors import ColdpressError
 from coldpress.graphs.linears import Linear, find_head, find_linears
-from coldpress.graphs.slots import METADATA, Piece, Slot
-from coldpress.networks.adapter_base import EMBEDDINGS
-from coldpress.networks.checkpoint import Span
-from coldpress.networks.packed.spans import PackedSpan
+from coldpress.graphs.lora_metadata import METADATA, Piece, Slot
+from coldpress.models.adapter_base import EMBEDDINGS
+from coldpress.models.checkpoint import Span
+from coldpress.models.packed.spans import PackedSpan
 
 _HEAD = "lm_head"
 _PRODUCTS = ("MatMul", "MatMulNBits")

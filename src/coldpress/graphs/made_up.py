@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from coldpress.errors import ColdpressError
-from coldpress.graphs.runtime import read_genai_config
 from coldpress.graphs.signature import Input, empty_cache
+from coldpress.models.onnx_folder import read_genai_config
 
 #: what a text input gets where the graph does not say which texts it knows
 _WORDS = ("a", "the", "model", "", "ü", "an unknown text")

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from coldpress.errors import WORK_FAILED, ColdpressError, did_you_mean
-from coldpress.graphs.runtime import RESTING, graph_file, read_genai_config, runtime_errors
 from coldpress.graphs.signature import Input, empty_cache, signature
+from coldpress.models.onnx_folder import graph_file, read_genai_config
 from coldpress.networks.inputs import matched
 from coldpress.target import Target
 
@@ -28,6 +28,10 @@ _MODES = {"sequential": "ORT_SEQUENTIAL", "parallel": "ORT_PARALLEL"}
 _THREADS = ("intra_op_num_threads", "inter_op_num_threads")
 _KEYS = ("graph_optimization_level", *_THREADS, "execution_mode", "config_entries")
 _DEVICES = {"CUDAExecutionProvider": "cuda", "DmlExecutionProvider": "dml"}
+
+#: entries of a session that nobody times: its threads sleep when they wait. ONNX Runtime lets them spin, and apps have it so, but on a
+#: machine that others use they spin on the processor that they wait for
+RESTING = {"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spinning": "0"}
 
 
 class Session:
@@ -194,3 +198,23 @@ def session_options(chosen: Mapping[str, Any]) -> Any:
             kinds = onnxruntime.GraphOptimizationLevel if known is _LEVELS else onnxruntime.ExecutionMode
             setattr(options, key, getattr(kinds, known[value]))
     return options
+
+
+def options_for_work(threads: int) -> Any:
+    """ONNX Runtime's SessionOptions for a session that nobody times."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    for name, value in RESTING.items():
+        options.add_session_config_entry(name, value)
+    return options
+
+
+def runtime_errors() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises for a graph that it cannot load or run; its exceptions have no common base."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    at_load = (state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented, state.NoSuchFile, state.EPFail)
+    return (*at_load, state.Fail, state.InvalidArgument, state.RuntimeException, ValueError, RuntimeError)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from coldpress.errors import ColdpressError
-from coldpress.graphs.external import check_external
+from coldpress.models.external_data import check_external
 
 #: operators that look indices up: the inputs that hold the table and the indices
 _LOOKUPS = {

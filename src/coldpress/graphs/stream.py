@@ -18,8 +18,8 @@ import numpy as np
 from coldpress.errors import ColdpressError
 from coldpress.graphs.kernels import Encoding
 from coldpress.graphs.layout import Layout, Place, Plain, Quantized
-from coldpress.networks.checkpoint import Span, as_float32
-from coldpress.networks.packed import PackedSpan
+from coldpress.models.checkpoint import Span, as_float32
+from coldpress.models.packed import PackedSpan
 from coldpress.quant.grid import Codes, Grid, dequantize
 from coldpress.quant.pack import pack, pack_zero_points
 

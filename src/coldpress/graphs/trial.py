@@ -66,7 +66,7 @@ def try_out(folder: Path, *, trust_remote_code: bool = False) -> Verdict:
     Imports torch, transformers, mobius and ONNX Runtime.
     """
     from coldpress.graphs.capture import registered_name
-    from coldpress.networks.text_part import is_multimodal, take_text_model
+    from coldpress.models.text_part import is_multimodal, take_text_model
     from coldpress.networks.tiny import tiny_model
 
     with tempfile.TemporaryDirectory(prefix="coldpress-trial-") as place:

@@ -22,7 +22,7 @@ from typing import Any
 
 from coldpress import environment
 from coldpress.errors import WORK_FAILED, ColdpressError
-from coldpress.store import Store
+from coldpress.jobs.store import Store
 
 _TABLE = Path(__file__).with_name("architectures.json")
 #: raised when what a trial does changes

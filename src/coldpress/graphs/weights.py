@@ -15,8 +15,8 @@ import numpy as np
 
 from coldpress.errors import WORK_FAILED, ColdpressError
 from coldpress.graphs import deferred_torch
-from coldpress.networks.checkpoint import Span, read_header
-from coldpress.networks.packed import PackedSpan
+from coldpress.models.checkpoint import Span, read_header
+from coldpress.models.packed import PackedSpan
 
 #: the attribute of a tensor that names what it was made from
 _ORIGINS = "made_from"

@@ -18,9 +18,9 @@ from typing import Any
 from coldpress import environment
 from coldpress.errors import WORK_FAILED, ColdpressError
 from coldpress.graphs.layout import Layout, read_layouts, write_layouts
-from coldpress.networks.checkpoint import Checkpoint, Span, read_header
-from coldpress.networks.packed import tensors_to_press
-from coldpress.networks.tokenizer import has_tokenizer, write_tokenizer
+from coldpress.models.checkpoint import Checkpoint, Span, read_header
+from coldpress.models.packed import tensors_to_press
+from coldpress.models.tokenizers.tokenizer import has_tokenizer, write_tokenizer
 
 _LARGE_CONSTANT_BYTES = 1 << 16
 
@@ -70,10 +70,10 @@ def _last_words(errors: str) -> str:
 def main(question: Path) -> dict[str, Any]:
     from coldpress.graphs.capture import capture
     from coldpress.graphs.encode import Precision, encode, last_position_only
+    from coldpress.graphs.fuse_linears import join_siblings, part_strangers
     from coldpress.graphs.genai import write_genai_config
     from coldpress.graphs.lora_slots import add_slots
     from coldpress.graphs.opset import lower_opset
-    from coldpress.graphs.siblings import join_siblings, part_strangers
 
     request = json.loads(question.read_text(encoding="utf-8"))
     folder, output = Path(request["folder"]), Path(request["output"])

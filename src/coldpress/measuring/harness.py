@@ -17,7 +17,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from coldpress.errors import ColdpressError
 from coldpress.measuring.inference import Speaker
 from coldpress.measuring.losses import log_softmax
-from coldpress.networks.chat_template import refusals, system_within_user
+from coldpress.models.tokenizers.chat_template import refusals, system_within_user
 
 _ANSWER_TOKENS = 256
 _TOKEN_COUNTS = ("max_gen_toks", "max_new_tokens", "max_tokens")

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from coldpress.errors import ColdpressError
-from coldpress.graphs.runtime import Decoder, Generator, read_genai_config
+from coldpress.graphs.scoring import Decoder
 from coldpress.graphs.session import Session
-from coldpress.model import Model
+from coldpress.models.model import Model
+from coldpress.models.onnx_folder import read_genai_config
 from coldpress.networks.torch_model import TorchModel
+from coldpress.serving.generator import Generator
 from coldpress.target import Target
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from coldpress.data.texts import heldout
 from coldpress.errors import ColdpressError
-from coldpress.graphs.prompts import has_chat_template, prompt_ids
-from coldpress.networks import heldout
-from coldpress.networks.chat_template import read_chat_template, read_json, refusals, system_within_user
-from coldpress.networks.tokenizer import has_tokenizer, pretrained_tokenizer, without_embedding
+from coldpress.models.tokenizers.chat_template import read_chat_template, read_json, refusals, system_within_user
+from coldpress.models.tokenizers.tokenizer import has_tokenizer, pretrained_tokenizer, without_embedding
+from coldpress.serving.prompts import has_chat_template, prompt_ids
 
 Message = Mapping[str, str]
 
@@ -73,7 +73,7 @@ class Source:
     @property
     def sought(self) -> list[str]:
         """The texts that the template looks for in what is said."""
-        from coldpress.networks.template_dialect import sought
+        from coldpress.models.tokenizers.template_dialect import sought
 
         try:
             return sought(self._template) if isinstance(self._template, str) else []

@@ -15,12 +15,12 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from coldpress.batches.loader import folder_of
+from coldpress.data.batches.loader import folder_of
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.measuring.inference import open_model, open_speaker
-from coldpress.model import Model
+from coldpress.models.model import Model
 from coldpress.parts import Batch, Context, DataSource, Metric, Value, option
-from coldpress.user_script import UserFunction
+from coldpress.parts.user_script import UserFunction
 
 _NOT_SCORED = -100
 _TEXT = ("exact_match", "wer")
@@ -140,7 +140,7 @@ class Accuracy(Metric):
     def _listener(
         self, model: Model, ctx: Context, run: Callable[..., dict[str, np.ndarray]]
     ) -> Callable[[Batch], list[str]]:
-        from coldpress.texts.tokenization import pretrained_tokenizer
+        from coldpress.data.texts.tokenization import pretrained_tokenizer
 
         if _is_encoder_decoder(model):
             return self._speaker(model, ctx)
@@ -148,7 +148,7 @@ class Accuracy(Metric):
         return lambda batch: list(decode(self._scores(run(batch.inputs)).argmax(axis=-1)))
 
     def _speaker(self, model: Model, ctx: Context) -> Callable[[Batch], list[str]]:
-        from coldpress.texts.tokenization import pretrained_tokenizer
+        from coldpress.data.texts.tokenization import pretrained_tokenizer
 
         if self.script is not None:
             raise ColdpressError("accuracy: script has no effect where the model answers in words", hint="leave it out")

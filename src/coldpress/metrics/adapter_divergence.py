@@ -14,13 +14,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from coldpress.data.texts import heldout
 from coldpress.errors import ColdpressError
 from coldpress.graphs import adapter_file
-from coldpress.graphs.runtime import Decoder
+from coldpress.graphs.scoring import Decoder
 from coldpress.metrics.divergence import kl_divergence
 from coldpress.metrics.perplexity import scoring_provider
-from coldpress.model import Model
-from coldpress.networks import adapter_folder, heldout
+from coldpress.models import adapter_folder
+from coldpress.models.model import Model
 from coldpress.networks.reference import Reference
 from coldpress.parts import Context, Metric, Value
 

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 from coldpress.errors import WORK_FAILED, ColdpressError
 from coldpress.measuring.inference import open_model
-from coldpress.model import Model
+from coldpress.models.model import Model
 from coldpress.parts import Context, DataSource, Metric, Value, option
-from coldpress.user_script import UserFunction
+from coldpress.parts.user_script import UserFunction
 
 _BETTER = ("lower", "higher", "neither")
 

@@ -15,16 +15,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from coldpress.data.texts import heldout
 from coldpress.errors import ColdpressError
-from coldpress.graphs.runtime import Decoder, Generator, fitting, read_genai_config, stop_tokens
+from coldpress.graphs.scoring import Decoder
 from coldpress.measuring.losses import log_softmax, perplexity, token_losses
 from coldpress.measuring.prompts import Source, compare_prompts
 from coldpress.metrics.perplexity import scoring_provider
-from coldpress.model import Model
-from coldpress.networks import adapter_folder, heldout
+from coldpress.models import adapter_folder
+from coldpress.models.model import Model
+from coldpress.models.onnx_folder import read_genai_config, stop_tokens
 from coldpress.networks.referee import Voice, reference_of, voice_of_base
 from coldpress.networks.reference import Reference
 from coldpress.parts import Context, Metric, Value
+from coldpress.serving.generator import Generator, fitting
 
 QUESTIONS = (
     "What is the capital of France?",

@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from coldpress.data.texts import heldout
 from coldpress.errors import ColdpressError
-from coldpress.graphs.runtime import GenerationResult, Generator, fitting, read_genai_config
-from coldpress.model import Model
-from coldpress.networks import heldout
+from coldpress.models.model import Model
+from coldpress.models.onnx_folder import read_genai_config
 from coldpress.parts import Context, Metric, Value
+from coldpress.serving.generator import GenerationResult, Generator, fitting
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from coldpress.batches.feeds import feeds_for
+from coldpress.data.batches.feeds import feeds_for
 from coldpress.errors import WORK_FAILED, ColdpressError
 from coldpress.graphs.made_up import TRIES, feed
 from coldpress.graphs.session import Session
 from coldpress.graphs.signature import Input
-from coldpress.model import Model, find_graphs
+from coldpress.models.model import Model, find_graphs
 from coldpress.parts import Context, DataSource, Metric, Value, option
 from coldpress.target import Target
 
@@ -193,7 +193,7 @@ class _Pair:
     @property
     def _is_in_steps(self) -> bool:
         """Whether the graph before rounds to int8 as it runs, and a pass changes numbers: the least change is a step then."""
-        from coldpress.graphs.foreign.folder import load_graph
+        from coldpress.graphs.imported.folder import load_graph
 
         is_exact = self.asked.limit < _INEXACT
         return not is_exact and any(node.op_type in _ROUNDING for node in load_graph(self.before or self.after).graph)
@@ -286,7 +286,7 @@ def _leaves(before: Any, after: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _bytes(file: Path) -> int:
-    from coldpress.graphs.foreign.folder import external_files, load_graph
+    from coldpress.graphs.imported.folder import external_files, load_graph
 
     return file.stat().st_size + sum(one.stat().st_size for one in external_files(load_graph(file)))
 

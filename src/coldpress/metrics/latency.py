@@ -17,7 +17,7 @@ import numpy as np
 from coldpress.errors import ColdpressError
 from coldpress.graphs.session import Session
 from coldpress.measuring.inference import open_model
-from coldpress.model import Model
+from coldpress.models.model import Model
 from coldpress.parts import Context, DataSource, Metric, Value, option
 
 _SHARES = {"p50": 0.5, "p75": 0.75, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}

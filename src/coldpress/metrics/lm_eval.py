@@ -15,13 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from coldpress.batches.loader import folder_of
+from coldpress.data.batches.loader import folder_of
+from coldpress.data.texts.tokenization import pretrained_tokenizer
 from coldpress.errors import ColdpressError, did_you_mean
-from coldpress.graphs.runtime import read_genai_config
 from coldpress.measuring.inference import open_scorer, open_speaker
-from coldpress.model import Model
+from coldpress.models.model import Model
+from coldpress.models.onnx_folder import read_genai_config
 from coldpress.parts import Context, Metric, Value, option
-from coldpress.texts.tokenization import pretrained_tokenizer
 
 _HIGHER = ("acc", "acc_norm", "exact_match", "f1", "mcc", "bleu", "chrf")
 _LOWER = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "ter")

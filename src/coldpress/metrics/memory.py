@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from coldpress import environment
+from coldpress.data.texts import heldout
 from coldpress.errors import WORK_FAILED, ColdpressError
-from coldpress.graphs.runtime import Generator, fitting, read_genai_config
-from coldpress.model import Model
-from coldpress.networks import heldout
+from coldpress.models.model import Model
+from coldpress.models.onnx_folder import read_genai_config
 from coldpress.parts import Context, Metric, Value
+from coldpress.serving.generator import Generator, fitting
 
 _POLL_S = 0.005
 _MB = 1e6

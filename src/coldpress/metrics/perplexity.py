@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from coldpress.data.texts import heldout
 from coldpress.errors import ColdpressError
-from coldpress.graphs.runtime import Decoder
+from coldpress.graphs.scoring import Decoder
 from coldpress.measuring.losses import perplexity, token_losses
-from coldpress.model import Model
-from coldpress.networks import heldout
+from coldpress.models.model import Model
 from coldpress.networks.reference import Reference
 from coldpress.parts import Context, DataSource, Metric, Value, option
 

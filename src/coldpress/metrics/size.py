@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from coldpress.graphs.runtime import graph_file
-from coldpress.model import Model, files_of
-from coldpress.networks.checkpoint import Checkpoint
+from coldpress.models.checkpoint import Checkpoint
+from coldpress.models.model import Model, files_of
+from coldpress.models.onnx_folder import graph_file
 from coldpress.parts import Context, Metric, Value
 
 if TYPE_CHECKING:

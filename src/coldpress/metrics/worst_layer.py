@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from coldpress.data.texts import heldout
 from coldpress.errors import ColdpressError
-from coldpress.graphs.runtime import Decoder
-from coldpress.model import Model
-from coldpress.networks import heldout
+from coldpress.graphs.scoring import Decoder
+from coldpress.models.model import Model
 from coldpress.networks.referee import misread
 from coldpress.networks.reference import Reference
 from coldpress.parts import Context, Metric, Value

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from coldpress.errors import ColdpressError
-from coldpress.networks.adapter_base import EMBEDDINGS
-from coldpress.networks.checkpoint import read_header
-from coldpress.networks.peft import WEIGHTS
+from coldpress.models.adapter_base import EMBEDDINGS
+from coldpress.models.checkpoint import read_header
+from coldpress.models.peft import WEIGHTS
 
 
 class Adapted:

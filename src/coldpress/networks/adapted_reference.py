@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
+from coldpress.models.peft import acts_on_whole, read_config
 from coldpress.networks.adapted import Adapted, is_empty, resize
 from coldpress.networks.empty import tied_names
-from coldpress.networks.peft import acts_on_whole, read_config
 from coldpress.networks.reference import Reference
 
 

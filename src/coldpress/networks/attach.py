@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from coldpress.errors import ColdpressError
-from coldpress.networks import peft
-from coldpress.networks.adapter_base import Base, on_base
-from coldpress.networks.low_rank import LowRank
+from coldpress.models import peft
+from coldpress.models.adapter_base import Base, on_base
+from coldpress.models.low_rank import LowRank
 
 #: what PEFT calls the adapter within its modules
 _NAME = "coldpress"

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from coldpress.errors import ColdpressError
-from coldpress.networks.packed import plain_tensors
+from coldpress.models.packed import plain_tensors
+from coldpress.models.ties import has_own_head
 from coldpress.networks.shards import Shards
-from coldpress.networks.ties import has_own_head
 
 #: what is said when a configuration is contradictory
 COMPLETE = "is config.json complete, and that of these weights?"

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from coldpress.errors import WORK_FAILED, ColdpressError
-from coldpress.networks.checkpoint import Checkpoint, Span
+from coldpress.models.checkpoint import Checkpoint, Span
+from coldpress.models.packed import plain_tensors, quantization_config
 from coldpress.networks.empty import layer_names
 from coldpress.networks.loaded import CannotLoad, Loaded, load
-from coldpress.networks.packed import plain_tensors, quantization_config
 from coldpress.networks.reference import Reference
 
 #: of the memory that is free, for what of a source cannot stay in mapped files

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coldpress.networks.checkpoint import Checkpoint
-from coldpress.networks.packed import PackedLinear, read_packed
-from coldpress.networks.packed.folder import packing_tensors
+from coldpress.models.checkpoint import Checkpoint
+from coldpress.models.packed import PackedLinear, read_packed
+from coldpress.models.packed.folder import packing_tensors
 
 if TYPE_CHECKING:
     import torch

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from coldpress.errors import WORK_FAILED, ColdpressError
+from coldpress.models.packed import compressed_tensors, loading
 from coldpress.networks.inputs import matched
-from coldpress.networks.packed import compressed_tensors, loading
 
 
 class TorchModel:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from coldpress.errors import ColdpressError
-from coldpress.graphs import prompts
-from coldpress.model import files_of
+from coldpress.models.model import files_of
 from coldpress.report.card import sample_code
+from coldpress.serving import prompts
 from coldpress.workflow import Package
 
 _RUNTIME = {

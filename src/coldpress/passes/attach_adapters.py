@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from coldpress.errors import ColdpressError, NotAtHand
-from coldpress.model import Model
-from coldpress.networks import adapter_folder
+from coldpress.models import adapter_folder
+from coldpress.models.model import Model
 from coldpress.parts import Context, Pass, option
 from coldpress.target import Target
 
@@ -27,7 +27,7 @@ class AttachAdapters(Pass):
     adapter_path: tuple[str, ...] = option("PEFT folders, one for each adapter", ())
 
     def check(self, model: Model, target: Target) -> None:
-        from coldpress.networks.peft import read_config
+        from coldpress.models.peft import read_config
 
         if not self.adapter_path:
             raise ColdpressError("no adapter was named", hint="pass PEFT folders in adapter_path")

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from coldpress.errors import ColdpressError, did_you_mean
-from coldpress.graphs.foreign.folder import infer_shapes, load_graph, rewrite_graphs, save_graph
-from coldpress.model import Model, find_graphs
+from coldpress.graphs.imported.folder import infer_shapes, load_graph, rewrite_graphs, save_graph
+from coldpress.models.model import Model, find_graphs
 from coldpress.parts import SAME, Closeness, Context, Pass, option
 from coldpress.target import Target
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from coldpress.errors import ColdpressError
-from coldpress.model import Model
+from coldpress.models.model import Model
 from coldpress.parts import Context, Pass, option
 from coldpress.target import Target
 
@@ -36,10 +36,10 @@ class ExtractAdapters(Pass):
 
     def run(self, model: Model, ctx: Context) -> Model:
         from coldpress.graphs import adapter_file
-        from coldpress.graphs.foreign.folder import copy_model
-        from coldpress.graphs.foreign.inner_lora import take_out
-        from coldpress.graphs.runtime import graph_file
-        from coldpress.graphs.slots import read_slots
+        from coldpress.graphs.imported.folder import copy_model
+        from coldpress.graphs.imported.inner_lora import take_out
+        from coldpress.graphs.lora_metadata import read_slots
+        from coldpress.models.onnx_folder import graph_file
 
         copy_model(model.path, ctx.scratch)
         file = graph_file(ctx.scratch)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from coldpress.errors import ColdpressError
-from coldpress.model import Model
+from coldpress.models.model import Model
 from coldpress.parts import Context, DataSource, Pass, option
 from coldpress.target import Target
 
@@ -103,7 +103,7 @@ class Lora(Pass):
                 source.make(name).check(model)
 
     def _check_base(self, model: Model) -> None:
-        from coldpress.networks.packed import quantization_config
+        from coldpress.models.packed import quantization_config
 
         if self.method not in ("qlora", "loftq") or not (model.path / "config.json").is_file():
             return
@@ -175,7 +175,7 @@ class _Run:
         return split(rows, wanted) if wanted.count(len(rows)) else (rows, Rows([]))
 
     def run(self) -> Model:
-        from coldpress.networks import adapter_folder
+        from coldpress.models import adapter_folder
         from coldpress.tune.adapters import save
         from coldpress.tune.processes import shared_folder
         from coldpress.tune.training import Setting, Training

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from coldpress.errors import ColdpressError, NotAtHand
-from coldpress.model import Model
-from coldpress.networks import adapter_folder
-from coldpress.networks.peft import check_kind
+from coldpress.models import adapter_folder
+from coldpress.models.model import Model
+from coldpress.models.peft import check_kind
 from coldpress.parts import Context, Pass, option
 from coldpress.target import Target
 

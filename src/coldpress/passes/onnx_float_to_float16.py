@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from coldpress.errors import ColdpressError, did_you_mean
-from coldpress.graphs.foreign.folder import infer_shapes, load_graph, read, rewrite_graphs, save_graph
-from coldpress.graphs.foreign.tools import blaming
-from coldpress.model import Model, find_graphs
+from coldpress.graphs.imported.folder import infer_shapes, load_graph, read, rewrite_graphs, save_graph
+from coldpress.graphs.imported.tools import blaming
+from coldpress.models.model import Model, find_graphs
 from coldpress.parts import Closeness, Context, Pass, option
 from coldpress.target import Target
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from coldpress.errors import ColdpressError, did_you_mean
-from coldpress.graphs.foreign.folder import load_graph, rewrite_graphs, save_graph
-from coldpress.model import Model, find_graphs
+from coldpress.graphs.imported.folder import load_graph, rewrite_graphs, save_graph
+from coldpress.models.model import Model, find_graphs
 from coldpress.parts import SAME, Closeness, Context, Pass, option
 from coldpress.target import Target
 

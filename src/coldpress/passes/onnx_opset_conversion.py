@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from coldpress.errors import ColdpressError
-from coldpress.graphs.foreign.folder import load_graph, rewrite_graphs, save_graph
-from coldpress.graphs.foreign.opset import convert
-from coldpress.model import Model
+from coldpress.graphs.imported.folder import load_graph, rewrite_graphs, save_graph
+from coldpress.graphs.imported.opset import convert
+from coldpress.models.model import Model
 from coldpress.parts import SAME, Closeness, Context, Pass, option
 from coldpress.target import Target
 

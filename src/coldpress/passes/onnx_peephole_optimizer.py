@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from coldpress.errors import ColdpressError
-from coldpress.graphs.foreign.folder import infer_shapes, load_graph, rewrite_graphs, save_graph
-from coldpress.graphs.foreign.simplify import drop_lost_inputs, remove_identities, share_equal_tensors
-from coldpress.graphs.foreign.tools import blaming
-from coldpress.model import Model
+from coldpress.graphs.imported.folder import infer_shapes, load_graph, rewrite_graphs, save_graph
+from coldpress.graphs.imported.simplify import drop_lost_inputs, remove_identities, share_equal_tensors
+from coldpress.graphs.imported.tools import blaming
+from coldpress.models.model import Model
 from coldpress.parts import SAME, Closeness, Context, Pass, option
 from coldpress.target import Target
 

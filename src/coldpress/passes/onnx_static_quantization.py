@@ -15,18 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from coldpress.batches.feeds import feeds_for
+from coldpress.data.batches.feeds import feeds_for
 from coldpress.errors import ColdpressError
-from coldpress.graphs.foreign.folder import rewrite_graphs
-from coldpress.graphs.foreign.int8 import (
-    Calibration,
-    Choice,
-    has_operator,
-    quantize_static,
-    said,
-)
-from coldpress.graphs.foreign.tools import working_copy
-from coldpress.model import Model, find_graphs
+from coldpress.graphs.imported.folder import rewrite_graphs
+from coldpress.graphs.imported.int8 import Calibration, Choice, has_operator, quantize_static, said
+from coldpress.graphs.imported.tools import working_copy
+from coldpress.models.model import Model, find_graphs
 from coldpress.parts import Closeness, Context, DataSource, Pass, option
 from coldpress.target import Target
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from coldpress.errors import ColdpressError, did_you_mean
-from coldpress.graphs.foreign.folder import load_graph, rewrite_graphs, save_graph
-from coldpress.graphs.foreign.tools import blaming, quiet, working_copy
-from coldpress.model import Model
+from coldpress.graphs.imported.folder import load_graph, rewrite_graphs, save_graph
+from coldpress.graphs.imported.tools import blaming, quiet, working_copy
+from coldpress.models.model import Model
 from coldpress.parts import Closeness, Context, Pass, option
 from coldpress.target import Target
 

@@ -24,15 +24,15 @@ from typing import TYPE_CHECKING, Any
 from coldpress.errors import ColdpressError
 from coldpress.graphs.kernels import Encoding, check_kernel
 from coldpress.graphs.trust import require_right
-from coldpress.model import Model
-from coldpress.networks import adapter_folder
-from coldpress.networks.tokenizer import check_tokenizer
+from coldpress.models import adapter_folder
+from coldpress.models.model import Model
+from coldpress.models.tokenizers.tokenizer import check_tokenizer
 from coldpress.parts import Context, Pass
 from coldpress.target import Target
 
 if TYPE_CHECKING:
-    from coldpress.networks.low_rank import LowRank
-    from coldpress.networks.packed import PackedLinear
+    from coldpress.models.low_rank import LowRank
+    from coldpress.models.packed import PackedLinear
 
 PRECISIONS = ("int4", "int8", "fp16", "bf16", "fp32")
 ALGORITHMS = ("rtn", "kquant")
@@ -155,7 +155,7 @@ class Press(Pass):
     def run(self, model: Model, ctx: Context) -> Model:
         from coldpress.graphs.stream import fill
         from coldpress.graphs.worker import build_graph
-        from coldpress.networks.packed import plain_tensors
+        from coldpress.models.packed import plain_tensors
 
         started = time.perf_counter()
         ctx.progress("capturing the graph", 0, 1)
@@ -264,15 +264,15 @@ def _packed_in(base: Path) -> dict[str, PackedLinear]:
     """The quantized layers and embeddings of a folder by name; none are known of one that is still on the hub."""
     if not (base / "config.json").is_file():
         return {}
-    from coldpress.networks.packed import embedding, read_packed
+    from coldpress.models.packed import embedding, read_packed
 
     return {**read_packed(base), **embedding.read(base)}
 
 
 def _layers_of_adapters(model: Model) -> dict[str, dict[str, LowRank]]:
     """What each adapter of a model adds to the layers of its base, by the adapter's name; all of it checked."""
-    from coldpress.networks import peft
-    from coldpress.networks.adapter_base import Base, on_base
+    from coldpress.models import peft
+    from coldpress.models.adapter_base import Base, on_base
 
     base, folders = adapter_folder.base_of(model.path), adapter_folder.folders_of(model.path, model.notes)
     if model.format != "adapter" or not (base / "config.json").is_file():  # a plan is made before it is there
@@ -285,7 +285,7 @@ def _layers_of_adapters(model: Model) -> dict[str, dict[str, LowRank]]:
 def _write_adapters(adapters: Mapping[str, Mapping[str, LowRank]], folder: Path) -> list[dict[str, Any]]:
     """An adapter file for each adapter beside the graph that has the slots; what there is to know of them."""
     from coldpress.graphs import adapter_file
-    from coldpress.graphs.slots import read_slots
+    from coldpress.graphs.lora_metadata import read_slots
 
     slots, written = read_slots(folder / "model.onnx"), []
     for name, layers in adapters.items():

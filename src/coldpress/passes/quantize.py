@@ -1,6 +1,6 @@
 """Quantize the linear layers of a Hugging Face model for the inputs they really get, layer by layer.
 
-One run over a calibration text gives the Gram matrix ``X'X`` of every linear's input (the Gram pass, networks/grams.py); it is
+One run over a calibration text gives the Gram matrix ``X'X`` of every linear's input (the Gram pass, calibration/grams.py); it is
 kept, so another algorithm or budget on the same text does not run the model again. From these matrices each layer is
 quantized alone: AWQ scales where they can be folded, clipping, GPTQ with static groups and act-order, a polish. One layer is in
 memory at a time, each finished layer is committed, and a run that was killed goes on from there.
@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from coldpress.errors import ColdpressError
-from coldpress.model import Model
+from coldpress.models.model import Model
 from coldpress.parts import Context, Pass
 from coldpress.target import Target
 
 if TYPE_CHECKING:
-    from coldpress.networks.budget import Budget
-    from coldpress.networks.grams import GramFolder
-    from coldpress.networks.module_grids import ModuleGrids
+    from coldpress.calibration.budget import Budget
+    from coldpress.calibration.grams import GramFolder
+    from coldpress.calibration.module_grids import ModuleGrids
 
 ALGORITHMS = ("best", "gptq", "awq", "autoround", "kquant", "hqq", "rtn")
 PRECISIONS = ("int4", "int8", "int3", "int2")
@@ -87,7 +87,7 @@ class Quantize(Pass):
     if_possible: bool = _option(False, "leave a model that cannot be calibrated as it is, and say why")
 
     def check(self, model: Model, target: Target) -> None:
-        from coldpress.networks.packed import quantization_config
+        from coldpress.models.packed import quantization_config
 
         self.module_grids("float16").check()
         self._check_budget()
@@ -131,7 +131,7 @@ class Quantize(Pass):
             raise ColdpressError(f"polish_seconds has no effect with {self.algorithm}", hint="use --algorithm best")
 
     def run(self, model: Model, ctx: Context) -> Model:
-        from coldpress.networks.packed import quantization_config
+        from coldpress.models.packed import quantization_config
 
         if self.if_possible and quantization_config(model.path):
             return _left(model, "The source is quantized already; its codes are pressed as they are")
@@ -158,7 +158,7 @@ class Quantize(Pass):
 
     @property
     def budget(self) -> Budget:
-        from coldpress.networks.budget import Budget
+        from coldpress.calibration.budget import Budget
 
         return Budget(self.target_bits, self.max_size)
 
@@ -169,7 +169,7 @@ class Quantize(Pass):
 
     def text(self, folder: Path) -> Any:
         """The calibration text that is asked for, for the model in a folder."""
-        from coldpress.texts.calibration import CalibrationText, positions
+        from coldpress.data.texts.calibration import CalibrationText, positions
 
         asked = CalibrationText(**{entry.name: getattr(self, entry.name) for entry in fields(CalibrationText)})
         if self.num_samples:
@@ -188,7 +188,7 @@ class Quantize(Pass):
 
     def module_grids(self, scale_dtype: str) -> ModuleGrids:
         """How the grids of modules are chosen."""
-        from coldpress.networks.module_grids import ModuleGrids
+        from coldpress.calibration.module_grids import ModuleGrids
 
         grid = (self.bits, self.group_size, self.symmetric, scale_dtype)
         return ModuleGrids(*grid, self.format, self.modules_to_not_convert, self.overrides, not self.if_possible)
@@ -201,7 +201,7 @@ def _left(model: Model, remark: str) -> Model:
 
 def _widest(folder: Path) -> int:
     """The inputs of the widest linear layer; the head and the embedding are no wider than others."""
-    from coldpress.networks.checkpoint import Checkpoint
+    from coldpress.models.checkpoint import Checkpoint
 
     return max((span.shape[1] for span in Checkpoint(folder).tensors.values() if len(span.shape) == 2), default=1)
 
@@ -213,10 +213,10 @@ class _Run:
         import numpy as np
         import torch
 
+        from coldpress.calibration.layer_quantizer import check_experts
+        from coldpress.data.texts.calibration import windows
         from coldpress.networks import heap
-        from coldpress.networks.layer_quantizer import check_experts
         from coldpress.networks.layerwise import Layerwise
-        from coldpress.texts.calibration import windows
 
         self.request, self.model, self.ctx = request, model, ctx
         heap.keep_small()
@@ -291,7 +291,7 @@ class _Run:
     @contextmanager
     def _grams(self) -> Iterator[GramFolder | None]:
         """The Gram matrices, all of them, or, where two layers fit into the memory, while they come."""
-        from coldpress.networks.grams import GrowingGrams, collect, multiplies_in_bfloat16
+        from coldpress.calibration.grams import GrowingGrams, collect, multiplies_in_bfloat16
         from coldpress.quant.grid import Grid
 
         if self.windows is None:
@@ -335,7 +335,7 @@ class _Run:
 
     def _allocated(self, grams: Any) -> dict[str, Any]:
         """The grids of a budget: bits for each group of modules by a knapsack over measured sensitivities."""
-        from coldpress.networks.sensitivity import Question, menu, stored_bytes
+        from coldpress.calibration.sensitivity import Question, menu, stored_bytes
         from coldpress.quant.allocate import allocate
 
         assert self.windows is not None
@@ -363,10 +363,10 @@ class _Run:
 
     def _layers(self, grams: Any) -> list[dict[str, Any]]:
         """Quantize layer by layer, going on where a killed run was, and put the checkpoint together."""
+        from coldpress.calibration.layer_quantizer import LayerQuantizer
+        from coldpress.models.quantized_folder import LayerFiles, assemble
+        from coldpress.models.weight_files import EMBEDDING_CODES
         from coldpress.networks import heap
-        from coldpress.networks.layer_quantizer import LayerQuantizer
-        from coldpress.networks.quantized_folder import LayerFiles, assemble
-        from coldpress.networks.weight_files import EMBEDDING_CODES
 
         ends = [name for name in (LM_HEAD, self.decoder.embedding) if name in self.grids]
         names = [*self.decoder.layers, *ends]
@@ -422,7 +422,7 @@ class _Run:
                 "tokens": int(self.windows.ids.size),
                 "digest": self.windows.digest,
             }
-        from coldpress.networks.layer_quantizer import remarks
+        from coldpress.calibration.layer_quantizer import remarks
 
         return {
             **self.model.notes,

@@ -23,16 +23,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.graphs.kernels import Encoding, check_kernel, fitting_block
-from coldpress.model import Model
+from coldpress.models.model import Model
 from coldpress.parts import Closeness, Context, Pass
 from coldpress.target import Target
 
 if TYPE_CHECKING:
-    from coldpress.graphs.foreign.fit import Calibration
-    from coldpress.graphs.foreign.inputs import Inputs
-    from coldpress.graphs.foreign.requantize import Graph
-    from coldpress.graphs.foreign.weights import Weight
-    from coldpress.texts.calibration import CalibrationText
+    from coldpress.data.texts.calibration import CalibrationText
+    from coldpress.graphs.imported.fit import Calibration
+    from coldpress.graphs.imported.inputs import Inputs
+    from coldpress.graphs.imported.requantize import Graph
+    from coldpress.graphs.imported.weights import Weight
 
 ALGORITHMS = ("kquant", "rtn", "hqq", "gptq", "awq", "best")
 PRECISIONS = ("int4", "int8", "int2")
@@ -95,8 +95,8 @@ class QuantizeOnnx(Pass):
                 self._check_kernel(bits, target)
         self._refuse_unread_data()
         if self.algorithm in _CALIBRATED and model.path.exists():
-            from coldpress.graphs.foreign.requantize import Graph
-            from coldpress.model import find_graphs
+            from coldpress.graphs.imported.requantize import Graph
+            from coldpress.models.model import find_graphs
 
             for name, file in find_graphs(model.path).items():  # none yet where a pass before makes them
                 self._check_feeds(Graph.open(name, file), model)
@@ -136,8 +136,8 @@ class QuantizeOnnx(Pass):
     def run(self, model: Model, ctx: Context) -> Model:
         import torch
 
-        from coldpress.graphs.foreign.folder import carry_over, external_files
-        from coldpress.graphs.foreign.requantize import How, write
+        from coldpress.graphs.imported.folder import carry_over, external_files
+        from coldpress.graphs.imported.requantize import How, write
 
         torch.set_num_threads(ctx.target.thread_count)
         started = time.perf_counter()
@@ -198,8 +198,8 @@ class QuantizeOnnx(Pass):
 
     def _open(self, model: Model, target: Target) -> list[Graph]:
         """The graphs of the model, with the encodings of their weights; ColdpressError where there is nothing to do."""
-        from coldpress.graphs.foreign.requantize import Graph
-        from coldpress.model import find_graphs
+        from coldpress.graphs.imported.requantize import Graph
+        from coldpress.models.model import find_graphs
 
         graphs = [Graph.open(name, file) for name, file in find_graphs(model.path).items()]
         names = {name for graph in graphs for weight in graph.found.weights for name in weight.names}
@@ -244,9 +244,9 @@ class QuantizeOnnx(Pass):
         """What is noted of the data, and how each graph is fed with it."""
         if self.algorithm not in _CALIBRATED:
             return None, [None] * len(graphs)
-        from coldpress.graphs.foreign.fit import Calibration
-        from coldpress.graphs.foreign.grams import Engine
-        from coldpress.texts.calibration import windows
+        from coldpress.data.texts.calibration import windows
+        from coldpress.graphs.imported.fit import Calibration
+        from coldpress.graphs.imported.grams import Engine
 
         provider = ctx.target.provider if ctx.target.is_here else "CPUExecutionProvider"
         engine = Engine(ctx.target.thread_count, provider)
@@ -277,7 +277,7 @@ class QuantizeOnnx(Pass):
             )
 
     def _text(self) -> CalibrationText:
-        from coldpress.texts.calibration import CalibrationText
+        from coldpress.data.texts.calibration import CalibrationText
 
         return CalibrationText(**{name: getattr(self, name) for name in _TEXT_OPTIONS})
 
@@ -302,7 +302,7 @@ class QuantizeOnnx(Pass):
 
 
 def _inputs(graph: Graph, model: Model) -> Inputs:
-    from coldpress.graphs.foreign.inputs import Inputs
+    from coldpress.graphs.imported.inputs import Inputs
 
     return Inputs.of(graph.model.graph, _folder(model))
 

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from coldpress.errors import ColdpressError
-from coldpress.model import Model
+from coldpress.models.model import Model
 from coldpress.parts import Context, Pass
 from coldpress.target import Target
 
 if TYPE_CHECKING:
+    from coldpress.calibration.rotation import Rotations
     from coldpress.networks.layerwise import Layerwise
-    from coldpress.networks.rotation import Rotations
     from coldpress.quant.rotate import Doubles
 
 ROTATIONS = ("quarot", "spinquant")
@@ -56,7 +56,7 @@ class Rotate(Pass):
     trust_remote_code: bool = _option(False, "run model code that comes with the model")
 
     def check(self, model: Model, target: Target) -> None:
-        from coldpress.networks.rotation import check_rotation
+        from coldpress.calibration.rotation import check_rotation
 
         if self.rotation == "quarot":
             for entry in fields(self):
@@ -72,9 +72,9 @@ class Rotate(Pass):
         import numpy as np
         import torch
 
+        from coldpress.calibration.rotation import Rotations, rotate_checkpoint
+        from coldpress.data.texts.calibration import windows
         from coldpress.networks.layerwise import Layerwise
-        from coldpress.networks.rotation import Rotations, rotate_checkpoint
-        from coldpress.texts.calibration import windows
 
         torch.set_num_threads(ctx.target.thread_count)
         text = windows(model.path, self.text(), ctx.seed) if self.rotation == "spinquant" else None
@@ -93,7 +93,7 @@ class Rotate(Pass):
 
     def text(self) -> Any:
         """The text that is asked for."""
-        from coldpress.texts.calibration import CalibrationText
+        from coldpress.data.texts.calibration import CalibrationText
 
         return CalibrationText(**{entry.name: getattr(self, entry.name) for entry in fields(CalibrationText)})
 
@@ -101,9 +101,9 @@ class Rotate(Pass):
         """The rotation of the stream; it and the Gram matrices it is learned from are kept."""
         import numpy as np
 
-        from coldpress.networks.grams import collect
-        from coldpress.networks.learned_rotation import StreamLearner
-        from coldpress.networks.rotation import stream_of
+        from coldpress.calibration.grams import collect
+        from coldpress.calibration.learned_rotation import StreamLearner
+        from coldpress.calibration.rotation import stream_of
         from coldpress.quant.grid import Grid
 
         grid = Grid(4, self.group_size, self.symmetric)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from coldpress.errors import ColdpressError
-from coldpress.graphs.foreign.options import LEVELS, MODES, write_options
-from coldpress.model import Model
+from coldpress.graphs.imported.options import LEVELS, MODES, write_options
+from coldpress.models.model import Model
 from coldpress.parts import SAME, Closeness, Context, Pass, option
 from coldpress.target import Target
 

@@ -17,11 +17,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from coldpress.batches.feeds import feeds_for
+from coldpress.data.batches.feeds import feeds_for
 from coldpress.errors import ColdpressError
-from coldpress.graphs.foreign.options import LEVELS, MODES, write_options
+from coldpress.graphs.imported.options import LEVELS, MODES, write_options
 from coldpress.graphs.session import Session
-from coldpress.model import Model, files_of, find_graphs
+from coldpress.models.model import Model, files_of, find_graphs
 from coldpress.parts import SAME, Closeness, Context, DataSource, Pass, option
 from coldpress.target import Target
 

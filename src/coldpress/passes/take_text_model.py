@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from coldpress.model import Model
+from coldpress.models.model import Model
 from coldpress.parts import Context, Pass, option
 from coldpress.target import Target
 
@@ -29,7 +29,7 @@ class TakeTextModel(Pass):
         require_right(model.path, trust_remote_code=self.trust_remote_code)
 
     def run(self, model: Model, ctx: Context) -> Model:
-        from coldpress.networks.text_part import take_text_model
+        from coldpress.models.text_part import take_text_model
 
         ctx.progress("taking the text model", 0, 1)
         take_text_model(model.path, ctx.scratch, trust_remote_code=self.trust_remote_code)

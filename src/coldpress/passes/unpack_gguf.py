@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from coldpress.model import Model
+from coldpress.models.model import Model
 from coldpress.parts import Context, Pass
 from coldpress.target import Target
 
@@ -23,10 +23,10 @@ class UnpackGguf(Pass):
     needs: ClassVar[tuple[str, ...]] = ("gguf",)
 
     def check(self, model: Model, target: Target) -> None:
-        from coldpress.networks.chat_template import ChatTemplate
-        from coldpress.networks.gguf import tensor_names
-        from coldpress.networks.gguf_file import read_gguf
-        from coldpress.networks.gguf_tokenizer import special_tokens
+        from coldpress.models.gguf.file import read_gguf
+        from coldpress.models.gguf.tokenizer import special_tokens
+        from coldpress.models.gguf.unpack import tensor_names
+        from coldpress.models.tokenizers.chat_template import ChatTemplate
 
         if not model.path.exists():
             return
@@ -36,7 +36,7 @@ class UnpackGguf(Pass):
             ChatTemplate(template, special_tokens(gguf), str(model.path)).check()
 
     def run(self, model: Model, ctx: Context) -> Model:
-        from coldpress.networks.gguf import unpack
+        from coldpress.models.gguf.unpack import unpack
 
         notes = unpack(model.path, ctx.scratch, ctx.progress)
         return Model(path=ctx.scratch, format="hf", key="", notes={**model.notes, **notes})

@@ -210,7 +210,7 @@ def _usage_of_folder(report: Report) -> str:
     code = RUN_TRANSFORMERS
     if why := _refused(entries(report, "layers")):
         packages += " coldpress"
-        code = f"from coldpress.networks.packed.loading import register\n{code}\n"
+        code = f"from coldpress.models.packed.loading import register\n{code}\n"
         code = code.replace(
             "\ntokenizer =", f"\nregister()  # transformers 5.23 itself refuses {why}\n\ntokenizer =", 1
         )

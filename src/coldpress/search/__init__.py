@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from coldpress import parts, schema
+from coldpress import parts
 from coldpress.errors import ColdpressError
-from coldpress.model import Model
+from coldpress.models.model import Model
+from coldpress.parts import schema
 from coldpress.search.check import check_passes
 from coldpress.search.evaluate import Bench, Evaluator
 from coldpress.search.finals import finals

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from coldpress.errors import ColdpressError
-from coldpress.model import Model
+from coldpress.models.model import Model
 from coldpress.search.space import Space, some_values
 from coldpress.target import Target
 from coldpress.workflow import Step

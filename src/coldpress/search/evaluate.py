@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coldpress.errors import WORK_FAILED, ColdpressError
-from coldpress.model import Model
+from coldpress.models.model import Model
 from coldpress.search.goals import Judge, Numbers, numbers_of
 from coldpress.search.trials import COMPLETE, DROPPED, FAILED
 from coldpress.workflow import Measure, Step, labels_of

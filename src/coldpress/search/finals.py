@@ -10,8 +10,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from coldpress import schema
-from coldpress.model import Model
+from coldpress.models.model import Model
+from coldpress.parts import schema
 from coldpress.search.evaluate import Bench
 from coldpress.search.goals import numbers_of, ranking_of
 from coldpress.search.run import Found, Say

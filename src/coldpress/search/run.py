@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from statistics import median
 
-from coldpress import parts, schema
+from coldpress import parts
 from coldpress.errors import WORK_FAILED, ColdpressError, did_you_mean
 from coldpress.measuring.noise import is_tie
+from coldpress.parts import schema
 from coldpress.search.evaluate import Outcome
 from coldpress.search.goals import Judge, ranking_of
 from coldpress.search.history import History

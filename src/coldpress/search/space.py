@@ -23,8 +23,9 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-from coldpress import parts, schema
+from coldpress import parts
 from coldpress.errors import ColdpressError, did_you_mean
+from coldpress.parts import schema
 from coldpress.workflow import Step, is_open
 
 #: the values of the dimensions that are open at a place, by name

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from coldpress.errors import ColdpressError
+from coldpress.models.packed.linear import largest_block
+from coldpress.models.quantized_folder import LayerFiles, assemble, packed_tensors
 from coldpress.networks.dense import Blueprint
-from coldpress.networks.packed.linear import largest_block
-from coldpress.networks.quantized_folder import LayerFiles, assemble, packed_tensors
 from coldpress.quant.grid import Codes, Grid, dequantize
 from coldpress.quant.kquant import kquant
 from coldpress.tune.adapters import linears_of

@@ -18,14 +18,14 @@ import torch
 from numpy.typing import NDArray
 
 from coldpress.errors import WORK_FAILED, ColdpressError
+from coldpress.models.adapter_base import EMBEDDINGS, more_tokens
+from coldpress.models.packed import PackedLinear, quantization_config, read_packed
+from coldpress.models.packed.awq import METHOD as AWQ
+from coldpress.models.packed.gptq import METHOD as GPTQ
+from coldpress.models.quantized_folder import LayerFiles, assemble, packed_tensors
+from coldpress.models.weight_files import EMBEDDING_CODES
 from coldpress.networks.adapted import Adapted
-from coldpress.networks.adapter_base import EMBEDDINGS, more_tokens
 from coldpress.networks.dense import Blueprint
-from coldpress.networks.packed import PackedLinear, quantization_config, read_packed
-from coldpress.networks.packed.awq import METHOD as AWQ
-from coldpress.networks.packed.gptq import METHOD as GPTQ
-from coldpress.networks.quantized_folder import LayerFiles, assemble, packed_tensors
-from coldpress.networks.weight_files import EMBEDDING_CODES
 from coldpress.quant.grid import Codes, Grid, dequantize
 from coldpress.quant.kquant import kquant
 from coldpress.tune.merge_whole import merge_whole, needs_whole, take_tokenizer

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from coldpress.errors import WORK_FAILED, ColdpressError
+from coldpress.models.checkpoint import read_header
+from coldpress.models.packed import quantization_config
+from coldpress.models.peft import WEIGHTS, acts_on_whole, read_config
+from coldpress.models.quantized_folder import copy_other_files
 from coldpress.networks.adapted import resize
-from coldpress.networks.checkpoint import read_header
-from coldpress.networks.packed import quantization_config
-from coldpress.networks.peft import WEIGHTS, acts_on_whole, read_config
-from coldpress.networks.quantized_folder import copy_other_files
 
 #: PEFT's tasks -> what transformers loads for them
 _CLASSES = {

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coldpress.calibration.grams import multiplies_in_bfloat16
 from coldpress.errors import WORK_FAILED, ColdpressError
-from coldpress.networks.grams import multiplies_in_bfloat16
 
 if TYPE_CHECKING:
     import torch
@@ -40,8 +40,8 @@ def load_base(folder: Path, dtype: torch.dtype, trust_remote_code: bool = False)
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
+    from coldpress.models.packed import quantization_config
     from coldpress.networks.dense import load_dense
-    from coldpress.networks.packed import quantization_config
 
     logging.disable_progress_bar()
     if quantization_config(folder) is not None:

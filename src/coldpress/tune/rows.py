@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coldpress.errors import ColdpressError
-from coldpress.model import Model
+from coldpress.models.model import Model
 from coldpress.parts import Batch, Context, DataSource
 
 #: as in PyTorch's cross entropy: what stands there is not predicted

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from coldpress import parts, schema
+from coldpress import parts
 from coldpress.errors import ColdpressError
-from coldpress.model import Model
-from coldpress.parts import option
-from coldpress.store import Store
+from coldpress.jobs.store import Store
+from coldpress.models.model import Model
+from coldpress.parts import option, schema
 from coldpress.target import Target
 
 LOG_LEVELS = (0, 1, 2, 3, 4)

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from coldpress import parts, schema
+from coldpress import parts
 from coldpress.errors import ColdpressError, did_you_mean
-from coldpress.schema import Misfit
+from coldpress.parts import schema
+from coldpress.parts.schema import Misfit
 from coldpress.workflow import OPEN, Step, Workflow, is_open
 
 

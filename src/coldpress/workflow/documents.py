@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from coldpress.errors import ColdpressError
-from coldpress.schema import Misfit
+from coldpress.parts.schema import Misfit
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from coldpress import schema
 from coldpress.errors import ColdpressError
-from coldpress.olive_config import is_olive, translate
-from coldpress.schema import Misfit
+from coldpress.parts import schema
+from coldpress.parts.schema import Misfit
 from coldpress.target import Target, resolve_target
 from coldpress.workflow import Measure, Workflow
 from coldpress.workflow.check import check, resolve_data
 from coldpress.workflow.documents import Document, read_document
+from coldpress.workflow.olive.translation import is_olive, translate
 
 Say = Callable[[str], None]
 

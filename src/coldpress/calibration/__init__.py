@@ -1,0 +1,1 @@
+"""Quantizing a network for its inputs, layer by layer: Gram matrices, folds, rotations, sensitivities, budgets."""

@@ -1,0 +1,134 @@
+"""``H = X'X`` of inputs inside a graph, from running the graph as it is with ONNX Runtime.
+
+The asked inputs become outputs, and what they do not need is cut away. One sample runs at a time, so memory holds the
+activations of one sample and the matrices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from coldpress.errors import WORK_FAILED, ColdpressError
+from coldpress.graphs.imported.inputs import Feed
+from coldpress.graphs.session import options_for_work
+from coldpress.quant.grid import Floats
+
+if TYPE_CHECKING:
+    import onnx
+
+_SEEN = "coldpress/seen/"
+
+
+@dataclass
+class Gram:
+    """``matrix [K, K]``, summed over ``tokens`` rows of inputs."""
+
+    matrix: Floats
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where the float graph runs."""
+
+    threads: int = 1
+    provider: str = "CPUExecutionProvider"
+
+    def grams(
+        self, file: Path, asked: dict[str, int], feeds: Iterable[Feed], done: Callable[[], None] = lambda: None
+    ) -> dict[str, Gram]:
+        """The matrices of tensors: name -> Gram, for ``asked`` names with the length of their last axis.
+
+        ``done`` is called after each sample. ColdpressError for a graph that does not run and for values that are not finite.
+        """
+        found = {name: Gram(np.zeros((columns, columns), np.float32), 0) for name, columns in asked.items()}
+        session = self._open(file, list(asked))
+        for feed in feeds:
+            for name, values in zip(asked, _run(session, feed, file), strict=True):
+                rows = values.reshape(-1, asked[name])
+                found[name].matrix += rows.T @ rows
+                found[name].tokens += len(rows)
+            done()
+        for name, gram in found.items():
+            if not np.isfinite(gram.matrix).all():
+                raise ColdpressError(
+                    f"'{name}' in {file.name} is not finite for the calibration data",
+                    hint="calibrate a float32 model",
+                )
+        return found
+
+    def _open(self, file: Path, tensors: list[str]) -> Any:
+        import onnxruntime
+
+        options = options_for_work(self.threads)
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(file.parent.resolve())
+        )
+        graph = _watching(file, tensors)
+        try:
+            return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=[self.provider])
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            raise _cannot_run(file, error) from error
+
+
+def _run(session: Any, feed: Feed, file: Path) -> list[np.ndarray]:
+    from onnxruntime import OrtValue
+
+    values = {
+        name: OrtValue.ortvalue_from_numpy(value) if isinstance(value, np.ndarray) else value
+        for name, value in feed.items()
+    }
+    try:
+        return [output.numpy() for output in session.run_with_ort_values(None, values)]
+    except Exception as error:
+        raise _cannot_run(file, error) from error
+
+
+def _cannot_run(file: Path, error: Exception) -> ColdpressError:
+    return ColdpressError(
+        f"ONNX Runtime cannot run {file} on the calibration data: {error}",
+        hint="check the data, or use --algorithm kquant, which runs nothing",
+        exit_code=WORK_FAILED,
+    )
+
+
+def _watching(file: Path, tensors: list[str]) -> onnx.ModelProto:
+    """The graph, its large tensors left in their files, with ``tensors`` as float32 for its only outputs."""
+    import onnx
+
+    model = onnx.load(str(file), load_external_data=False)
+    graph = model.graph
+    _keep_only(graph, set(tensors))
+    del graph.output[:]
+    del graph.value_info[:]
+    for tensor in tensors:
+        name = f"{_SEEN}{tensor}"
+        graph.node.append(onnx.helper.make_node("Cast", [tensor], [name], to=onnx.TensorProto.FLOAT))
+        graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    return model
+
+
+def _keep_only(graph: onnx.GraphProto, needed: set[str]) -> None:
+    """Drop the nodes that none of the ``needed`` tensors depends on; a graph lists nodes after what they read."""
+    kept = []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            needed |= _reads(node)
+            kept.append(node)
+    kept.reverse()
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _reads(node: onnx.NodeProto) -> set[str]:
+    """Every name that a node or its subgraphs read."""
+    names = set(node.input)
+    for attribute in node.attribute:
+        for graph in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
+            names.update(*(_reads(inner) for inner in graph.node), (output.name for output in graph.output))
+    return names

@@ -1,0 +1,308 @@
+"""Graphs that others wrote in int8: ONNX Runtime's quantizers, kept from what they do wrong.
+
+They go by the names of operators alone, and so take
+the Attention of ONNX for the one of com.microsoft, whose inputs mean other things: such nodes stay float. They keep all
+activations of a calibration in memory: here the ranges are taken batch by batch. Weights are in memory as a whole, about
+three times.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coldpress.errors import WORK_FAILED, ColdpressError, did_you_mean
+from coldpress.graphs.imported.inputs import Feed
+from coldpress.graphs.imported.tools import blaming, quiet
+from coldpress.graphs.session import options_for_work
+
+if TYPE_CHECKING:
+    import onnx
+
+#: operators of com.microsoft that share their name with one of ONNX, which is not what the quantizers take it for
+_MISTAKEN = ("Attention",)
+_QUANTIZED = ("DequantizeLinear", "QuantizeLinear", "MatMulInteger", "DynamicQuantizeMatMul", "QLinearMatMul")
+_TOOL = "ONNX Runtime's quantizer"
+#: tensors from this size on lie beside a written graph, which cannot be larger than 2 GB itself
+_BESIDE_BYTES = 1 << 30
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which nodes become int8: those whose operator is in ``op_types``, but for the names that match globs in ``exclude``;
+    with ``only``, just those names. ``weight_type``, ``activation_type``: int8 or uint8.
+    """
+
+    op_types: tuple[str, ...]
+    only: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    weight_type: str = "int8"
+    activation_type: str = "uint8"
+    per_channel: bool = True
+    reduce_range: bool = False
+
+    def check(self, file: Path) -> None:
+        """Raise ColdpressError when nothing would be quantized, and for names that no node has."""
+        graph = _graph_only(file).graph
+        counted = Counter(node.op_type for node in graph.node)
+        if any(kind in counted for kind in _QUANTIZED):
+            raise ColdpressError(
+                f"{file.name} is quantized already: it has {_counted(counted, _QUANTIZED)}",
+                hint="quantize the float model that it was made from",
+            )
+        names = [node.name for node in graph.node]
+        for pattern in (*self.only, *self.exclude):
+            if not fnmatch.filter(names, pattern):
+                raise ColdpressError(
+                    f"'{pattern}' matches no node of {file.name}",
+                    hint=f"{did_you_mean(pattern, names[:200])} (a glob over whole names)",
+                )
+        if not self.nodes(graph):
+            raise ColdpressError(
+                f"no node of {file.name} can become int8: it has {_counted(counted, sorted(counted)) or 'none'}",
+                hint=f"looked for {', '.join(self.op_types)}",
+            )
+
+    def nodes(self, graph: onnx.GraphProto) -> list[str]:
+        """The names of the chosen nodes.
+
+        Those that compute in another type than float32 are not among them, nor those with a weight that may be replaced. Nor are
+        a Gemm with alpha or beta, whose bias ONNX Runtime scales wrongly, and products of two activations: for some small
+        ones it gives zeros.
+        """
+        others, constants = _other_floats(graph), _constants(graph)
+        others |= {tensor.name for tensor in graph.initializer} & {value.name for value in graph.input}
+        return [
+            node.name
+            for node in graph.node
+            if node.op_type in self.op_types
+            and others.isdisjoint((*node.input, *node.output))
+            and (node.op_type != "MatMul" or not constants.isdisjoint(node.input))
+            and not (node.op_type == "Gemm" and _is_scaled(node))
+            and not (node.op_type in _MISTAKEN and node.domain in ("", "ai.onnx"))
+            and (not self.only or any(fnmatch.fnmatchcase(node.name, pattern) for pattern in self.only))
+            and not any(fnmatch.fnmatchcase(node.name, pattern) for pattern in self.exclude)
+        ]
+
+
+def _is_scaled(node: onnx.NodeProto) -> bool:
+    """Whether a Gemm multiplies its product, or the bias that it has."""
+    factors = {attribute.name: attribute.f for attribute in node.attribute}
+    has_bias = len(node.input) > 2 and bool(node.input[2])
+    return factors.get("alpha", 1.0) != 1 or (has_bias and factors.get("beta", 1.0) != 1)
+
+
+def _constants(graph: onnx.GraphProto) -> set[str]:
+    """The tensors that are known before the graph runs."""
+    known = {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        if known.issuperset(name for name in node.input if name) and (node.input or node.op_type == "Constant"):
+            known.update(node.output)
+    return known
+
+
+def _other_floats(graph: onnx.GraphProto) -> set[str]:
+    """The tensors of float types that the quantizers write down as float32."""
+    values = (*graph.input, *graph.output, *graph.value_info)
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            types[node.output[0]] = node.attribute[0].t.data_type
+    return {name for name, kind in types.items() if kind in _OTHER_FLOATS}
+
+
+_OTHER_FLOATS = (10, 11, 16)  # float16, double, bfloat16, as ONNX numbers types
+
+
+def has_operator(file: Path, op_type: str) -> bool:
+    return any(node.op_type == op_type for node in _graph_only(file).graph.node)
+
+
+def quantize_dynamic(copy: Path, target: Path, choice: Choice) -> Counter[str]:
+    """Weights in int8, activations when they come; returns how many nodes of each operator became int8."""
+    from onnxruntime.quantization import quantize_dynamic as dynamic
+
+    nodes = choice.nodes(_graph_only(copy).graph)
+    with quiet(), blaming(_TOOL, copy):
+        dynamic(
+            copy,
+            target,
+            op_types_to_quantize=list({"MatMul", *choice.op_types}),  # what a Gemm is made to
+            nodes_to_quantize=[*nodes, *(f"{name}_MatMul" for name in nodes)],
+            per_channel=choice.per_channel,
+            reduce_range=choice.reduce_range,
+            weight_type=_type(choice.weight_type),
+            use_external_data_format=_is_large(copy),
+            extra_options={"MatMulConstBOnly": True},
+        )
+    return _finished(copy, target, nodes)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How ranges of activations are found: ``method`` is minmax, entropy or percentile.
+
+    ``moving_average`` (minmax): the weight of a new batch; None takes the extremes of all. ``feeds`` gives the batches.
+    """
+
+    method: str
+    feeds: Iterable[Feed]
+    percentile: float = 99.999
+    moving_average: float | None = None
+    provider: str = "CPUExecutionProvider"
+    threads: int = 0
+    done: Callable[[], None] = lambda: None
+
+
+def quantize_static(
+    copy: Path, target: Path, choice: Choice, calibration: Calibration, as_operators: bool, options: dict[str, Any]
+) -> Counter[str]:
+    """Weights and activations in int8, in ranges from ``calibration``; returns how many nodes of each operator became int8.
+
+    ``as_operators``: QLinear operators instead of QuantizeLinear and DequantizeLinear around the float ones. ``options``: ONNX
+    Runtime's extra options of the quantizer.
+    """
+    from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+    from onnxruntime.quantization.quant_utils import QuantizationMode, load_model_with_shape_infer
+
+    nodes = choice.nodes(_graph_only(copy).graph)
+    with quiet(), blaming(_TOOL, copy):
+        ranges = _ranges(copy, choice, calibration)
+        model = load_model_with_shape_infer(copy)
+        types = (_type(choice.weight_type), _type(choice.activation_type))
+        rest: tuple[Any, ...] = (ranges, nodes, [], list(choice.op_types), options)
+        if as_operators:
+            mode = QuantizationMode.QLinearOps
+            quantizer = ONNXQuantizer(model, choice.per_channel, choice.reduce_range, mode, True, *types, *rest)
+        else:
+            quantizer = QDQQuantizer(model, choice.per_channel, choice.reduce_range, *types, *rest)
+        quantizer.quantize_model()
+        quantizer.model.save_model_to_file(target, _is_large(copy))
+    return _finished(copy, target, nodes)
+
+
+def _ranges(copy: Path, choice: Choice, calibration: Calibration) -> Any:
+    """The range of every activation, one batch in memory at a time."""
+    import onnxruntime
+    from onnxruntime.quantization import CalibrationMethod
+    from onnxruntime.quantization.calibrate import create_calibrator
+
+    methods = {
+        "minmax": CalibrationMethod.MinMax,
+        "entropy": CalibrationMethod.Entropy,
+        "percentile": CalibrationMethod.Percentile,
+    }
+    own: dict[str, Any] = {"percentile": {"percentile": calibration.percentile}}.get(calibration.method, {})
+    if calibration.moving_average is not None:
+        own = {"moving_average": True, "averaging_constant": calibration.moving_average}
+    augmented = copy.with_name("watched.onnx")
+    calibrator = create_calibrator(
+        copy,
+        list(choice.op_types),
+        str(augmented),
+        methods[calibration.method],
+        _is_large(copy),
+        providers=[calibration.provider],
+        extra_options=own,
+    )
+    options = options_for_work(calibration.threads)
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    calibrator.infer_session = onnxruntime.InferenceSession(str(augmented), options, providers=[calibration.provider])
+    batches = 0
+    for feed in calibration.feeds:
+        try:
+            calibrator.collect_data(_One(feed))
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            raise ColdpressError(
+                f"ONNX Runtime cannot run the model on batch {batches} of the calibration data: {error}",
+                hint="check the data against the model's inputs",
+                exit_code=WORK_FAILED,
+            ) from error
+        batches += 1
+        calibration.done()
+    if not batches:
+        raise ColdpressError("the calibration data holds no batch")
+    return calibrator.compute_data()
+
+
+class _One:
+    """A reader of calibration data with one batch."""
+
+    def __init__(self, feed: Feed):
+        self._feed: Feed | None = feed
+
+    def get_next(self) -> Feed | None:
+        feed, self._feed = self._feed, None
+        return feed
+
+
+def _finished(before: Path, after: Path, nodes: Sequence[str]) -> Counter[str]:
+    """Give a written graph back the functions that the quantizers forget; what `_became_int8` says."""
+    import onnx
+
+    known, made = _graph_only(before), _graph_only(after)
+    if len(known.functions) > len(made.functions):
+        del made.functions[:]
+        made.functions.extend(known.functions)
+        imported = {one.domain for one in made.opset_import}
+        made.opset_import.extend(one for one in known.opset_import if one.domain not in imported)
+        onnx.save(made, str(after))
+    return _became_int8(before, after, nodes)
+
+
+def _became_int8(before: Path, after: Path, nodes: Sequence[str]) -> Counter[str]:
+    """How many of the chosen nodes, by operator, had float weights that nobody reads any more."""
+    graph, chosen = _graph_only(before).graph, set(nodes)
+    left = {name for node in _graph_only(after).graph.node for name in node.input}
+    made = Counter(
+        node.op_type for node in graph.node if node.name in chosen and (own := _weights(graph, node)) and not own & left
+    )
+    if not made:
+        raise ColdpressError(
+            "nothing became int8: no chosen node has a constant float weight of a known type",
+            hint="run the pass onnx_peephole_optimizer before it, or choose other op_types_to_quantize",
+        )
+    return made
+
+
+def _weights(graph: onnx.GraphProto, node: onnx.NodeProto) -> set[str]:
+    """The constant float matrices that a node reads."""
+    floats = {tensor.name for tensor in graph.initializer if tensor.data_type in (1, 10) and len(tensor.dims) > 1}
+    return floats & set(node.input)
+
+
+def said(made: Counter[str], before: Path) -> str:
+    """What became int8 and what did not, in a line."""
+    graph = _graph_only(before).graph
+    left = Counter(node.op_type for node in graph.node if node.op_type in made and _weights(graph, node))
+    left.subtract(made)
+    kept = _counted(+left, sorted(+left))
+    return f"int8: {_counted(made, sorted(made))}" + (f"; float: {kept}" if kept else "")
+
+
+def _counted(counts: Counter[str], kinds: Iterable[str]) -> str:
+    found = [f"{counts[kind]} {kind}" for kind in kinds if counts[kind]]
+    return ", ".join(found[:_SHOWN]) + (", ..." if len(found) > _SHOWN else "")
+
+
+def _type(name: str) -> Any:
+    from onnxruntime.quantization import QuantType
+
+    return {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}[name]
+
+
+def _is_large(copy: Path) -> bool:
+    return sum(file.stat().st_size for file in copy.parent.glob("model.onnx*")) >= _BESIDE_BYTES
+
+
+def _graph_only(file: Path) -> Any:
+    import onnx
+
+    return onnx.load(str(file), load_external_data=False)

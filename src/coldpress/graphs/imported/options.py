@@ -1,0 +1,60 @@
+"""Session options beside a model: in session_options.json, and in the genai_config.json of a chat model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from coldpress.graphs.imported.folder import copy_model, load_graph
+from coldpress.graphs.session import OPTIONS_FILE, read_options
+from coldpress.models.model import find_graphs
+
+LEVELS = ("disable_all", "basic", "extended", "layout", "all")
+MODES = ("sequential", "parallel")
+_GENAI = "genai_config.json"
+_GENAI_LEVELS = {"disable_all": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED",
+                 "layout": "ORT_ENABLE_LAYOUT", "all": "ORT_ENABLE_ALL"}  # fmt: skip
+
+
+def write_options(path: Path, output: Path, options: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Write a model with session options to ``output``; those that were set before and are not in ``options`` stay.
+
+    Returns all options, and what one must know of them.
+    """
+    copy_model(path, output, without=(OPTIONS_FILE, _GENAI))
+    merged = {**(read_options(path) if path.is_dir() else {}), **options}
+    (output / OPTIONS_FILE).write_text(json.dumps(merged, indent=1), encoding="utf-8")
+    remarks = _slow(path, merged)
+    if path.is_dir() and (path / _GENAI).is_file():
+        remarks += _write_genai(path / _GENAI, output / _GENAI, options)
+    return merged, remarks
+
+
+def _write_genai(source: Path, target: Path, options: dict[str, Any]) -> list[str]:
+    """Put the options where onnxruntime-genai looks for them; returns what it has no place for."""
+    config = json.loads(source.read_text(encoding="utf-8"))
+    own: dict[str, Any] = dict(options)
+    left_out = (
+        [f"onnxruntime-genai has no execution mode; {OPTIONS_FILE} has it"] if own.pop("execution_mode", None) else []
+    )
+    if "graph_optimization_level" in own:
+        own["graph_optimization_level"] = _GENAI_LEVELS[own["graph_optimization_level"]]
+    own |= own.pop("config_entries", {})
+    for part in config.get("model", {}).values():
+        if isinstance(part, dict) and "session_options" in part:
+            part["session_options"] |= own
+    target.write_text(json.dumps(config, indent=4), encoding="utf-8")
+    return left_out
+
+
+def _slow(path: Path, options: dict[str, Any]) -> list[str]:
+    """What is known to be slow of these options for this graph."""
+    if options.get("graph_optimization_level") not in ("disable_all", "basic"):
+        return []
+    quantized = [file.name for file in find_graphs(path).values()
+                 if any(node.op_type == "DequantizeLinear" for node in load_graph(file).graph)]  # fmt: skip
+    return [
+        f"{name}: QuantizeLinear and DequantizeLinear only become integer products from the level 'extended' on"
+        for name in quantized
+    ]

@@ -1,0 +1,304 @@
+"""The parts one can add: passes, metrics, kinds of data, systems, samplers; found by the name of their file.
+
+A built-in part is one file in the folder of its kind (``passes/press.py`` holds the pass ``press``). A part
+from another distribution registers an entry point in the group ``coldpress.passes`` (or ``.metrics``, ...)
+and is found the same way. Nothing is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_type_hints
+
+from coldpress.errors import ColdpressError, did_you_mean
+from coldpress.models.model import Model
+from coldpress.parts import schema
+from coldpress.target import Target
+
+if TYPE_CHECKING:
+    import numpy as np
+
+KINDS = ("passes", "metrics", "data", "systems", "samplers")
+
+
+def _no_folder(kind: str, facts: Mapping[str, Any]) -> AbstractContextManager[Path]:
+    """Without a store nothing outlives the run."""
+    return tempfile.TemporaryDirectory(prefix=f"coldpress-{kind}-")  # type: ignore[return-value]
+
+
+def option(text: str, default: Any = MISSING, choices: tuple[Any, ...] = ()) -> Any:
+    """A field with its help text and, where only some values are allowed, these.
+
+    A default that is a type, such as ``dict``, makes a new object each time; without a default the field is required.
+    """
+    metadata = {"help": text, "choices": choices}
+    if isinstance(default, type):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a part gets besides the model.
+
+    ``scratch``: an empty folder that the part owns; a pass writes its model there. ``target``: where the model
+    shall run. ``source``: the model that a metric compares with, if any. ``progress(what, done, total)``
+    may be called as often as one likes. ``seed`` feeds every random choice. ``kept(kind, facts)`` is a folder that
+    outlives the run, the same for the same facts: a part puts there what a killed run shall go on from, or
+    what other runs can use, and each file in it complete or not at all.
+    """
+
+    scratch: Path
+    target: Target = Target()
+    source: Model | None = None
+    progress: Callable[[str, float, float], None] = lambda what, done, total: None
+    seed: int = 0
+    kept: Callable[[str, Mapping[str, Any]], AbstractContextManager[Path]] = _no_folder
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """How far the outputs of a graph may be from those of the graph before a pass: ``relative``, the norm of their difference in
+    units of the norm of what was there before, and ``why`` that much.
+    """
+
+    relative: float
+    why: str
+
+
+#: of a pass that says the same in other words
+SAME = Closeness(1e-4, "only the order of sums may change")
+
+
+class Pass:
+    """One transformation of a model. Subclasses are frozen dataclasses; their fields are the parameters.
+
+    Each field carries its help text in ``field(metadata={"help": ...})`` and, where only some values are
+    allowed, ``{"choices": (...)}``. The file's docstring is the pass's documentation. ``reads`` names the fields that
+    are paths of files: what is in these counts when a result is looked up. ``is_timed``: whether the result depends on how
+    fast things run; then the target's number of threads counts, too. ``is_verified``: whether the result of the pass alone is
+    compared with what it was made of.
+    """
+
+    accepts: ClassVar[tuple[str, ...]] = ()
+    is_verified: ClassVar[bool] = False
+    reads: ClassVar[tuple[str, ...]] = ()
+    produces: ClassVar[str] = "onnx"
+    needs: ClassVar[tuple[str, ...]] = ()
+    is_timed: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+
+    @property
+    def closeness(self) -> Closeness | None:
+        """How near an ONNX model must stay to the ONNX model before; None where the pass means to change what it computes."""
+        return None
+
+    def check(self, model: Model, target: Target) -> None:
+        """Raise ColdpressError when this pass cannot do its work; early and cheap."""
+
+    def foretold(self) -> Mapping[str, Any]:
+        """Notes on what this pass will make, for the checks of later passes before it is there."""
+        return {}
+
+    def run(self, model: Model, ctx: Context) -> Model:
+        """Write the transformed model below ``ctx.scratch`` and return it (its key is set by the store).
+
+        Where there is nothing to do, the model itself comes back, perhaps with further notes; that is not stored.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some samples as a model takes them at once.
+
+    ``inputs``: name of the model's input -> array ``[samples, ...]``. ``labels``: what is right, int64 ``[samples]`` or
+    ``[samples, tokens]`` with -100 where nothing counts, or one text for each sample; None where nobody said.
+    ``truncated``: how many of the samples were longer, and lost their end.
+    """
+
+    inputs: Mapping[str, np.ndarray]
+    labels: np.ndarray | list[str] | None = None
+    truncated: int = 0
+
+    @property
+    def size(self) -> int:
+        """How many samples there are."""
+        return len(next(iter(self.inputs.values())))
+
+
+class Data:
+    """A kind of data: where batches come from. Subclasses are frozen dataclasses, as passes are.
+
+    ``accepts``: the formats of the models that it can make batches for. ``reads``: as of a pass; a folder counts with all
+    that is in it.
+    """
+
+    accepts: ClassVar[tuple[str, ...]] = ("hf", "onnx")
+    reads: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ()
+    version: ClassVar[int] = 1
+
+    def check(self, model: Model) -> None:
+        """Raise ColdpressError when the data is not there or not what it should be; early and cheap.
+
+        ``model`` may be the source of the one that gets the batches, in any format.
+        """
+
+    def batches(self, model: Model, ctx: Context) -> Iterator[Batch]:
+        """The batches for a model, one at a time, the same ones each time."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where a pass or a metric gets its batches: a kind of data and its parameters."""
+
+    type: str = option("kind of data")
+    parameters: dict[str, Any] = option("parameters of that kind; what is left out has its default", dict)  # noqa: RUF009
+
+    def make(self, where: str = "data") -> Data:
+        """The data itself; raises ColdpressError for an unknown kind or parameter."""
+        made: Data = schema.build(find("data", self.type), self.parameters, f"{where}.{self.type}")
+        return made
+
+    def batches(self, model: Model, ctx: Context) -> Iterator[Batch]:
+        """The batches for a model; raises ColdpressError when the data cannot give any."""
+        made = self.make()
+        check_needs(type(made))
+        if model.format not in made.accepts:
+            raise ColdpressError(f"data of the kind {self.type} is not for {model.format} models")
+        made.check(model)
+        is_empty = True
+        for batch in made.batches(model, ctx):
+            is_empty = False
+            yield batch
+        if is_empty:
+            raise ColdpressError(
+                f"data of the kind {self.type} gave no batch",
+                hint="with drop_last, batch_size may be above the number of samples",
+            )
+
+
+@dataclass(frozen=True)
+class Value:
+    """How to read one measured number: which direction is better, and its unit."""
+
+    better: str  # "lower", "higher" or "neither"
+    unit: str = ""
+
+
+class Metric:
+    """One measurement of a model: named numbers, each described in ``values``.
+
+    Where the parameters decide which numbers there are, an instance has ``values`` of its own. ``reads``: as of a pass.
+    ``runs_model``: whether the model is loaded, which is then done in a fresh process, as an app would. ``is_timed``: whether
+    the numbers are times, so that models are compared by it in turns, never from the store. ``quick``: parameters with which
+    a search takes a cheap first look; empty where there is none.
+    """
+
+    values: ClassVar[Mapping[str, Value]] = {}
+    accepts: ClassVar[tuple[str, ...]] = ()
+    reads: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ()
+    runs_model: ClassVar[bool] = True
+    is_timed: ClassVar[bool] = False
+    quick: ClassVar[Mapping[str, Any]] = {}
+    version: ClassVar[int] = 1
+
+    def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
+        """The numbers promised in ``values``; further JSON values may stand beside them as details."""
+        raise NotImplementedError
+
+
+class System:
+    """A place where jobs run. Subclasses are frozen dataclasses; their fields say how to get there.
+
+    ``title``: how people call it. ``is_ready``: whether jobs can be sent there; if not, a request for it is read and
+    checked, but not run.
+    """
+
+    title: ClassVar[str] = ""
+    is_ready: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def check(self) -> None:
+        """Raise ColdpressError when jobs cannot run there; early and cheap."""
+        if not self.is_ready:
+            raise ColdpressError(
+                f"running jobs on {self.title} is a later capability of coldpress",
+                hint="run it on this machine with --system local",
+            )
+
+    def map(self, jobs: Iterable[Any], store: Any, progress: Callable[[str, float, float], None]) -> Iterator[Any]:
+        """Do jobs, one after the other, and give each with its result as it is finished."""
+        raise NotImplementedError
+
+
+class Sampler:
+    """How a search picks its points. Subclasses are frozen dataclasses; their fields are the parameters."""
+
+    needs: ClassVar[tuple[str, ...]] = ("optuna",)
+    version: ClassVar[int] = 1
+
+    def make(self, seed: int) -> Any:
+        """An `optuna.samplers.BaseSampler`, or None for one point of the grid after the other.
+
+        With the same seed, asked and told the same, it must propose the same: so a search that was killed goes on as if
+        nothing had happened.
+        """
+        raise NotImplementedError
+
+
+@cache
+def names(kind: str) -> dict[str, str]:
+    """All parts of a kind: name -> module that holds it, a file or one in a folder of its name. Reads names of files only."""
+    folder = Path(__file__).parents[1] / kind
+    built_in = {file.stem: f"coldpress.{kind}.{file.stem}" for file in folder.glob("[a-z]*.py")}
+    built_in |= {
+        file.stem: f"coldpress.{kind}.{file.stem}.{file.stem}"
+        for file in folder.glob("*/[a-z]*.py")
+        if file.stem == file.parent.name
+    }
+    added = {entry.name: entry.module for entry in entry_points(group=f"coldpress.{kind}")}
+    return dict(sorted({**added, **built_in}.items()))
+
+
+def find(kind: str, name: str) -> type[Any]:
+    """The class of a part. The class is the one in its module whose name is the file's in CamelCase."""
+    known = names(kind)
+    file_name = name if name in known else _snake(name)
+    if file_name not in known:
+        singular = {"passes": "pass", "data": "kind of data"}.get(kind, kind.removesuffix("s"))
+        raise ColdpressError(f"unknown {singular} '{name}'", hint=did_you_mean(_snake(name), known))
+    module = importlib.import_module(known[file_name])
+    return getattr(module, "".join(word.capitalize() for word in file_name.split("_")))
+
+
+def data_fields(part: type[Any]) -> tuple[str, ...]:
+    """The fields of a pass or metric that say where its batches come from: those of the type DataSource."""
+    hints = get_type_hints(part)
+    return tuple(one.name for one in fields(part) if DataSource in (hints[one.name], *get_args(hints[one.name])))
+
+
+def check_needs(part: type[Any]) -> None:
+    """Raise ColdpressError for the first distribution that a part needs and that is not installed."""
+    for distribution in part.needs:
+        try:
+            version(distribution)
+        except PackageNotFoundError:
+            raise ColdpressError(
+                f"{part.__name__} needs {distribution}, which is not installed", hint=f"pip install {distribution}"
+            ) from None
+
+
+def _snake(name: str) -> str:
+    spaced = "".join(f"_{c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(name))
+    return spaced.replace("-", "_")

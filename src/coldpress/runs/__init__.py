@@ -1,0 +1,1 @@
+"""Doing what was asked: from a workflow to an output folder, verified and reported."""

@@ -1,0 +1,418 @@
+"""From a workflow to a verified model in its output folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from coldpress import parts
+from coldpress.errors import WORSE_THAN_TOLERANCE, ColdpressError, NotAtHand
+from coldpress.jobs.job import Job, Progress, Result
+from coldpress.jobs.store import Store
+from coldpress.models import adapter_folder
+from coldpress.models.azure import is_resource, refuse_remote
+from coldpress.models.model import Model, content_key
+from coldpress.models.sources import find_model, hub_config
+from coldpress.packaging import check_package
+from coldpress.parts import schema
+from coldpress.runs.log import logged
+from coldpress.runs.opening import Opened, Opener, added_up, check_tolerance, with_graphs
+from coldpress.runs.output import Beside, Candidate, check_output, is_current, publish
+from coldpress.runs.report_data import Finished, read_report
+from coldpress.runs.verification import WORSE, Origin, Verdict, check_request, is_compared_as_text, judges, verify
+from coldpress.search import (
+    JOURNAL,
+    Bench,
+    Found,
+    Prepared,
+    check_goals,
+    goals_by,
+    prepare,
+    reached_goals,
+    search,
+    section,
+)
+from coldpress.systems.local.local import Local
+from coldpress.target import Target
+from coldpress.workflow import Measure, Running, Step, Workflow, labels_of, recipes
+
+
+@dataclass(frozen=True)
+class Console:
+    """How a run speaks: ``say`` a line, ``progress(what, done, total)``; silent by default."""
+
+    say: Callable[[str], None] = lambda line: None
+    progress: Progress = lambda what, done, total: None
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of a run. ``data`` is what report.json holds; ``model`` the finished model."""
+
+    data: dict[str, Any]
+    model: Model
+    up_to_date: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """0 when a model was written (and verified, unless that was turned off), 3 when it is worse than was allowed."""
+        misses = any(not goal["met"] for goal in self.data.get("goals", []))
+        return WORSE_THAN_TOLERANCE if self.data["verdict"] == WORSE or misses else 0
+
+
+GoalsOf = Callable[["_Run", Model, dict[str, dict[str, Any]]], list[dict[str, Any]]]
+
+
+@dataclass
+class _Run:
+    workflow: Workflow
+    store: Store
+    console: Console
+    command: str | None
+    results: list[tuple[Step, Result]] = field(default_factory=list)
+    opened: list[Opened] = field(default_factory=list)
+
+
+def run(
+    workflow: Workflow,
+    *,
+    store: Store | None = None,
+    console: Console = Console(),
+    overwrite: bool = False,
+    command: str | None = None,
+) -> Report:
+    """Do a workflow: passes, verification, measurements, and the report, into the workflow's output folder.
+
+    Raises ColdpressError before any work when the request is wrong. ``overwrite`` allows to replace files in an output
+    folder that is not empty; files that no run wrote stay. ``command`` is what the report names for repeating it.
+    """
+    workflow.system.make().check()
+    refuse_remote(schema.plain([workflow.data, workflow.passes, workflow.metrics]))
+    with logged(workflow, console.say) as say:
+        request = _Run(workflow, store or workflow.run.open_store(), replace(console, say=say), command)
+        return _run(request, overwrite)
+
+
+def _run(request: _Run, overwrite: bool) -> Report:
+    workflow, console = request.workflow, request.console
+    source = find_model(workflow.model, trust_remote_code=workflow.trust_remote_code, say=console.say)
+    steps = recipes.complete(workflow, source)
+    prepared = _prepared(workflow, steps, source)
+    output = Path(workflow.output) if workflow.output else None
+    work = _keys(request, source, steps) if prepared is None else [_search_key(request, prepared)]
+    identity = _identity(workflow, source, work)
+    if output is not None:
+        known = is_current(output, identity)
+        if known is not None and not workflow.run.clean_cache:
+            console.say(f"{output} is up to date")
+            return Report(known, Model(output, known["format"], content_key(output), {}), up_to_date=True)
+        check_output(output, overwrite or known is not None)
+    made = _finished(request, source, steps, _goals) if prepared is None else _searched(request, prepared, work[0])
+    if output is not None:
+        best = Candidate(made.model, {**made.report, "identity": identity}, workflow.resolved().to_yaml())
+        publish(best, output, Beside(made.candidates, made.texts, workflow.packaging, workflow.artifacts))
+    return Report(made.report, made.model)
+
+
+def _identity(workflow: Workflow, source: Model, work: Sequence[str]) -> dict[str, Any]:
+    """All that decides a result. ``work``: keys of what is to be done, which stand for parts and files as they are today."""
+    return {
+        "workflow": schema.plain(replace(workflow, output=None, run=Running())),
+        "source": source.key,
+        "work": list(work),
+        "verified_on": [content_key(Path(file)) for file in workflow.verify.data],
+        "verified_by": judges() if workflow.verify.enabled else {},
+    }
+
+
+def dry_run(
+    workflow: Workflow, say: Callable[[str], None] = lambda line: None, needed: Container[str] = ()
+) -> Workflow:
+    """The workflow with all its parameters, after every check that needs no work; weights are not fetched for it.
+
+    ``say`` is told what could not be checked, as it is not on this machine, unless it is among the ``needed``: model, data.
+    """
+
+    @contextmanager
+    def attempt() -> Iterator[None]:
+        try:
+            yield
+        except NotAtHand as error:
+            say(f"not checked: {error.message}")
+
+    source = Model(Path(workflow.model), recipes.expected_format(workflow), "")
+    with nullcontext() if "model" in needed else attempt():
+        if not is_resource(workflow.model) and hub_config(workflow.model) is None:
+            source = find_model(workflow.model, trust_remote_code=workflow.trust_remote_code, say=say)
+    _prepared(workflow, recipes.complete(workflow, source), source, nullcontext if "data" in needed else attempt)
+    return workflow.resolved()
+
+
+#: what surrounds a check that may find something missing
+_Attempt = Callable[[], AbstractContextManager[None]]
+
+
+def _prepared(
+    workflow: Workflow, steps: Sequence[Step], source: Model, attempt: _Attempt = nullcontext
+) -> Prepared | None:
+    """Check a request whole, before any work; what a search needs to know, where something is left open."""
+    check_request(workflow.verify, source)
+    check_tolerance(workflow, source)
+    for package in workflow.packaging:
+        check_package(package)
+    for measure in workflow.metrics or ():
+        with attempt():
+            measure.check(source)
+    if workflow.search is not None or any(step.is_open for step in steps):
+        with attempt():
+            return prepare(workflow, steps, source)
+        return None
+    check_goals(workflow, source, {_check_passes(steps, source, workflow.target, attempt)})
+    return None
+
+
+def _check_passes(steps: Sequence[Step], source: Model, target: Target, attempt: _Attempt = nullcontext) -> str:
+    """The format that the last pass gives, if each can do its work."""
+    current = source
+    for step in steps:
+        before, current = current, replace(current, format=parts.find("passes", step.type).produces)
+        with attempt():
+            current = step.check(before, target)
+    return current.format
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a run made: a model, its report, and what else belongs into the output folder."""
+
+    model: Model
+    report: dict[str, Any]
+    candidates: dict[str, Candidate] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+
+
+def _finished(request: _Run, source: Model, steps: Sequence[Step], goals_of: GoalsOf) -> _Made:
+    """The result of passes that leave nothing open, verified and measured; ``goals_of`` says which goals it meets."""
+    request = replace(request, results=[], opened=[])
+    workflow = request.workflow
+    origin, pressed = _pass_by_pass(request, source, steps)
+    verdict = _verdict(request, source, pressed, origin)
+    request.console.say(_verdict_line(verdict))
+    measured = _measure(request, pressed)
+    report = Finished(workflow, source, pressed, verdict, measured, request.results, request.command).report()
+    goals = goals_of(request, source, measured)
+    return _Made(pressed, {**report, "goals": goals} if goals else report)
+
+
+def _goals(request: _Run, source: Model, measured: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    return reached_goals(request.workflow, measured, lambda measure: _numbers(request, source, measure))
+
+
+def _searched(request: _Run, prepared: Prepared, key: str) -> _Made:
+    """The best result of a search, verified and measured; others that are kept beside it."""
+    workflow, source = request.workflow, prepared.source
+    quiet = replace(request, console=replace(request.console, say=lambda line: None))
+
+    def passes(steps: Sequence[Step]) -> Model:
+        _check_passes(steps, source, workflow.target)
+        return _pass_by_pass(replace(quiet, results=[], opened=[]), source, steps)[1]
+
+    def measure_anew(model: Model, measure: Measure) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory(prefix="coldpress-") as place:  # a store of its own: never a known time
+            return _numbers(replace(quiet, store=Store(place)), model, measure)
+
+    bench = Bench(passes, lambda model, measure: _numbers(quiet, model, measure), measure_anew)
+    with request.store.kept(f"search-{key}") as folder:
+        found = search(prepared, bench, folder, request.console.say)
+        journal = (folder / JOURNAL).read_text(encoding="utf-8")
+    best = _best(request, source, found)
+    chosen = next(iter(best))
+    kept = {number: f"candidates/{number}" for number in list(best)[1:]}
+    about = section(found, chosen, kept)
+    request.console.say(about["why"])
+    alone = {number: replace(workflow, passes=found.steps(number), search=None).to_yaml() for number in best}
+    candidates = {name: Candidate(best[n].model, best[n].report, alone[n]) for n, name in kept.items()}
+    report = {**best[chosen].report, "search": about}
+    return _Made(best[chosen].model, report, candidates, {"best.yaml": alone[chosen], JOURNAL: journal})
+
+
+def _best(request: _Run, source: Model, found: Found) -> dict[int, _Made]:
+    """The results to keep by the number of their point, the chosen one first.
+
+    That is the best one that is not worse than its tolerance, among the first few; if all of them are, the first.
+    """
+    keep = found.request.search.keep
+    finished: dict[int, _Made] = {}
+    good: list[int] = []
+    for number in found.ranked(keep + _PASSED_OVER):
+        if len(good) == keep:
+            break
+        goals = goals_by(*found.best_known(number))
+        finished[number] = _finished(request, source, found.steps(number), lambda *known, goals=goals: goals)
+        if finished[number].report["verdict"] != WORSE:
+            good.append(number)
+        else:
+            request.console.say(f"point {number} is passed over, as it is worse than its tolerance")
+    order = [*good, *(number for number in finished if number not in good)][:keep]
+    return {number: finished[number] for number in order}
+
+
+#: how many points that are worse than their tolerance are passed over for the next best
+_PASSED_OVER = 5
+
+
+def _search_key(request: _Run, prepared: Prepared) -> str:
+    """What a search goes on under: the same passes, values, metrics, data and versions, and so the same trials."""
+    keys = set()
+    for point in prepared.space.each_value():
+        jobs, model = _jobs(request, prepared.source, prepared.space.steps_at(point))
+        keys |= {job.key for job in jobs}
+        keys |= {_metric_job(request, model, measure).key for measure in prepared.measures}
+    facts = json.dumps([prepared.facts, sorted(keys)], sort_keys=True)
+    return hashlib.sha256(facts.encode()).hexdigest()
+
+
+def _pass_by_pass(request: _Run, source: Model, steps: Sequence[Step]) -> tuple[Origin, Model]:
+    """What the result is compared with (the source in its first Hugging Face form, with its adapters if any), and the result."""
+    model, origin = source, _origin(Origin(source), source)
+    for step in steps:
+        job = _job(request, step, model)
+        [(_, result)] = Local().map([job], request.store, request.console.progress)
+        assert result.model is not None
+        request.results.append((Step(step.type, dict(job.parameters)), result))
+        request.console.say(f"{step.type}: {_what_came(result, model)}")
+        before, model = model, result.model
+        origin = _origin(origin, model)
+        if model.format == "onnx" and not (step is steps[-1] and _is_run_later(request.workflow, origin, model)):
+            request.opened.append(_opened(request, step, before, model, origin))
+    return origin, model
+
+
+def _opened(request: _Run, step: Step, before: Model, model: Model, origin: Origin) -> Opened:
+    """What was found of a result by opening it; it is compared where nothing else tells how good it is."""
+    compare = request.workflow.verify.enabled and not is_compared_as_text(origin, model)
+    return _opener(request).result(step, before, model, compare)
+
+
+def _opener(request: _Run) -> Opener:
+    return Opener(request.workflow, request.store, request.console.progress)
+
+
+def _is_run_later(workflow: Workflow, origin: Origin, model: Model) -> bool:
+    """Whether verification opens the model anyway."""
+    return workflow.verify.enabled and workflow.target.is_here and is_compared_as_text(origin, model)
+
+
+def _verdict(request: _Run, source: Model, model: Model, origin: Origin) -> Verdict:
+    """The verdict on a result, and the pass that broke it, if one did."""
+    workflow = request.workflow
+    verdict = verify(model, origin, workflow, request.store, request.console.progress)
+    found = request.opened
+    if verdict.verdict == WORSE and len(request.results) > 1:
+        models = [source, *(result.model for _, result in request.results if result.model)]
+        pairs = zip(models, models[1:], (step for step, _ in request.results), strict=False)
+        found = [
+            _opener(request).result(step, before, after, compare=True)
+            for before, after, step in pairs
+            if before.format == after.format == "onnx"
+        ]
+    return with_graphs(verdict, found, is_whole=workflow.verify.enabled and origin.source.format == "onnx")
+
+
+def _what_came(result: Result, model: Model) -> str:
+    """How long it took; or why the model is as it was."""
+    assert result.model is not None
+    if result.model.path == model.path:
+        return str(result.model.notes["warnings"][-1])
+    return "found in the cache" if result.cached else f"{result.seconds:.1f} s"
+
+
+def _origin(known: Origin, model: Model) -> Origin:
+    """What a result is compared with, after ``model`` has been on the way to it: the first Hugging Face model, and its adapters.
+
+    Where these have been merged into it, that is another model, and the first again, which is compared with them.
+    """
+    if model.format == "adapter":
+        base = adapter_folder.read(model.path).base
+        is_known = known.source.format == "hf"
+        return Origin(known.source if is_known else Model(base, "hf", content_key(base), model.notes), model)
+    if model.format == "hf" and (known.source.format != "hf" or known.attached is not None):
+        return Origin(model, merged=known.attached)
+    return known
+
+
+def _keys(request: _Run, source: Model, steps: Sequence[Step]) -> list[str]:
+    """The keys of passes and of the metrics that were asked for."""
+    jobs, model = _jobs(request, source, steps)
+    return [job.key for job in (*jobs, *(_metric_job(request, model, one) for one in request.workflow.metrics or ()))]
+
+
+def _jobs(request: _Run, source: Model, steps: Sequence[Step]) -> tuple[list[Job], Model]:
+    """The jobs of passes, one after the other, without doing any; and the model they end with, as far as it is known."""
+    jobs, model = [], source
+    for step in steps:
+        jobs.append(_job(request, step, model))
+        model = Model(model.path, jobs[-1].part_class.produces, jobs[-1].key, model.notes)
+    return jobs, model
+
+
+def _job(request: _Run, step: Step, model: Model) -> Job:
+    workflow = request.workflow
+    return Job("pass", step.type, schema.plain(step.make()), model, workflow.target, seed=workflow.seed)
+
+
+def _measure(request: _Run, model: Model) -> dict[str, dict[str, Any]]:
+    measures = recipes.metrics_for(request.workflow, model)
+    return {label: _numbers(request, model, one) for label, one in zip(labels_of(measures), measures, strict=True)}
+
+
+def _numbers(request: _Run, model: Model, measure: Measure) -> dict[str, Any]:
+    job = _metric_job(request, model, measure)
+    [(_, result)] = Local().map([job], request.store, request.console.progress)
+    return dict(result.numbers)
+
+
+def _metric_job(request: _Run, model: Model, measure: Measure) -> Job:
+    return Job("metric", measure.type, schema.plain(measure.make()), model, request.workflow.target)
+
+
+def _verdict_line(verdict: Verdict) -> str:
+    return "; ".join([verdict.verdict, *verdict.reasons])
+
+
+def verify_pressed(model: str, workflow: Workflow, store: Store, console: Console = Console()) -> Verdict:
+    """Compare a model in a folder with the model of ``workflow``, from which it was made, whatever form that has."""
+    pressed = find_model(model, say=console.say)
+    original = find_model(workflow.model, trust_remote_code=workflow.trust_remote_code, say=console.say)
+    done = _passes_in(Path(model))
+    strictest = "fp32"
+    precision = next((one["parameters"]["precision"] for one in done if "precision" in one["parameters"]), strictest)
+    notes = {"precision": precision, **pressed.notes}
+    steps = recipes.complete(workflow, original)
+    if original.format != "adapter":
+        attached = (one for one in done if one["name"] == "attach_adapters")
+        steps = (*steps, *(Step(one["name"], one["parameters"]) for one in attached))
+    origin, _ = _pass_by_pass(_Run(workflow, store, console, None), original, steps)
+    verdict = verify(replace(pressed, notes=notes), origin, workflow, store, console.progress)
+    if original.format != "onnx" or pressed.format != "onnx" or pressed.key == original.key:
+        return verdict
+    limit = added_up([Step(one["name"], one["parameters"]) for one in done])
+    if limit is None:
+        return verdict
+    found = Opener(workflow, store, console.progress).compared("the passes", original, pressed, limit)
+    return with_graphs(verdict, [found], is_whole=True)
+
+
+def _passes_in(folder: Path) -> list[dict[str, Any]]:
+    """The passes that a folder's report names; none where it has no report."""
+    try:
+        passes: list[dict[str, Any]] = read_report(folder)["passes"]
+    except ColdpressError:
+        return []
+    return passes

@@ -1,0 +1,139 @@
+"""Several models, measured the same way, in one table; and interleaved, where speed is compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from coldpress import parts
+from coldpress.errors import ColdpressError
+from coldpress.jobs.job import Job
+from coldpress.jobs.store import Store
+from coldpress.measuring.noise import spread
+from coldpress.models.model import Model
+from coldpress.models.sources import find_model
+from coldpress.parts import schema
+from coldpress.runs.engine import Console
+from coldpress.systems.local.local import Local
+from coldpress.target import Target
+from coldpress.workflow import Measure, labels_of
+
+#: shown of a metric's numbers where a table has no room for all
+_SHOWN = {
+    "size": ("model_bytes", "bits_per_weight"),
+    "perplexity": ("perplexity",),
+    "divergence": ("kl", "top1_agreement", "perplexity", "generation_agreement"),
+    "generation": ("first_token_ms", "prompt_tokens_per_second", "decode_tokens_per_second"),
+    "memory": ("peak_memory_mb",),
+    "latency": ("latency_p50_ms", "latency_p95_ms", "throughput_p50"),
+}
+_ROUNDS = 3
+
+
+def evaluate(
+    models: Sequence[str],
+    metrics: Sequence[str | Measure],
+    *,
+    source: str | None = None,
+    target: Target = Target(),
+    store: Store | None = None,
+    console: Console = Console(),
+) -> list[dict[str, Any]]:
+    """Measure each model with each metric, each time in a fresh process.
+
+    Returns a mapping for each model: ``name``, and the numbers of each metric under the metric's name; of two metrics of a kind the second is
+    ``latency-2``. Results are kept in the store, except for times: these are taken in turns, three times of each model, and are
+    as `noise.spread` has them. ``source`` is what ``divergence`` compares with.
+    """
+    measures = [Measure(metric) if isinstance(metric, str) else metric for metric in metrics]
+    opened = [find_model(name, say=console.say) for name in models]
+    made = [_checked(measure, opened[0]) for measure in measures]
+    original = find_model(source, say=console.say) if source else None
+    rows: list[dict[str, Any]] = [{"name": name} for name in models]
+    for label, measure, metric in zip(labels_of(measures), measures, made, strict=True):
+        jobs = [Job("metric", measure.type, schema.plain(metric), model, target, original) for model in opened]
+        if metric.is_timed:
+            found = in_turns(jobs, _ROUNDS, console)
+        else:
+            found = [dict(result.numbers) for _, result in Local().map(jobs, store or Store(), console.progress)]
+        for row, numbers in zip(rows, found, strict=True):
+            row[label] = numbers
+    return rows
+
+
+def benchmark(
+    models: Sequence[str],
+    *,
+    metric: str = "generation",
+    rounds: int = _ROUNDS,
+    target: Target = Target(),
+    console: Console = Console(),
+    **settings: Any,
+) -> list[dict[str, Any]]:
+    """Speed of several models by a metric that takes times, ``generation`` or ``latency``, whose parameters are ``settings``.
+
+    Returns for each model ``name``, and each number as `noise.spread` has it. Nothing is taken from the cache.
+    """
+    opened = [find_model(name, say=console.say) for name in models]
+    made = _checked(Measure(metric, settings), opened[0])
+    if not made.is_timed:
+        timed = [name for name in parts.names("metrics") if parts.find("metrics", name).is_timed]
+        raise ColdpressError(f"'{metric}' takes no times", hint=f"use {' or '.join(timed)}, or coldpress evaluate")
+    jobs = [Job("metric", metric, schema.plain(made), model, target) for model in opened]
+    found = in_turns(jobs, rounds, console)
+    return [
+        {"name": name, **{number: numbers[number] for number in made.values if number in numbers}}
+        for name, numbers in zip(models, found, strict=True)
+    ]
+
+
+def in_turns(jobs: Sequence[Job], rounds: int, console: Console = Console()) -> list[dict[str, Any]]:
+    """The numbers of each job, measured in turns, so that a machine that slows down slows all of them.
+
+    In every round each job runs once in a fresh process, in every other round in the opposite order; nothing is taken from the
+    store. Numbers are as `noise.spread` has them, so that `noise.is_tie` can compare their ``rounds``; other details are those of the last round.
+    """
+    taken: list[list[dict[str, Any]]] = [[] for _ in jobs]
+    order = list(range(len(jobs)))
+    for turn in range(rounds):
+        for index in order if turn % 2 == 0 else reversed(order):
+            taken[index].append(_timed(jobs[index], console))
+    return [
+        {name: spread([one[name] for one in runs]) if _is_number(value) else value for name, value in runs[-1].items()}
+        for runs in taken
+    ]
+
+
+def _timed(job: Job, console: Console) -> dict[str, Any]:
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="coldpress-") as folder:  # a store of its own: never a cached time
+        [(_, result)] = Local().map([job], Store(folder), console.progress)
+    return dict(result.numbers)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _checked(measure: Measure, model: Model) -> parts.Metric:
+    measure.check(model)
+    return measure.make()
+
+
+def flat(
+    rows: Sequence[dict[str, Any]], metrics: Sequence[str | Measure]
+) -> tuple[list[dict[str, Any]], dict[str, parts.Value]]:
+    """Rows and columns for a table: the numbers of several metrics side by side, those that were measured."""
+    measures = [Measure(metric) if isinstance(metric, str) else metric for metric in metrics]
+    columns: dict[str, parts.Value] = {}
+    flattened: list[dict[str, Any]] = [{"name": row["name"]} for row in rows]
+    for label, measure in zip(labels_of(measures), measures, strict=True):
+        described = measure.make().values
+        measured = [name for name in described if any(name in row[label] for row in rows)]
+        for number in _SHOWN.get(measure.type, measured):
+            column = number if number not in columns else f"{label} {number}"
+            columns[column] = described[number]
+            for row, shown in zip(rows, flattened, strict=True):
+                shown[column] = row[label].get(number)
+    return flattened, columns

@@ -1,0 +1,183 @@
+"""What report.json says of a run: the verdict, the numbers, and how the model came about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from coldpress.errors import ColdpressError
+from coldpress.jobs.job import Result
+from coldpress.models import adapter_folder
+from coldpress.models.checkpoint import Checkpoint
+from coldpress.models.model import Model
+from coldpress.parts import schema
+from coldpress.runs.verification import Verdict
+from coldpress.target import machine
+from coldpress.workflow import Measure, Step, Workflow, labels_of, recipes
+
+_REPORTED_VERSIONS = (
+    "coldpress",
+    "onnxruntime",
+    "onnxruntime-genai",
+    "mobius-onnx",
+    "onnx-ir",
+    "numpy",
+    "torch",
+    "transformers",
+    "peft",
+)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that is done. ``measured``: the numbers of each metric by its label. ``results``: of the passes, in their order.
+
+    ``command``: what repeats the run, if it was a command.
+    """
+
+    workflow: Workflow
+    source: Model
+    model: Model
+    verdict: Verdict
+    measured: Mapping[str, Mapping[str, Any]]
+    results: Sequence[tuple[Step, Result]]
+    command: str | None
+
+    def report(self) -> dict[str, Any]:
+        """All that there is to say, as plain data."""
+        notes, verdict = self.model.notes, self.verdict
+        measures = recipes.metrics_for(self.workflow, self.model)
+        passes = [{"step": step.type, "seconds": result.seconds} for step, result in self.results]
+        return {
+            "coldpress": _version("coldpress"),
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "format": self.model.format,
+            "verdict": verdict.verdict,
+            "reasons": verdict.reasons,
+            "source": _source(self.source, notes, verdict),
+            "target": schema.plain(self.workflow.target),
+            "passes": _history(self.source, self.results),
+            "quality": {name: value for name, value in verdict.numbers.items() if name not in ("answers", "adapters")},
+            "tolerance": schema.plain(verdict.tolerance) if verdict.tolerance else None,
+            "answers": [{"prompt": answer["question"], **answer} for answer in verdict.numbers.get("answers", [])],
+            **{_SECTIONS.get(name, name): values for name, values in self.measured.items()},
+            "directions": {label: _directions(one) for label, one in zip(labels_of(measures), measures, strict=True)},
+            **_adapters(notes.get("adapters", []), verdict),
+            "layers": notes.get("layers", []),
+            "calibration": notes.get("calibration"),
+            **({"tuning": notes["tuning"]} if "tuning" in notes else {}),
+            "timings": [*(notes.get("timings") or passes), {"step": "verify", "seconds": verdict.seconds}],
+            "seconds": sum(result.seconds for _, result in self.results if not result.cached),
+            "machine": machine(),
+            "versions": {name: found for name in _REPORTED_VERSIONS if (found := _version(name))},
+            "command": self.command,
+        }
+
+
+_SECTIONS = {"generation": "speed"}
+
+
+def _adapters(made: Sequence[Mapping[str, Any]], verdict: Verdict) -> dict[str, Any]:
+    """What is known of each adapter, if there are any: its file, and how far it is from PEFT's."""
+    compared = {one["name"]: one for one in verdict.numbers.get("adapters", [])}
+    return {"adapters": [{**one, **compared.get(one["name"], {})} for one in made]} if made else {}
+
+
+def _history(source: Model, results: Sequence[tuple[Step, Result]]) -> list[dict[str, Any]]:
+    """Each pass with the key of the model it got and of the one it made."""
+    history, parent = [], source
+    for step, result in results:
+        assert result.model is not None
+        ended = None if result.ended is None else datetime.fromtimestamp(result.ended, timezone.utc)
+        history.append(
+            {
+                "name": step.type,
+                "parameters": step.parameters,
+                "seconds": result.seconds,
+                "cached": result.cached,
+                "ended": ended and ended.isoformat(timespec="seconds"),
+                "parent": parent.key,
+                "model": result.model.key,
+                "format": result.model.format,
+            }
+        )
+        parent = result.model
+    return history
+
+
+def _directions(measure: Measure) -> dict[str, dict[str, str]]:
+    """How to read the numbers of a metric: which direction is better, and their unit."""
+    values = measure.make().values
+    return {name: {"better": value.better, "unit": value.unit} for name, value in values.items()}
+
+
+def _source(source: Model, notes: Any, verdict: Verdict) -> dict[str, Any]:
+    return {
+        "name": source.notes.get("source", str(source.path)),
+        "key": source.key,
+        "format": source.format,
+        "origin": source.notes.get("origin"),
+        "architecture": notes.get("architecture"),
+        "parameters": notes.get("source_weights"),
+        "bytes": sum(file.stat().st_size for file in _weight_files(source)),
+        "notes": [*_remarks(notes), *_on_prompts(verdict.numbers)],
+    }
+
+
+def _remarks(notes: Any) -> list[str]:
+    """What one must know of the source to read the report rightly."""
+    remarks = list(notes.get("warnings", []))
+    if " bits" in notes.get("lattice", ""):
+        exact = sum(layer["exact"] for layer in notes.get("layers", []))
+        remarks.insert(
+            0,
+            f"The source was quantized before (GGUF: {notes['lattice']}), so its losses say little about the quantizer; "
+            f"{exact} of {len(notes.get('layers', []))} layers hold its values exactly.",
+        )
+    return remarks
+
+
+def _on_prompts(numbers: Mapping[str, Any]) -> list[str]:
+    """What of texts and questions counts for little, and is said all the same."""
+    remarks = []
+    if kinds := numbers.get("rare_differences"):
+        remarks.append(
+            f"onnxruntime-genai takes {', '.join(kinds)} otherwise than transformers: texts with these get other tokens."
+        )
+    if count := numbers.get("questions_left_out"):
+        remarks.append(f"{count} of the questions of the verification do not fit into the model's context.")
+    return remarks
+
+
+def _weight_files(source: Model) -> list[Path]:
+    path = source.path
+    if path.is_file():
+        return [path]
+    if source.format in ("hf", "adapter"):
+        return Checkpoint(adapter_folder.base_of(path)).files
+    return [
+        file
+        for file in adapter_folder.base_of(path).iterdir()
+        if file.suffix in (".safetensors", ".onnx", ".data", ".gguf")
+    ]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """The report in an output folder."""
+    file = folder / "report.json"
+    if not file.exists():
+        raise ColdpressError(f"{folder} has no report.json", hint="it is written by auto-opt, optimize and run")
+    data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return data

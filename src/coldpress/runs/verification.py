@@ -1,0 +1,200 @@
+"""The verdict on a pressed model: is it, within its tolerance, the model it was made from?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from coldpress import parts
+from coldpress.errors import ColdpressError
+from coldpress.jobs.job import Job, Progress
+from coldpress.jobs.store import Store
+from coldpress.measuring.tolerance import TOLERANCES, Tolerance, judge, judge_adapter, limits_broken, parse_tolerance
+from coldpress.models.adapter_folder import base_of
+from coldpress.models.model import Model
+from coldpress.models.tokenizers.tokenizer import has_tokenizer, writes_text
+from coldpress.parts.schema import plain
+from coldpress.systems.local.local import Local
+from coldpress.workflow import Verify, Workflow
+
+VERIFIED, WORSE, UNVERIFIED = "verified", "worse than tolerance", "unverified"
+TUNED = "fine-tuned"
+_SHOWN = 5
+
+
+def judges() -> dict[str, int]:
+    """The versions of the metrics that a verdict rests on: with another, a verdict is no longer that of today."""
+    return {name: parts.find("metrics", name).version for name in _JUDGES}
+
+
+_JUDGES = ("divergence", "adapter_divergence", "graph_divergence")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``reasons`` say which limit was broken, or why nothing was compared."""
+
+    verdict: str
+    reasons: list[str] = field(default_factory=list)
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    tolerance: Tolerance | None = None
+    seconds: float = 0.0
+
+
+def tolerance_of(precision: str, spec: str | None) -> Tolerance:
+    """The limits for a precision, with those that the user set put over them."""
+    standard = TOLERANCES.get(precision, TOLERANCES["int4"])
+    wanted = plain(parse_tolerance(spec)) if spec else {}
+    return replace(standard, **{name: limit for name, limit in wanted.items() if limit is not None})
+
+
+def check_request(request: Verify, source: Model) -> None:
+    """Raise ColdpressError for limits that cannot be read, files that do not exist, and a source that cannot be asked anything.
+
+    All of that before any work.
+    """
+    tolerance_of("fp32", request.tolerance)
+    if request.max_memory is not None and not request.max_memory >= 0:
+        raise ColdpressError(f"verify: max_memory is {request.max_memory:g} GB", hint="it is a number of gigabytes")
+    for file in request.data:
+        if not Path(file).is_file():
+            raise ColdpressError(f"text to verify on: '{file}' does not exist")
+    if request.enabled and source.format in ("hf", "adapter"):
+        _check_tokenizer(base_of(source.path))
+
+
+def _check_tokenizer(folder: Path) -> None:
+    """A folder that is on this machine, of a model that generates text, has a tokenizer."""
+    if writes_text(folder) and not has_tokenizer(folder):
+        raise ColdpressError(
+            f"{folder} has no tokenizer (tokenizer.json, or files to make it of), so the result cannot be compared on text",
+            hint="put the tokenizer's files there, or turn verification off with --no_verify",
+        )
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a result is compared with: the model it was made from, and, if it has adapters, the base with these.
+
+    ``merged``: where ``source`` is a base with its adapter merged into it, the two before that.
+    """
+
+    source: Model
+    attached: Model | None = None
+    merged: Model | None = None
+
+
+def verify(model: Model, origin: Origin, workflow: Workflow, store: Store, progress: Progress) -> Verdict:
+    """Compare a pressed model, and each of its adapters, with its source in a fresh process, as ``workflow.verify`` asks.
+
+    A source that was merged is itself compared with PEFT's network.
+    """
+    if not workflow.verify.enabled:
+        return Verdict(UNVERIFIED, ["verification was turned off"])
+    found = _against_source(model, origin, workflow, store, progress)
+    if origin.merged is None or not origin.source.notes.get("generates", True):
+        return found
+    merging = _against_peft(origin.source, origin.merged, workflow, store, progress)
+    if model.key == origin.source.key:
+        is_tuned = found.verdict in (TUNED, WORSE) and merging.verdict == VERIFIED
+        return replace(merging, verdict=found.verdict, reasons=found.reasons) if is_tuned else merging
+    return replace(
+        found,
+        verdict=WORSE if merging.verdict == WORSE else found.verdict,
+        reasons=[*merging.reasons, *found.reasons],
+        numbers={**found.numbers, "merging": {name: merging.numbers[name] for name in _OF_MERGING}},
+        seconds=found.seconds + merging.seconds,
+    )
+
+
+_OF_MERGING = ("kl", "top1_agreement")
+
+
+def _against_peft(merged: Model, before: Model, workflow: Workflow, store: Store, progress: Progress) -> Verdict:
+    """Compare a merged model with PEFT's network of its base and the adapter."""
+    tolerance = tolerance_of(str(merged.notes["precision"]), workflow.verify.tolerance)
+    options = {"files": list(workflow.verify.data), "trust_remote_code": workflow.trust_remote_code}
+    [(_, result)] = Local().map(
+        [Job("metric", "divergence", options, merged, workflow.target, before)], store, progress
+    )
+    reasons = [f"merged, against PEFT's network: {why}" for why in judge(result.numbers, tolerance)]
+    return Verdict(WORSE if reasons else VERIFIED, reasons, dict(result.numbers), tolerance, result.seconds)
+
+
+def _against_source(model: Model, origin: Origin, workflow: Workflow, store: Store, progress: Progress) -> Verdict:
+    source, request, target = origin.source, workflow.verify, workflow.target
+    is_source = model.key == source.key or (origin.attached is not None and model.key == origin.attached.key)
+    if is_source:
+        return _tuned(model) if "tuning" in model.notes else Verdict(UNVERIFIED, [_NOTHING_ELSE])
+    tolerance = tolerance_of(str(model.notes.get("precision", "int4")), request.tolerance)
+    if model.format == "onnx" and not target.is_here:
+        return Verdict(
+            UNVERIFIED, [f"{target.provider} is not installed here, so the model could not be run"], {}, tolerance
+        )
+    if not model.notes.get("generates", True):
+        return Verdict(UNVERIFIED, ["only models that generate text are compared with their source yet"], {}, tolerance)
+    if source.format != "hf":
+        return Verdict(UNVERIFIED, ["only models made from a Hugging Face model are compared with their source yet"])
+    trust = {"trust_remote_code": workflow.trust_remote_code}
+    memory = {} if request.max_memory is None else {"max_memory": request.max_memory}
+    job = Job("metric", "divergence", {"files": list(request.data), **memory, **trust}, model, target, source)
+    [(_, result)] = Local().map([job], store, progress)
+    reasons, numbers, seconds = judge(result.numbers, tolerance), dict(result.numbers), result.seconds
+    if limits_broken(result.numbers, tolerance):
+        noted = _worst_noted(model)
+        reasons.append(noted or _worst_layer(replace(job, part="worst_layer", parameters=trust), store, progress))
+    if origin.attached is not None:
+        job = replace(job, part="adapter_divergence", source=origin.attached)
+        [(_, result)] = Local().map([job], store, progress)
+        numbers["adapters"], seconds = result.numbers["adapters"], seconds + result.seconds
+        reasons += [why for found in numbers["adapters"] for why in judge_adapter(found, tolerance)]
+    return Verdict(WORSE if reasons else VERIFIED, reasons, numbers, tolerance, seconds)
+
+
+def is_compared_as_text(origin: Origin, model: Model) -> bool:
+    """Whether the result is run and compared with its Hugging Face source, as models that generate text are."""
+    return origin.source.format == "hf" and bool(model.notes.get("generates", True))
+
+
+_NOTHING_ELSE = "it is the model that a later result would be compared with, and is compared with nothing itself"
+
+
+def _tuned(model: Model) -> Verdict:
+    """A model that was trained answers otherwise than before; what counts is whether it does better on rows held out."""
+    held_out: Mapping[str, Any] = model.notes["tuning"]["held_out"]
+    before, after = held_out["loss_before"], held_out.get("loss_after")
+    if before is None or after is None:
+        return Verdict(UNVERIFIED, ["no rows were held out, so nobody knows whether training made it better"])
+    change = f"from {before:.3f} to {after:.3f} on {held_out['rows']} rows that were held out"
+    change += "" if model.format == "adapter" else ", before the adapter was merged"
+    if not after < before:
+        return Verdict(WORSE, [f"training did not help: the loss went {change}"])
+    return Verdict(TUNED, [f"the loss fell by {1 - after / before:.0%}, {change}"])
+
+
+def _worst_noted(model: Model) -> str | None:
+    """The layer that rounding changed most, where the layers' outputs cannot be compared with the source's; else None.
+
+    They cannot where something was scaled or rotated within the network, and need not where that was measured.
+    """
+    noted = model.notes.get("layers", []) if model.notes.get("rotation") else []
+    layers = (model.notes.get("calibration") or {}).get("layers", noted)
+    for error, what in (("output_error", "output"), ("relative_error", "weights")):
+        known = [layer for layer in layers if layer.get(error) is not None]
+        if known:
+            worst = max(known, key=lambda layer: layer[error])
+            return f"the worst layer is {worst['name']}: rounding changed its {what} by {worst[error]:.1%}"
+    return None
+
+
+def _worst_layer(job: Job, store: Store, progress: Progress) -> str:
+    try:
+        [(_, result)] = Local().map([job], store, progress)
+    except ColdpressError as error:
+        return f"the worst layer could not be found: {error.message}"
+    if names := result.numbers.get("misread"):
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        return f"coldpress reads {', '.join(names[:_SHOWN])}{more} otherwise than transformers does: a fault of coldpress, please report it"
+    return f"the worst layer is {result.numbers['name']}: its output differs by {result.numbers['relative_error']:.1%}"

@@ -1,0 +1,1 @@
+"""Generating text with a pressed model: the engine, prompts, and a chat."""

@@ -1,0 +1,1 @@
+"""This machine, and the process on it that measures."""

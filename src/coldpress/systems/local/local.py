@@ -1,0 +1,26 @@
+"""This machine: what loads a model to measure it runs in a fresh process, as an app would; all else in this one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from coldpress.jobs.job import Job, Progress, Result, execute
+from coldpress.jobs.store import Store
+from coldpress.parts import System
+from coldpress.systems.local.fork_server import execute_fresh
+
+
+@dataclass(frozen=True)
+class Local(System):
+    """Runs jobs one after the other on this machine."""
+
+    title: ClassVar[str] = "this machine"
+
+    def map(
+        self, jobs: Iterable[Job], store: Store, progress: Progress = lambda what, done, total: None
+    ) -> Iterator[tuple[Job, Result]]:
+        for job in jobs:
+            here = job.kind == "pass" or not job.part_class.runs_model
+            yield job, execute(job, store, progress) if here else execute_fresh(job, store, progress)

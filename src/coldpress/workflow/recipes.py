@@ -1,0 +1,234 @@
+"""Which passes a verb needs for a precision, a device and an algorithm: the one place that knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import PurePath
+from typing import Any
+
+from coldpress import parts
+from coldpress.errors import ColdpressError
+from coldpress.models.model import Model
+from coldpress.target import Target
+from coldpress.workflow import Measure, Step, Workflow
+
+#: algorithms that need more than a weight to round it, so that they work on the Hugging Face folder, before the press
+QUANTIZED_FIRST = ("best", "gptq", "awq", "autoround", "hqq", "quarot", "spinquant")
+#: what ``auto-opt`` does to 4-bit weights where nobody says how, of the models that can be calibrated
+DEFAULT = "gptq"
+#: those of them that are a rotation, and then the best of the others
+_ROTATED = ("quarot", "spinquant")
+#: options of the calibration that ``auto-opt`` takes, too
+DATA = ("data_name", "data_files", "text_template", "use_chat_template", "max_seq_len", "num_samples")
+_BY_WEIGHTS, _BUDGETS = ("rtn", "hqq"), {"target_bits", "max_size"}
+_FOR_BOTH = ("precision", "symmetric", "modules_to_not_convert", "trust_remote_code")
+#: algorithms that leave the inputs of layers as they are, so that an adapter of the float model fits the result still
+_KEEPS_INPUTS = ("rtn", "kquant", "hqq", "gptq")
+#: what a learned rotation takes of the options of the pass that follows
+_LEARNED_FOR = ("group_size", "symmetric", *DATA, "max_memory")
+
+
+def press_recipe(options: dict[str, Any], target: Target) -> tuple[Step, ...]:
+    """``auto-opt`` and ``optimize``: a press of whatever the source is; options left out keep the pass's defaults.
+
+    An algorithm that works layer by layer runs before it, and its codes are pressed as they are: so the grid that is
+    fast on the target is chosen for it, too. A rotation comes first of all. Weights of 4 bits are calibrated where
+    nobody says how to round them, if that is possible, on so much text as it takes.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    rotation, data = given.pop("rotation", None), {name: given.pop(name) for name in DATA if name in given}
+    attached = _attached(given.pop("adapter_path", ()), rotation or given.get("algorithm"))
+    algorithm, is_float = given.get("algorithm"), given.get("precision", "int4") not in ("int4", "int8")
+    if algorithm is None and given.get("precision", "int4") == "int4":
+        algorithm = DEFAULT
+        if rotation != "spinquant":  # which learns from as much as it can
+            data = {"num_samples": 0, **data} if data else {"num_samples": 0, "if_possible": True}
+    if is_float and (rotation or algorithm in QUANTIZED_FIRST):
+        raise ColdpressError(
+            f"{rotation or algorithm} has no effect with precision {given['precision']}, which keeps weights float",
+            hint="use --precision int4 or int8",
+        )
+    grid = {"group_size": given["block_size"]} if "block_size" in given else {}
+    if target.short_name != "cpu":
+        grid["symmetric"] = True
+    first = {**grid, **data, **{name: given[name] for name in _FOR_BOTH if name in given}}
+    if algorithm in QUANTIZED_FIRST:
+        given.pop("algorithm", None)
+        return (
+            *quantize_recipe({**first, "algorithm": algorithm, "rotation": rotation}),
+            *attached,
+            Step("press", given),
+        )
+    if data and rotation != "spinquant":
+        raise ColdpressError(
+            f"{next(iter(data))} has no effect with --algorithm {algorithm or 'kquant'}, which needs no data",
+            hint=f"use --algorithm {' or '.join(QUANTIZED_FIRST[:2])}",
+        )
+    return (*_rotation(rotation, first), *attached, Step("press", given))
+
+
+def _attached(adapters: Sequence[str], algorithm: str | None) -> tuple[Step, ...]:
+    """The step that puts adapters onto the model, quantized or not."""
+    if not adapters:
+        return ()
+    if algorithm not in (None, *_KEEPS_INPUTS):
+        raise ColdpressError(
+            f"{algorithm} rescales or rotates what layers read, so adapters of the model before it would not fit",
+            hint=f"use --algorithm {', '.join(_KEEPS_INPUTS)}; or quantize first, and fine-tune on the quantized folder",
+        )
+    return (Step("attach_adapters", {"adapter_path": list(map(str, adapters))}),)
+
+
+def quantize_recipe(options: dict[str, Any]) -> tuple[Step, ...]:
+    """``quantize``: a Hugging Face folder stays one; options left out keep the pass's defaults."""
+    given = {name: value for name, value in options.items() if value is not None}
+    rotation = given.pop("rotation", None)
+    if (named := given.get("algorithm")) in _ROTATED:
+        if rotation not in (None, named):
+            raise ColdpressError(
+                f"algorithm {named} and rotation {rotation} are two rotations", hint="leave one of them out"
+            )
+        rotation = given.pop("algorithm")
+    steps = _rotation(rotation, given)
+    if rotation == "spinquant" and given.get("algorithm") in _BY_WEIGHTS and not _BUDGETS & given.keys():
+        for name in {*DATA, "max_memory"} & given.keys():  # the data is for the rotation alone
+            del given[name]
+    return (*steps, Step("quantize", given))
+
+
+def finetune_recipe(options: dict[str, Any]) -> tuple[Step, ...]:
+    """``finetune``: rows of files or of a hub set, a row a text; what is no option of the data is one of the pass."""
+    given = {name: value for name, value in options.items() if value is not None}
+    data = {ours: given.pop(name) for name, ours in _ROWS.items() if name in given}
+    held_out = {ours: given.pop(name) for name, ours in _HELD_OUT.items() if name in given}
+    if not {"data_name", "data_files"} & data.keys():
+        raise ColdpressError("there is nothing to train on", hint="name it with --data_name or --data_files")
+    rows = {"strategy": "line_by_line", "end_token": True, "max_seq_len": 1024, **data}
+    if held_out:
+        others = {name: value for name, value in rows.items() if name not in ("max_samples", *_HELD_OUT.values())}
+        is_of_hub = not data.get("data_files")
+        held_out = {**others, **({"data_name": data.get("data_name")} if is_of_hub else {}), **held_out}
+        given["eval_data"] = {"type": "text_corpus", "parameters": held_out}
+    return (Step("lora", {**given, "train_data": {"type": "text_corpus", "parameters": rows}}),)
+
+
+#: options of ``finetune`` that say what the rows are -> parameters of the data
+_ROWS = {
+    **{
+        name: name
+        for name in ("data_name", "data_files", "text_template", "max_seq_len", "max_samples", "answers_only")
+    },
+    "text_field": "text_cols",
+    "use_chat_template": "chat_template",
+    "train_subset": "subset",
+    "train_split": "split",
+}
+_HELD_OUT = {"eval_files": "data_files", "eval_subset": "subset", "eval_split": "split"}
+
+
+def _rotation(rotation: str | None, options: dict[str, Any]) -> tuple[Step, ...]:
+    """The step that rotates the network, if one is asked for; a learned one knows the grid that follows."""
+    if rotation is None:
+        return ()
+    shared = {name: options[name] for name in ("trust_remote_code",) if name in options}
+    if rotation == "spinquant":
+        shared |= {name: options[name] for name in _LEARNED_FOR if name in options}
+        shared.setdefault("symmetric", options.get("precision") == "int8")
+    return (Step("rotate", {"rotation": rotation, **shared}),)
+
+
+_ON_ONNX = ("algorithm", "precision", "symmetric", "lm_head", "embeddings", "modules_to_not_convert", *DATA)
+
+
+def _on_onnx(step: Step) -> Step:
+    """``quantize`` on an ONNX model is another pass, which knows the options that make sense there."""
+    given = dict(step.parameters)
+    if "group_size" in given:
+        given["block_size"] = given.pop("group_size")
+    for name in given:
+        if name not in (*_ON_ONNX, "block_size"):
+            raise ColdpressError(
+                f"{name} has no effect on an ONNX model", hint="leave it out, or quantize the Hugging Face model"
+            )
+    return replace(step, type="quantize_onnx", parameters=given)
+
+
+def _check_device(device: str) -> None:
+    """For a Hugging Face folder the device is where layers are quantized; a graph may be meant for one that is not here."""
+    if device == "npu":
+        raise ColdpressError(
+            "layers are quantized on a cpu or gpu, not on an npu",
+            hint="leave --device out; auto-opt --device npu presses the folder for it",
+        )
+    if device == "gpu":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ColdpressError(
+                f"--device gpu: torch {torch.__version__} finds no CUDA device here",
+                hint="use --device cpu, or install a torch with CUDA where there is a GPU",
+            )
+
+
+def complete(workflow: Workflow, model: Model) -> tuple[Step, ...]:
+    """The workflow's passes, after those that bring the model into a format the first of them accepts."""
+    steps = tuple(one for step in workflow.passes for one in _attached_first(step))
+    if model.format not in ("hf", "gguf"):
+        steps = tuple(step for step in steps if not step.parameters.get("if_possible"))
+    if model.format == "onnx":
+        return tuple(map(_for_onnx, steps))
+    if steps and steps[-1].type in ("quantize", "lora"):
+        _check_device(workflow.target.device)
+    accepted = list(_accepted(steps[0])) if steps else []
+    takes_it = bool(steps) and all("gguf" in formats for formats in accepted)
+    is_for_graphs = bool(steps) and all(formats == ("onnx",) for formats in accepted)  # which the check then says
+    if model.format == "gguf" and not takes_it and not is_for_graphs:
+        return (Step("unpack_gguf"), *steps)
+    if model.format == "multimodal" and not (steps and all("multimodal" in formats for formats in _accepted(steps[0]))):
+        code = {"trust_remote_code": True} if workflow.trust_remote_code else {}
+        return (Step("take_text_model", code), *steps)
+    return steps
+
+
+def _attached_first(step: Step) -> tuple[Step, ...]:
+    """A merge that names its adapter is two steps, so that the merged model can be compared with what it was made of."""
+    given = dict(step.parameters)
+    if step.type != "merge_adapter_weights" or given.get("adapter_path") is None:
+        return (step,)
+    attach = Step("attach_adapters", {"adapter_path": [given.pop("adapter_path")]})
+    return attach, replace(step, parameters=given)
+
+
+def expected_format(workflow: Workflow) -> str:
+    """The format of a workflow's model, as far as its name and its passes tell."""
+    name = {".onnx": "onnx", ".gguf": "gguf"}.get(PurePath(workflow.model).suffix)
+    formats = next(_accepted(workflow.passes[0])) if workflow.passes else ("hf",)
+    return name or ("hf" if "hf" in formats else formats[0])
+
+
+def _for_onnx(step: Step) -> Step:
+    if step.any_of:
+        return replace(step, any_of=tuple(map(_for_onnx, step.any_of)))
+    return _on_onnx(step) if step.type == "quantize" else step
+
+
+def _accepted(step: Step) -> Iterator[tuple[str, ...]]:
+    """The formats that a step accepts, or each of its alternatives."""
+    for one in step.any_of:
+        yield from _accepted(one)
+    if not step.any_of:
+        yield parts.find("passes", step.type).accepts
+
+
+def metrics_for(workflow: Workflow, model: Model) -> tuple[Measure, ...]:
+    """What is measured of a finished model: what the workflow names, else its size, and how it generates.
+
+    A model that is not verified is not run at all.
+    """
+    if workflow.metrics is not None:
+        return workflow.metrics
+    if model.format == "adapter":
+        return ()
+    runs = (model.path / "genai_config.json").exists() and workflow.target.is_here and workflow.verify.enabled
+    return tuple(Measure(name) for name in (("size", "generation", "memory") if runs else ("size",)))
