@@ -1,0 +1,1 @@
+"""GGUF files: read, and unpacked to Hugging Face folders."""
