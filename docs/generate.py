@@ -37,6 +37,9 @@ def page() -> str:
     lines += ["## Samplers", ""]
     for name in parts.names("samplers"):
         lines += _sampler(name)
+    lines += ["## Rules", "", "What `coldpress lint` looks for; passes refuse by the same rules.", ""]
+    for name in parts.names("rules"):
+        lines += [f"- **{name}**: {(parts.find('rules', name).__doc__ or '').strip()}"]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -115,7 +118,9 @@ def olive_page() -> str:
         lines += [f"| {name} | `{key}` | {one.no_effect} |" for key, one in entry.parameters.items() if one.no_effect]
     lines += ["", "## Other keys without effect", "", "| where | key | why |", "|---|---|---|"]
     for where in tables.KEYS:
-        lines += [f"| {where} | `{key}` | {one.no_effect} |" for key, one in tables.keys_of(where).items() if one.no_effect]
+        lines += [
+            f"| {where} | `{key}` | {one.no_effect} |" for key, one in tables.keys_of(where).items() if one.no_effect
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -96,7 +96,10 @@ def all_classes() -> list[tuple[str, str]]:
     import mobius
     from transformers.models.auto import modeling_auto as auto
 
-    found = [*auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items(), *auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.items()]
+    found = [
+        *auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items(),
+        *auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.items(),
+    ]
     found += list(auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES.items())
     encoding = ("feature-extraction", "image-classification")
     for model_type, names in auto.MODEL_MAPPING_NAMES.items():
@@ -164,7 +167,14 @@ _PARTICULAR: dict[str, dict[str, Any]] = {
 
 def _narrow(whole: dict[str, Any]) -> dict[str, Any]:
     """The configuration with heads of 16, which is quick; other sizes are variants."""
-    heads = next((whole[key] for key in ("num_attention_heads", "n_head", "n_heads", "num_heads") if isinstance(whole.get(key), int)), None)
+    heads = next(
+        (
+            whole[key]
+            for key in ("num_attention_heads", "n_head", "n_heads", "num_heads")
+            if isinstance(whole.get(key), int)
+        ),
+        None,
+    )
     if heads is None or whole.get("head_dim"):
         return whole
     for key in ("hidden_size", "n_embd", "d_model"):
@@ -228,7 +238,10 @@ def _rotation_variants(base: dict[str, Any]) -> Iterator[tuple[str, dict[str, An
     if nested:
         return
     half = (base.get("head_dim") or 16) * rotation.get("partial_rotary_factor", 1.0) // 2
-    factors = {"short_factor": [1.0 + n / 10 for n in range(int(half))], "long_factor": [2.0 + n / 2 for n in range(int(half))]}
+    factors = {
+        "short_factor": [1.0 + n / 10 for n in range(int(half))],
+        "long_factor": [2.0 + n / 2 for n in range(int(half))],
+    }
     longest = {"rope_type": "longrope", "original_max_position_embeddings": 32, **factors}
     changes = {**kept, "rope_parameters": {**_without_scaling(rotation), **longest}}
     if "original_max_position_embeddings" in base:
@@ -268,7 +281,11 @@ def _tried(config: dict[str, Any], name: str) -> tuple[Any, dict[str, Any]]:
 
 
 def _summary(found: dict[str, Any]) -> str:
-    return found["why"] if found["right"] is None else f"{len(found['pressed']) + 1} press, {len(found['refused'])} refused"
+    return (
+        found["why"]
+        if found["right"] is None
+        else f"{len(found['pressed']) + 1} press, {len(found['refused'])} refused"
+    )
 
 
 def page(table: dict[str, Any]) -> str:

@@ -9,10 +9,11 @@ import onnxruntime
 import pytest
 
 from coldpress.errors import ColdpressError
-from coldpress.graphs.kernels import Encoding, check_kernel, fitting_block
+from coldpress.graphs.kernels import Encoding, fitting_block
 from coldpress.models.model import Model
-from coldpress.parts import Context
+from coldpress.parts import Context, refuse
 from coldpress.passes.press import Press
+from coldpress.rules.block_quantized_products import slow_encoding
 from coldpress.target import Target
 
 
@@ -63,7 +64,7 @@ def test_no_kernel_falls_off_a_cliff(graph):
     for node in graph.graph.node:
         if node.op_type == "MatMulNBits":
             facts = {attribute.name: attribute.i for attribute in node.attribute}
-            check_kernel(Encoding(facts["bits"], facts["block_size"], False), facts["accuracy_level"], "cpu")
+            refuse(slow_encoding(Encoding(facts["bits"], facts["block_size"], False), facts["accuracy_level"], "cpu"))
             zero_points = node.input[3] if len(node.input) > 3 else ""
             kinds = {tensor.name: tensor.data_type for tensor in graph.graph.initializer}
             assert not zero_points or kinds[zero_points] == onnx.TensorProto.UINT8
@@ -73,7 +74,7 @@ def test_no_kernel_falls_off_a_cliff(graph):
 @pytest.mark.parametrize(("bits", "block", "level"), [(8, 32, 0), (2, 16, 4), (2, 256, 4), (2, 64, 1), (4, 48, 4)])
 def test_slow_configurations_are_refused_with_a_fast_one(bits, block, level):
     with pytest.raises(ColdpressError) as caught:
-        check_kernel(Encoding(bits, block, True), level, "cpu")
+        refuse(slow_encoding(Encoding(bits, block, True), level, "cpu"))
     assert "use" in caught.value.hint
 
 

@@ -1,4 +1,4 @@
-"""The parts one can add: passes, metrics, kinds of data, systems, samplers; found by the name of their file.
+"""The parts one can add: passes, metrics, kinds of data, systems, samplers, rules; found by the name of their file.
 
 A built-in part is one file in the folder of its kind (``passes/press.py`` holds the pass ``press``). A part
 from another distribution registers an entry point in the group ``coldpress.passes`` (or ``.metrics``, ...)
@@ -15,7 +15,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_type_hints
 
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.models.model import Model
@@ -24,8 +24,9 @@ from coldpress.target import Target
 
 if TYPE_CHECKING:
     import numpy as np
+    import onnx_ir as ir
 
-KINDS = ("passes", "metrics", "data", "systems", "samplers")
+KINDS = ("passes", "metrics", "data", "systems", "samplers", "rules")
 
 
 def _no_folder(kind: str, facts: Mapping[str, Any]) -> AbstractContextManager[Path]:
@@ -255,6 +256,39 @@ class Sampler:
         nothing had happened.
         """
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a rule has found: ``problem``, in words; the ``fix``; the ``place``, a node or a tensor, empty for the whole graph.
+
+    ``severity``: an ``error`` does not run or falls off a performance cliff, a ``warning`` costs time or bytes.
+    """
+
+    problem: str
+    fix: str
+    place: str = ""
+    severity: Literal["error", "warning"] = "error"
+
+
+class Rule:
+    """Something known of graphs: looks at one for a target. Subclasses are frozen dataclasses; their docstring is what `lint` says of them.
+
+    What a pass can know before there is a graph it asks of functions in the file of the rule, so that both say the same.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def look(self, graph: ir.Model, target: Target, options: Mapping[str, Any]) -> Iterator[Finding]:
+        """All findings in a graph, its weights where they are; ``options`` are the session options that lie beside it."""
+        raise NotImplementedError
+
+
+def refuse(findings: Iterable[Finding]) -> None:
+    """Raise ColdpressError for the first finding that is an error."""
+    for finding in findings:
+        if finding.severity == "error":
+            raise ColdpressError(finding.problem, hint=finding.fix)
 
 
 @cache

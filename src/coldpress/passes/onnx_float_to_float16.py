@@ -20,7 +20,8 @@ from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.graphs.imported.folder import infer_shapes, load_graph, read, rewrite_graphs, save_graph
 from coldpress.graphs.imported.tools import blaming
 from coldpress.models.model import Model, find_graphs
-from coldpress.parts import Closeness, Context, Pass, option
+from coldpress.parts import Closeness, Context, Pass, option, refuse
+from coldpress.rules.half_precision import half_on_cpu
 from coldpress.target import Target
 
 if TYPE_CHECKING:
@@ -57,12 +58,7 @@ class OnnxFloatToFloat16(Pass):
         return Closeness(0.03, "float16 has 11 significant bits, which sums over thousands of products lose a few of")
 
     def check(self, model: Model, target: Target) -> None:
-        if target.short_name == "cpu":
-            raise ColdpressError(
-                "float16 on CPUExecutionProvider: it has no float16 matrix product, so every layer would be cast and run "
-                "slower than float32",
-                hint="use the pass onnx_dynamic_quantization, or a GPU with --device gpu",
-            )
+        refuse(half_on_cpu("float16", target, "use the pass onnx_dynamic_quantization, or a GPU with --device gpu"))
         if not 0 <= self.min_positive_val < self.max_finite_val <= _LARGEST:
             raise ColdpressError(
                 f"min_positive_val {self.min_positive_val:g} and max_finite_val {self.max_finite_val:g} leave no range",

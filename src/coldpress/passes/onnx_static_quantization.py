@@ -22,6 +22,7 @@ from coldpress.graphs.imported.int8 import Calibration, Choice, has_operator, qu
 from coldpress.graphs.imported.tools import working_copy
 from coldpress.models.model import Model, find_graphs
 from coldpress.parts import Closeness, Context, DataSource, Pass, option
+from coldpress.rules.int8_products import slow_signs
 from coldpress.target import Target
 
 #: the oldest one in which weights may have a scale for each output
@@ -113,7 +114,8 @@ class OnnxStaticQuantization(Pass):
                 as_operators = self.quant_format == "qoperator"
                 remarks.append(said(quantize_static(copy, target, choice, calibration, as_operators, options), copy))
             texts.append(feeds.text)
-            remarks.extend(self._slow)
+            slow = slow_signs(self.activation_type, self.precision, ctx.target)
+            remarks.extend(finding.problem for finding in slow)
             if feeds.are_random:
                 remarks.append("calibrated on random numbers, as no data was given: the ranges may be wrong")
 
@@ -126,15 +128,6 @@ class OnnxStaticQuantization(Pass):
             "warnings": [*model.notes.get("warnings", []), *remarks],
         }
         return Model(ctx.scratch, "onnx", "", notes)
-
-    @property
-    def _slow(self) -> list[str]:
-        """What is known to be slow of the types that were asked for."""
-        slow = {"activations": self.activation_type == "int8", "weights": self.precision == "uint8"}
-        signs = {"activations": "signed", "weights": "unsigned"}
-        return [
-            f"{signs[name]} {name} miss the fast int8 products of CPUs" for name, is_slow in slow.items() if is_slow
-        ]
 
     def _choice(self, file: Path) -> Choice:
         usual = _CONVOLUTIONAL if has_operator(file, "Conv") else _PRODUCTS

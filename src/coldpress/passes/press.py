@@ -22,12 +22,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coldpress.errors import ColdpressError
-from coldpress.graphs.kernels import Encoding, check_kernel
+from coldpress.graphs.kernels import Encoding
 from coldpress.graphs.trust import require_right
 from coldpress.models import adapter_folder
 from coldpress.models.model import Model
 from coldpress.models.tokenizers.tokenizer import check_tokenizer
-from coldpress.parts import Context, Pass
+from coldpress.parts import Context, Pass, refuse
+from coldpress.rules.block_quantized_products import slow_encoding
+from coldpress.rules.half_precision import half_on_cpu
 from coldpress.target import Target
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ PRECISIONS = ("int4", "int8", "fp16", "bf16", "fp32")
 ALGORITHMS = ("rtn", "kquant")
 #: the algorithm of a layer whose codes the checkpoint held already
 AS_STORED = "as stored"
+_HALVES = {"fp16": "float16", "bf16": "bfloat16"}
 _GRID_OPTIONS = (
     "algorithm",
     "block_size",
@@ -106,11 +109,9 @@ class Press(Pass):
     trust_remote_code: bool = _option(False, "run configuration code that comes with the model")
 
     def check(self, model: Model, target: Target) -> None:
-        if self.precision in ("fp16", "bf16") and target.short_name == "cpu":
-            raise ColdpressError(
-                f"{self.precision} on CPUExecutionProvider: it has no {self.precision} matrix product, so every layer would be cast and run slower than fp32",
-                hint="use --precision int8 (a quarter of the size, faster) or fp32, or a GPU with --device gpu",
-            )
+        if self.precision in _HALVES:
+            fix = "use --precision int8 (a quarter of the size, faster) or fp32, or a GPU with --device gpu"
+            refuse(half_on_cpu(_HALVES[self.precision], target, fix))
         if self.scale_dtype is not None and target.short_name != "cpu":
             raise ColdpressError(
                 f"scale_dtype has no effect on {target.provider}, whose graphs compute in half precision, scales included",
@@ -126,7 +127,7 @@ class Press(Pass):
             self._refuse_grid_options(effective=_ON_CODES if packed else ())
         for encoding in (self._encoding(bits) for bits in {self._bits, self.head_bits, self.embedding_bits}):
             if encoding is not None and self._bits < 16:
-                check_kernel(encoding, self._accuracy(target), target.short_name)
+                refuse(slow_encoding(encoding, self._accuracy(target), target.short_name))
         for module, linear in packed.items():
             if not any(fnmatch.fnmatchcase(module, pattern) for pattern in self.modules_to_not_convert):
                 self._check_codes(linear, target)
@@ -136,7 +137,7 @@ class Press(Pass):
         grid, module = linear.grid, linear.module
         try:
             encoding = Encoding(grid.bits, grid.block_size, grid.symmetric)
-            check_kernel(encoding, self._accuracy(target), target.short_name)
+            refuse(slow_encoding(encoding, self._accuracy(target), target.short_name))
         except ColdpressError as error:
             raise ColdpressError(
                 f"'{module}' of the checkpoint: {error.message}",

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from coldpress.errors import ColdpressError, did_you_mean
-from coldpress.graphs.kernels import Encoding, check_kernel, fitting_block
+from coldpress.graphs.kernels import Encoding, fitting_block
 from coldpress.models.model import Model
-from coldpress.parts import Closeness, Context, Pass
+from coldpress.parts import Closeness, Context, Pass, refuse
+from coldpress.rules.block_quantized_products import slow_encoding
 from coldpress.target import Target
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class QuantizeOnnx(Pass):
 
     def _check_kernel(self, bits: int, target: Target) -> None:
         try:
-            check_kernel(self._grid(bits, self.block_size, target), self._accuracy(target), target.short_name)
+            refuse(slow_encoding(self._grid(bits, self.block_size, target), self._accuracy(target), target.short_name))
         except ColdpressError as error:
             if bits == self._bits:
                 raise
@@ -231,7 +232,7 @@ class QuantizeOnnx(Pass):
             return "embeddings are off, and the head is tied to one"
         encoding = self._grid(bits, fitting_block(weight.columns, self.block_size), target)
         try:
-            check_kernel(encoding, self._accuracy(target), target.short_name)
+            refuse(slow_encoding(encoding, self._accuracy(target), target.short_name))
         except ColdpressError:
             return "no fast kernel has a block that divides their inputs"
         if weight.columns % encoding.block_size:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from coldpress.errors import ColdpressError
+from coldpress.graphs.imported.folder import load_graph
 from coldpress.graphs.imported.options import LEVELS, MODES, write_options
-from coldpress.models.model import Model
+from coldpress.models.model import Model, find_graphs
 from coldpress.parts import SAME, Closeness, Context, Pass, option
+from coldpress.rules.int8_products import Int8Products
 from coldpress.target import Target
 
 
@@ -46,9 +48,7 @@ class SessionOptions(Pass):
             )
 
     def run(self, model: Model, ctx: Context) -> Model:
-        options, remarks = write_options(model.path, ctx.scratch, self.options)
-        warnings = [*model.notes.get("warnings", []), *remarks]
-        return Model(ctx.scratch, "onnx", "", {**model.notes, "session_options": options, "warnings": warnings})
+        return with_options(model, ctx, self.options)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -56,3 +56,13 @@ class SessionOptions(Pass):
         names = ("graph_optimization_level", "intra_op_num_threads", "inter_op_num_threads", "execution_mode")
         found = {name: value for name in names if (value := getattr(self, name)) is not None}
         return {**found, **({"config_entries": self.config_entries} if self.config_entries else {})}
+
+
+def with_options(model: Model, ctx: Context, options: dict[str, Any]) -> Model:
+    """The model with session options beside it, and remarks on what is slow with them."""
+    merged, remarks = write_options(model.path, ctx.scratch, options)
+    for name, file in find_graphs(model.path).items():
+        found = Int8Products().look(load_graph(file), ctx.target, merged)
+        remarks += [f"{name}: {finding.problem}" for finding in found]
+    warnings = [*model.notes.get("warnings", []), *remarks]
+    return Model(ctx.scratch, "onnx", "", {**model.notes, "session_options": merged, "warnings": warnings})

@@ -19,10 +19,11 @@ import numpy as np
 
 from coldpress.data.batches.feeds import feeds_for
 from coldpress.errors import ColdpressError
-from coldpress.graphs.imported.options import LEVELS, MODES, write_options
+from coldpress.graphs.imported.options import LEVELS, MODES
 from coldpress.graphs.session import Session
 from coldpress.models.model import Model, files_of, find_graphs
 from coldpress.parts import SAME, Closeness, Context, DataSource, Pass, option
+from coldpress.passes.session_options import with_options
 from coldpress.target import Target
 
 #: sessions are kept open between rounds while they need no more memory than this
@@ -82,13 +83,12 @@ class SessionParamsTuning(Pass):
         race = _Race(model, ctx, feed, self, size)
         race.run()
         best = race.best()
-        options, remarks = write_options(model.path, ctx.scratch, best.options)
+        made = with_options(model, ctx, best.options)
         remark = f"session options: {_said(best.options)} takes {best.ms:.3g} ms, the default {race.tried[0].ms:.3g} ms"
         table = [{"options": one.options, "median_ms": one.ms, "noise_ms": one.noise_ms, "turns": len(one.turns_ms)}
                  for one in sorted(race.tried, key=lambda one: one.ms)]  # fmt: skip
-        warnings = [*model.notes.get("warnings", []), *remarks, f"{remark} (on {feeds.text})"]
-        notes = {**model.notes, "session_options": options, "session_tuning": table, "warnings": warnings}
-        return Model(ctx.scratch, "onnx", "", notes)
+        warnings = [*made.notes["warnings"], f"{remark} (on {feeds.text})"]
+        return Model(ctx.scratch, "onnx", "", {**made.notes, "session_tuning": table, "warnings": warnings})
 
     def combinations(self, target: Target) -> list[dict[str, Any]]:
         """All options to try; the first is ONNX Runtime's default with the target's threads."""

@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from coldpress.graphs.imported.folder import copy_model, load_graph
+from coldpress.graphs.imported.folder import copy_model
 from coldpress.graphs.session import OPTIONS_FILE, read_options
-from coldpress.models.model import find_graphs
 
 LEVELS = ("disable_all", "basic", "extended", "layout", "all")
 MODES = ("sequential", "parallel")
@@ -20,15 +19,14 @@ _GENAI_LEVELS = {"disable_all": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", 
 def write_options(path: Path, output: Path, options: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Write a model with session options to ``output``; those that were set before and are not in ``options`` stay.
 
-    Returns all options, and what one must know of them.
+    Returns all options, and what onnxruntime-genai has no place for.
     """
     copy_model(path, output, without=(OPTIONS_FILE, _GENAI))
     merged = {**(read_options(path) if path.is_dir() else {}), **options}
     (output / OPTIONS_FILE).write_text(json.dumps(merged, indent=1), encoding="utf-8")
-    remarks = _slow(path, merged)
     if path.is_dir() and (path / _GENAI).is_file():
-        remarks += _write_genai(path / _GENAI, output / _GENAI, options)
-    return merged, remarks
+        return merged, _write_genai(path / _GENAI, output / _GENAI, options)
+    return merged, []
 
 
 def _write_genai(source: Path, target: Path, options: dict[str, Any]) -> list[str]:
@@ -46,15 +44,3 @@ def _write_genai(source: Path, target: Path, options: dict[str, Any]) -> list[st
             part["session_options"] |= own
     target.write_text(json.dumps(config, indent=4), encoding="utf-8")
     return left_out
-
-
-def _slow(path: Path, options: dict[str, Any]) -> list[str]:
-    """What is known to be slow of these options for this graph."""
-    if options.get("graph_optimization_level") not in ("disable_all", "basic"):
-        return []
-    quantized = [file.name for file in find_graphs(path).values()
-                 if any(node.op_type == "DequantizeLinear" for node in load_graph(file).graph)]  # fmt: skip
-    return [
-        f"{name}: QuantizeLinear and DequantizeLinear only become integer products from the level 'extended' on"
-        for name in quantized
-    ]
