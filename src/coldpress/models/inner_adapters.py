@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from coldpress.errors import ColdpressError
-from coldpress.models.model import Model
 from coldpress.models.adapter_folder import CONFIG
 from coldpress.models.checkpoint import Checkpoint, Span, as_float32
+from coldpress.models.model import Model
 from coldpress.models.peft import WEIGHTS
 
 _TENSOR = re.compile(r"(?P<module>.+)\.lora_(?P<part>[AB])\.(?P<adapter>\w+)\.weight")

@@ -17,11 +17,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
-from coldpress.models.azure import is_resource, refuse_to_fetch
 from coldpress.errors import WORK_FAILED, ColdpressError, NotAtHand, did_you_mean
-from coldpress.models.model import Model, content_key, files_of
 from coldpress.models import adapter_folder
+from coldpress.models.azure import is_resource, refuse_to_fetch
 from coldpress.models.checkpoint import Checkpoint, check
+from coldpress.models.model import Model, content_key, files_of
 from coldpress.models.text_part import is_multimodal, what_is_left_out
 from coldpress.models.weight_files import PICKLES, has_weights, weight_files
 
