@@ -290,23 +290,6 @@ def _merge_tied(graph: ir.Graph, sources: Mapping[str, Span]) -> None:
             ir.convenience.replace_all_uses_with(value, kept[sources[name]])
 
 
-def last_position_only(graph: ir.Graph, head_name: str) -> None:
-    """Feed the head only the last position of a prompt: the others' logits are never read by a generator."""
-    node = next(node for node in graph if node.name == head_name)
-    hidden = node.inputs[0]
-    index = ir.Value(name="coldpress/minus_one", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([1]))
-    index.const_value = ir.tensor([-1], dtype=ir.DataType.INT64, name=index.name)
-    graph.register_initializer(index)
-    pick = ir.node("Gather", [hidden, index], attributes={"axis": 1}, name="coldpress/last_position")
-    pick.outputs[0].name = "coldpress/last_position"
-    pick.outputs[0].type = hidden.type
-    graph.insert_before(node, pick)
-    node.replace_input_with(0, pick.outputs[0])
-    for output in graph.outputs:
-        if output.name == "logits" and output.shape is not None:
-            output.shape = ir.Shape([output.shape[0], 1, output.shape[2]])
-
-
 def stored(graph: ir.Graph, name: str, place: Place, shape: list[int], dtype: ir.DataType, file: str) -> ir.Value:
     """An initializer whose bytes lie in the data file."""
     value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))

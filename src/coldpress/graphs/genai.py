@@ -27,6 +27,8 @@ _OWN_TYPES = {
     "olmo",
     "smollm3",
 }
+#: drafts: the four tokens that followed when the last three were seen before. Fewer seen, or more drafted, is slower where nothing repeats
+_SPECULATION = {"ngram_size": 4, "max_draft_tokens": 4}
 _PROVIDER_OPTIONS: dict[str, list[dict[str, Any]]] = {
     "cpu": [],
     "cuda": [{"cuda": {"enable_cuda_graph": "0"}}],
@@ -36,7 +38,7 @@ _PROVIDER_OPTIONS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def write_genai_config(captured: Captured, folder: Path, output: Path, provider: str) -> None:
+def write_genai_config(captured: Captured, folder: Path, output: Path, provider: str, speculates: bool) -> None:
     """Write ``genai_config.json`` for a captured decoder; nothing for models that are no decoders."""
     if "model" not in captured.components:
         return
@@ -73,8 +75,9 @@ def write_genai_config(captured: Captured, folder: Path, output: Path, provider:
     }
     _check_numbers(folder, generation, tokens)
     search = {"max_length": context, "past_present_share_buffer": in_place, **_search(generation)}
+    speculation = {"speculative": _SPECULATION} if speculates else {}
     (output / "genai_config.json").write_text(
-        json.dumps({"model": model, "search": search}, indent=2), encoding="utf-8"
+        json.dumps({"model": model, "search": search, **speculation}, indent=2), encoding="utf-8"
     )
 
 

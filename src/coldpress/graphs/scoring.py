@@ -24,11 +24,14 @@ if TYPE_CHECKING:
     import onnx
 
 #: The node between the last norm and the head that keeps one position; its first input is the whole hidden state.
-LAST_POSITION = "coldpress/last_position"
 
 #: Operators with a weight -> the input that holds it.
 _LINEAR = {"MatMulNBits": 1, "MatMul": 1, "Gemm": 1, "DynamicQuantizeMatMul": 1}
 _PASS_THROUGH = ("Transpose", "Concat", "Cast", "Identity", "Reshape", "DequantizeLinear", "QuantizeLinear")
+#: the node that picks the positions which the head gives logits for
+PICKED = "coldpress/last_position"
+#: the head's logits, in a graph whose output ``logits`` has them in another shape
+PICKED_LOGITS = "coldpress/picked_logits"
 _SCORED = "coldpress/scored_logits"
 
 
@@ -125,7 +128,7 @@ def scoring_graph(file: Path) -> onnx.ModelProto:
     model = onnx.load(str(file), load_external_data=False)
     graph = model.graph
     for node in graph.node:
-        if node.name == LAST_POSITION:
+        if node.name == PICKED:
             _reroute(graph, node.output[0], node.input[0])
     del graph.value_info[:]
     logits = next((output for output in graph.output if output.name == "logits"), None)
@@ -169,7 +172,7 @@ def _linear_outputs(graph: onnx.GraphProto) -> dict[str, tuple[str, ...]]:
         if add is not None and any(_origins(name, made, weights) for name in add.input):
             tensor = add.output[0]
         if modules:
-            found[tensor] = ("lm_head",) if tensor == "logits" else modules
+            found[tensor] = ("lm_head",) if tensor in ("logits", PICKED_LOGITS) else modules
     return found
 
 

@@ -69,11 +69,12 @@ def _last_words(errors: str) -> str:
 
 def main(question: Path) -> dict[str, Any]:
     from coldpress.graphs.capture import capture
-    from coldpress.graphs.encode import Precision, encode, last_position_only
+    from coldpress.graphs.encode import Precision, encode
     from coldpress.graphs.fuse_linears import join_siblings, part_strangers
     from coldpress.graphs.genai import write_genai_config
     from coldpress.graphs.lora_slots import add_slots
     from coldpress.graphs.opset import lower_opset
+    from coldpress.graphs.positions import last_position_only, positions_of_short_steps
 
     request = json.loads(question.read_text(encoding="utf-8"))
     folder, output = Path(request["folder"]), Path(request["output"])
@@ -99,15 +100,16 @@ def main(question: Path) -> dict[str, Any]:
         _require_all(model, sources)
         slots = _slots(captured, model, sources, request)
         layouts.append(encode(model, sources, precision, f"{name}.onnx", vocabulary))
-        if request["logits"] == "last" and (head := _head_name(model, captured.sources)):
-            last_position_only(model.graph, head)
+        pick = {"last": last_position_only, "speculation": positions_of_short_steps}.get(request["logits"])
+        if pick and (head := _head_name(model, captured.sources)):
+            pick(model.graph, head)
         if slots:
             add_slots(model, slots)
         lower_opset(model)
         _save(model, output / f"{name}.onnx")
     write_layouts(layouts, output / "layouts.json")
     if request["genai"]:
-        write_genai_config(captured, folder, output, request["provider"])
+        write_genai_config(captured, folder, output, request["provider"], request["logits"] == "speculation")
     if (output / "genai_config.json").exists() and has_tokenizer(folder):
         write_tokenizer(folder, output, request["trust_remote_code"])
     return _notes(captured)

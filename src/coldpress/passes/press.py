@@ -103,8 +103,8 @@ class Press(Pass):
     use_ort_genai: bool = _option(True, "write genai_config.json, for onnxruntime-genai")
     logits: str | None = _option(
         None,
-        "logits for the last position of a prompt or for all; default: last for onnxruntime-genai",
-        ("last", "all"),
+        "logits for the last position of a prompt, for all, or as speculation needs them, which is then on in genai_config.json; default: last for onnxruntime-genai",
+        ("last", "all", "speculation"),
     )
     trust_remote_code: bool = _option(False, "run configuration code that comes with the model")
 
@@ -117,6 +117,8 @@ class Press(Pass):
                 f"scale_dtype has no effect on {target.provider}, whose graphs compute in half precision, scales included",
                 hint="leave it out",
             )
+        if self.logits == "speculation":
+            self._require_speculation()
         base = adapter_folder.base_of(model.path)
         if (base / "config.json").is_file():  # a plan may be made before it is there
             require_right(base, trust_remote_code=self.trust_remote_code)
@@ -131,6 +133,19 @@ class Press(Pass):
         for module, linear in packed.items():
             if not any(fnmatch.fnmatchcase(module, pattern) for pattern in self.modules_to_not_convert):
                 self._check_codes(linear, target)
+
+    def _require_speculation(self) -> None:
+        """Refuse a graph for speculation where nothing would speculate with it."""
+        if not self.use_ort_genai:
+            raise ColdpressError(
+                "logits: speculation has no effect without use_ort_genai, as genai_config.json turns it on",
+                hint="use --logits all for a runtime of your own",
+            )
+        if _genai_version() < (0, 18):
+            raise ColdpressError(
+                f"onnxruntime-genai {version('onnxruntime-genai')} does not open a configuration with speculation",
+                hint="pip install 'onnxruntime-genai>=0.18'",
+            )
 
     def _check_codes(self, linear: PackedLinear, target: Target) -> None:
         """Refuse codes that no kernel reads, or none fast."""
@@ -306,8 +321,11 @@ def _write_adapters(adapters: Mapping[str, Mapping[str, LowRank]], folder: Path)
 
 def _takes_last_logits() -> bool:
     """Whether the installed onnxruntime-genai runs graphs that give logits for the last position only: from 0.12 on."""
-    major, minor = version("onnxruntime-genai").split(".")[:2]
-    return (int(major), int(minor)) >= (0, 12)
+    return _genai_version() >= (0, 12)
+
+
+def _genai_version() -> tuple[int, ...]:
+    return tuple(int(number) for number in version("onnxruntime-genai").split(".")[:2])
 
 
 def copy_settings(folder: Path, output: Path) -> None:

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from coldpress.graphs.imported.folder import FLOATS
 from coldpress.graphs.linears import Linear, find_head
-from coldpress.graphs.scoring import LAST_POSITION
+from coldpress.graphs.scoring import PICKED
 
 #: smaller weights stay float: scales and kernels would cost more than the bytes are worth
 LEAST_WEIGHTS = 1024
@@ -204,7 +204,7 @@ def _observed(node: ir.Node) -> ir.Value:
     """The input of a product; that of all positions where the graph keeps the last one only."""
     value = node.inputs[0]
     producer = value.producer()
-    return producer.inputs[0] if producer is not None and producer.name == LAST_POSITION else value
+    return producer.inputs[0] if producer is not None and producer.name == PICKED else value
 
 
 def _hidden_products(model: ir.Model) -> list[str]:
