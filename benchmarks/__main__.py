@@ -14,6 +14,7 @@ NAMES = (
     "kernels",
     "press_smollm2",
     "decode",
+    "runtimes",
     "press_phi_shape",
     "verification",
     "quality",

@@ -29,6 +29,13 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
         "accelerate",
         "tabulate",
     ),
+    "openvino": (
+        "openvino==2026.4.1",
+        "openvino-genai==2026.4.1.0",
+        "openvino-tokenizers==2026.4.1.0",
+        "optimum-intel==2.2.0",
+        "nncf==3.4.0",
+    ),
     "nncf": ("nncf==3.4.0", "onnx==1.23.2", "onnxruntime==1.31.1"),
     "llama_cpp": (
         "transformers==4.57.6",
@@ -44,7 +51,9 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
 }
 TORCH = "torch==2.13.0"
 LLAMA_CPP = "llama-cpp-python==0.3.36"
-_TOOLS = ("llama-quantize", "llama-imatrix")
+_TOOLS = ("llama-quantize", "llama-imatrix", "llama-bench")
+#: What comes with optimum-intel, unused and built for another torch, with which transformers does not open.
+_UNWANTED = "torchvision"
 #: AMX is off, because decoding with it crashed; no server, no downloads.
 _CMAKE = (
     "-DCMAKE_BUILD_TYPE=Release",
@@ -76,6 +85,7 @@ def python(name: str, options: Options) -> Path:
         run_checked([sys.executable, "-m", "venv", folder])
         for packages in ([TORCH], [TORCH, *REQUIREMENTS[name]]):
             run_checked([folder / "bin" / "python", "-m", "pip", "install", "--quiet", *packages])
+        run_checked([folder / "bin" / "python", "-m", "pip", "uninstall", "--quiet", "--yes", _UNWANTED])
         (folder / "complete").touch()
     return folder / "bin" / "python"
 
@@ -102,7 +112,7 @@ def llama_source(options: Options) -> Path:
 
 
 def llama_tools(options: Options) -> Path:
-    """The folder with llama-quantize, llama-imatrix and their libraries, compiled if needed: some minutes."""
+    """The folder with llama-quantize, llama-imatrix, llama-bench and their libraries, compiled if needed: some minutes."""
     build = options.scratch / "peers" / "llama_build"
     if not all((build / "bin" / tool).exists() for tool in _TOOLS):
         vendor = llama_source(options) / "vendor" / "llama.cpp"
