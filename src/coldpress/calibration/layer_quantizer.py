@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from coldpress.errors import ColdpressError, naming
 from coldpress.models.packed import embedding
 from coldpress.models.packed.patterns import is_expert
 from coldpress.models.quantized_folder import packed_tensors
+from coldpress.models.lattices import as_note, remarks_on_lattices
 from coldpress.networks.layerwise import Layerwise
 from coldpress.networks.weights import Weights
 from coldpress.quant.awq import Scaling, awq
@@ -22,6 +23,7 @@ from coldpress.quant.calibrated import PLAIN, Calibrated, calibrate
 from coldpress.quant.gptq import shrink, to_numpy, to_torch
 from coldpress.quant.grid import Codes, Floats, Grid, check_weight, dequantize, squared_error
 from coldpress.quant.kquant import kquant
+from coldpress.quant.lattice import lattice_of, seems_on_lattice
 
 #: algorithms that search AWQ's scales before they round
 SCALED = ("best", "awq")
@@ -54,13 +56,14 @@ class LayerQuantizer:
     def layer(self, name: str) -> tuple[Tensors, list[Note]]:
         """The tensors of a layer that are not the source's, and what is to be noted of each quantized module."""
         weights, grams = self.decoder.weights(name), self._grams_of(name)
+        modules = [module for module in self.decoder.linears(name) if module in self.grids]
+        settled = {module for module in modules if seems_on_lattice(weights[f"{module}.weight"], self.grids[module])}
         alphas: dict[str, float] = {}
         if self.algorithm in SCALED:
-            weights, alphas = self._folded(name, weights, grams)
+            weights, alphas = self._folded(name, weights, grams, settled)
         tensors: Tensors = {}
         notes = []
-        modules = [module for module in self.decoder.linears(name) if module in self.grids]
-        for group in self._groups(modules, grams):
+        for group in self._groups(modules, grams, settled):
             gram = grams.get(group[0])
             for module, weight, made in self._coded(group, weights, gram):
                 packed = self._packed(module, made.codes, weight.shape[1])
@@ -84,14 +87,15 @@ class LayerQuantizer:
         Its rows are looked up, so errors count alike; as a head, by the power of its inputs.
         """
         module = self.decoder.embedding
-        weight = self.decoder.tensor(f"{module}.weight").cpu().numpy()
+        weight = self.decoder.embedding_weight().cpu().numpy()
         gram = self._grams_of(HEAD).get(HEAD) if self.decoder.is_tied else None
         grid = self.grids[module]
         if gram is not None and self.algorithm in ("gptq", "best"):
             made = self._codes(module, weight, gram)
         else:
             power = None if gram is None else np.ascontiguousarray(gram.matrix.diagonal())
-            made = Calibrated(kquant(weight, grid, power), None, None, np.zeros((3, len(weight))))
+            codes, kept = kquant(weight, grid, power), seems_on_lattice(weight, grid)
+            made = Calibrated(codes, None, None, np.zeros((3, len(weight))), kept)
         embedding.write(folder, module, made.codes, weight.shape[1])
         values = dequantize(made.codes, weight.shape[1]).astype(self._dtype)
         note = {**self._note(module, weight, made, {}, gram), "role": "embedding", "bytes": values.nbytes}
@@ -133,11 +137,12 @@ class LayerQuantizer:
                 device=self.decoder.device,
             )
 
-    def _groups(self, modules: Sequence[str], grams: Mapping[str, Gram]) -> list[list[str]]:
-        """Modules with the same inputs and grid; those without inputs alone."""
+    def _groups(self, modules: Sequence[str], grams: Mapping[str, Gram], settled: Collection[str]) -> list[list[str]]:
+        """Modules with the same inputs and grid; those without inputs alone, and those whose codes are settled."""
         found: dict[Any, list[str]] = {}
         for module in modules:
-            shared = (id(grams[module]), self.grids[module]) if module in grams else module
+            alone = module not in grams or module in settled
+            shared = module if alone else (id(grams[module]), self.grids[module])
             found.setdefault(shared, []).append(module)
         return list(found.values())
 
@@ -155,12 +160,19 @@ class LayerQuantizer:
             start, end = end, end + len(weight)
             yield module, weight, made.rows(slice(start, end))
 
-    def _folded(self, layer: str, weights: Weights, grams: dict[str, Gram]) -> tuple[Weights, dict[str, float]]:
-        """Search AWQ scales and fold them: the weights with them, and the exponents by module; ``grams`` is changed."""
+    def _folded(
+        self, layer: str, weights: Weights, grams: dict[str, Gram], settled: Collection[str]
+    ) -> tuple[Weights, dict[str, float]]:
+        """Search AWQ scales and fold them: the weights with them, and the exponents by module; ``grams`` is changed.
+
+        Modules whose codes are ``settled`` are not scaled: they would lie on no grid then.
+        """
         alphas: dict[str, float] = {}
         for fold in folds_of(layer, weights, self.decoder.config, self.decoder.experts(layer)):
             readers = [reader for reader in fold.readers if reader in grams]
             if not readers or not all(reader in self.grids for reader in fold.readers):
+                continue
+            if not {fold.source, *fold.readers}.isdisjoint(settled):
                 continue
             found = self._searched(fold, weights, readers, grams)
             alphas.update(dict.fromkeys(fold.readers, found.alpha))
@@ -201,6 +213,8 @@ class LayerQuantizer:
             "damp": made.damp,
             "fallback": made.fallback,
             "exact": missed == 0.0,
+            "on_lattice": made.on_lattice,
+            "lattice": None if made.on_lattice else as_note(lattice_of(weight)),
             "bytes": sum(tensor.nbytes for tensor in packed.values()),
         }
 
@@ -224,9 +238,11 @@ def remarks(notes: Sequence[Note]) -> list[str]:
     """What the reader of a report should know of these modules."""
     experts = {note["name"].rpartition(".")[0]: note["tokens"] for note in notes if is_expert(note["name"])}
     cold = sum(tokens == 0 for tokens in experts.values())
+    found = remarks_on_lattices(notes)
     if not cold:
-        return []
+        return found
     return [
+        *found,
         f"No token of the calibration text came to {cold} of {len(experts)} experts: they were rounded without data. "
-        "More windows (--num_samples) or more varied text reach more of them."
+        "More windows (--num_samples) or more varied text reach more of them.",
     ]

@@ -15,6 +15,7 @@ from typing import Any
 from coldpress.graphs.kernels import Encoding
 from coldpress.models.checkpoint import Span
 from coldpress.models.packed.spans import PackedSpan, span_from_json
+from coldpress.quant.grid import Grid
 
 #: large tensors start at multiples of a page, so that a runtime can map them alone; for small ones that is wasted
 ALIGNMENT, LARGE_BYTES = 4096, 1 << 20
@@ -60,6 +61,11 @@ class Quantized:
     def is_stored(self) -> bool:
         """Whether the sources hold codes already, which are taken as they are."""
         return all(isinstance(source, PackedSpan) for source in self.sources)
+
+    @property
+    def grid(self) -> Grid:
+        """What the weights are rounded to."""
+        return Grid(self.encoding.bits, self.encoding.block_size, self.encoding.symmetric, self.scale_dtype)
 
     @property
     def blocks(self) -> int:

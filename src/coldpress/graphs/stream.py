@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,11 +21,15 @@ from coldpress.graphs.kernels import Encoding
 from coldpress.graphs.layout import Layout, Place, Plain, Quantized
 from coldpress.models.checkpoint import Span, as_float32
 from coldpress.models.packed import PackedSpan
+from coldpress.models.lattices import as_note
 from coldpress.quant.grid import Codes, Grid, dequantize
+from coldpress.quant.lattice import lattice_of, seems_on_lattice
 from coldpress.quant.pack import pack, pack_zero_points
 
 #: weights a task holds as float32 at a time; with the quantizer's temporaries about 16 MB a thread
 CHUNK_WEIGHTS = 1 << 20
+#: rows that tell whether a weight was quantized before
+_LOOKED_AT = 64
 
 Quantizer = Callable[[np.ndarray, Grid], Codes]
 
@@ -78,6 +83,17 @@ def fill(
             progress(done, total)
     data.flush()
     return [_layer_error(entry, sums[entry.name]) for entry in layout.quantized]
+
+
+def lattices_in(layouts: Sequence[Layout]) -> dict[str, dict[str, Any]]:
+    """Where the weights lay that were quantized, by a few of their rows: notes as of `models.lattices`, by name."""
+    found: dict[str, dict[str, Any]] = {}
+    for entry in (entry for layout in layouts for entry in layout.quantized if not entry.is_stored):
+        rows = entry.sources[0].rows(0, min(_LOOKED_AT, entry.sources[0].shape[0]))
+        kept = seems_on_lattice(rows, entry.grid)
+        lattice = None if kept else as_note(lattice_of(rows))
+        found[entry.name] = {**asdict(entry.encoding), "on_lattice": kept, "lattice": lattice}
+    return found
 
 
 def _allocate(file: Path, size: int) -> None:
@@ -139,10 +155,10 @@ class _Quantize:
     quantizer: Quantizer
 
     def __call__(self) -> tuple[str, int, float, float]:
-        entry, encoding = self.entry, self.entry.encoding
+        entry = self.entry
         weight = np.ascontiguousarray(self.span.rows(self.start, self.stop))
         norm = _finite_norm(weight, self.span)
-        codes = self.quantizer(weight, Grid(encoding.bits, encoding.block_size, encoding.symmetric, entry.scale_dtype))
+        codes = self.quantizer(weight, entry.grid)
         _write_codes(self.data, entry, self.row, codes)
         difference = dequantize(codes, entry.columns)
         np.subtract(difference, weight, out=difference)

@@ -200,6 +200,10 @@ class Layerwise:
         """What gives the logits, ``[vocabulary, width]``; the embedding where the two are tied."""
         return self.tensor(self._key(self._weight_of(self._model.get_output_embeddings())))
 
+    def embedding_weight(self) -> torch.Tensor:
+        """The token embedding, ``[vocabulary, width]``."""
+        return self.tensor(f"{self.embedding}.weight")
+
     def embed(self, states: States) -> None:
         """Write the inputs of the first layer, and note how the layers are called."""
         import torch

@@ -79,7 +79,7 @@ class Press(Pass):
     accepts = ("hf", "adapter")
     produces = "onnx"
     needs = ("mobius-onnx", "onnxruntime", "onnxruntime-genai")
-    version = 10
+    version = 11
 
     precision: str = _option("int4", "what weights are stored as", PRECISIONS)
     algorithm: str = _option(
@@ -169,9 +169,10 @@ class Press(Pass):
                 )
 
     def run(self, model: Model, ctx: Context) -> Model:
-        from coldpress.graphs.stream import fill
+        from coldpress.graphs.stream import fill, lattices_in
         from coldpress.graphs.worker import build_graph
         from coldpress.models.packed import plain_tensors
+        from coldpress.models.lattices import remarks_on_lattices
 
         started = time.perf_counter()
         ctx.progress("capturing the graph", 0, 1)
@@ -198,6 +199,8 @@ class Press(Pass):
             {"step": "capture the graph", "seconds": captured - started},
             {"step": "press the weights", "seconds": time.perf_counter() - captured},
         ]
+        where = lattices_in(layouts)
+        notes["warnings"] += remarks_on_lattices(list(where.values()))
         notes["source_weights"] = sum(math.prod(span.shape) for span in plain_tensors(base).values())
         return Model(ctx.scratch, "onnx", "", self._notes(model, notes, errors, timings))
 

@@ -58,7 +58,7 @@ class Quantize(Pass):
     produces: ClassVar[str] = "hf"
     needs: ClassVar[tuple[str, ...]] = ("torch", "transformers")
     reads: ClassVar[tuple[str, ...]] = ("data_files",)
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     algorithm: str = _option("best", "best is AWQ scales, GPTQ and a polish together", ALGORITHMS)
     precision: str = _option("int4", "bits of a weight", PRECISIONS)
@@ -234,6 +234,21 @@ class _Run:
         self.chosen = request.module_grids(self.scale_dtype)
         self.grids = self.chosen.of(self.shapes, routers)
         check_experts(self.decoder, self.grids)
+        if self.windows is not None and not request.is_mixed and self._is_settled():
+            self.windows = None
+
+    def _is_settled(self) -> bool:
+        """Whether all weights lie on their grids already, so that no text has anything to say."""
+        from coldpress.quant.lattice import seems_on_lattice
+
+        ends = {LM_HEAD: self.decoder.head_weight, self.decoder.embedding: self.decoder.embedding_weight}
+        modules = {module: layer for layer in self.decoder.layers for module in self.decoder.linears(layer)}
+        for name, grid in self.grids.items():
+            layer = modules.get(name)
+            weight = self.decoder.weights(layer)[f"{name}.weight"] if layer else ends[name]().cpu().numpy()
+            if not seems_on_lattice(weight, grid):
+                return False
+        return True
 
     def _check_memory(self, tokens: int) -> None:
         """Where calibration is not asked for by name, it shall not use up the machine."""
@@ -302,7 +317,7 @@ class _Run:
             "model": self.model.key,
             "text": self.windows.digest,
             "grid": asdict(grid),
-            "rounded": "rtn",
+            "rounded": "rtn, unless on the grid",
             "bfloat16": multiplies_in_bfloat16(self.decoder.device),
         }
         plain = [name for name in self.shapes if self.chosen.stays_float(name)]

@@ -61,7 +61,7 @@ class QuantizeOnnx(Pass):
     produces: ClassVar[str] = "onnx"
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime",)
     reads: ClassVar[tuple[str, ...]] = ("data_files",)
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     precision: str = _option("int4", f"bits of a weight: {', '.join(PRECISIONS)}")
     algorithm: str = _option(

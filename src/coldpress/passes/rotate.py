@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 ROTATIONS = ("quarot", "spinquant")
 _UNTIED = "The rotation made the head a matrix of its own: it and the token embedding were one in the source."
 
+_SETTLED = "Not rotated: the weights lie on a grid of 4 bits already, which a rotation would take them off."
+
 
 def _option(default: Any, text: str, choices: tuple[Any, ...] = ()) -> Any:
     return field(default=default, metadata={"help": text, "choices": choices})
@@ -41,7 +43,7 @@ class Rotate(Pass):
     produces: ClassVar[str] = "hf"
     needs: ClassVar[tuple[str, ...]] = ("torch", "transformers")
     reads: ClassVar[tuple[str, ...]] = ("data_files",)
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     rotation: str = _option("quarot", "quarot is random, spinquant learned", ROTATIONS)
     group_size: int = _option(32, "group size that a rotation is learned for", (16, 32, 64, 128, 256))
@@ -81,6 +83,8 @@ class Rotate(Pass):
         ids = np.zeros((1, 8), np.int64) if text is None else text.ids
         device = "cuda" if ctx.target.device == "gpu" and torch.cuda.is_available() else "cpu"
         decoder = Layerwise(model.path, ids, device=device, trust_remote_code=self.trust_remote_code)
+        if self._is_settled(decoder):
+            return replace(model, notes={**model.notes, "warnings": [*model.notes.get("warnings", []), _SETTLED]})
         rotations = Rotations.random(decoder, ctx.seed)
         facts: dict[str, Any] = {"pass": self.version, "model": model.key, "seed": ctx.seed}
         if text is not None:
@@ -90,6 +94,15 @@ class Rotate(Pass):
             rotate_checkpoint(decoder, ctx.scratch, work, rotations, ctx.progress)
         remarks = [*model.notes.get("warnings", []), *([_UNTIED] if decoder.is_tied else [])]
         return Model(ctx.scratch, "hf", "", {**model.notes, "warnings": remarks, "rotation": self.rotation})
+
+    def _is_settled(self, decoder: Layerwise) -> bool:
+        """Whether all weights of the layers lie on the grid already."""
+        from coldpress.quant.grid import Grid
+        from coldpress.quant.lattice import seems_on_lattice
+
+        grid = Grid(4, self.group_size, self.symmetric)
+        weights = ((decoder.weights(layer), name) for layer in decoder.layers for name in decoder.linears(layer))
+        return all(seems_on_lattice(own[f"{name}.weight"], grid) for own, name in weights)
 
     def text(self) -> Any:
         """The text that is asked for."""

@@ -16,6 +16,7 @@ from coldpress.quant.gptq import Array, Inputs, gptq, missed_by, shrink, to_nump
 from coldpress.quant.grid import Codes, Floats, Grid, check_gram, dequantize
 from coldpress.quant.hqq import hqq
 from coldpress.quant.kquant import kquant
+from coldpress.quant.lattice import on_lattice
 from coldpress.quant.polish import descend, polish
 from coldpress.quant.rtn import rtn
 
@@ -39,13 +40,15 @@ class Calibrated:
     ``damp``: the share of the inputs' mean power that GPTQ had to add to the diagonal; None where it did not run.
     ``fallback``: why simpler codes stand here than those asked for, or None. ``squares`` float64 ``[3, rows]``: for each
     row the squared output of what these codes miss, of what `rtn` misses, and of the weight; without a Gram matrix
-    those of the weights, which is the same for unrelated inputs of equal power.
+    those of the weights, which is the same for unrelated inputs of equal power. ``on_lattice``: the weights lay on the grid
+    already, and these are their codes.
     """
 
     codes: Codes
     damp: float | None
     fallback: str | None
     squares: Squares
+    on_lattice: bool = False
 
     @property
     def error(self) -> float:
@@ -69,7 +72,7 @@ class Calibrated:
         own = self.codes
         zeros = None if own.zero_points is None else own.zero_points[some]
         codes = Codes(own.codes[some], own.scales[some], zeros, own.grid)
-        return Calibrated(codes, self.damp, self.fallback, self.squares[:, some])
+        return Calibrated(codes, self.damp, self.fallback, self.squares[:, some], self.on_lattice)
 
 
 def calibrate(  # noqa: PLR0913
@@ -94,23 +97,27 @@ def calibrate(  # noqa: PLR0913
     ``best`` is worse than with `rtn`. ``seconds`` ends `polish` and `descend` earlier; ``sweeps``: those of `descend`.
     The arrays are numpy's or torch's; ``gptq``, ``autoround`` and ``best`` work on ``device``, or where the weight is.
     Inputs that were all zero leave the codes of `kquant`, for the last four algorithms and for itself, and say so.
+    Weights that lie on such a grid keep their codes, whatever the algorithm.
     """
     _check_name(algorithm, gram is not None)
     values = to_torch(weight)
     host, values = to_numpy(values), values.to(device or values.device)
+    kept = on_lattice(host, grid)
     if gram is None:
-        codes = _by_weights(algorithm, host, grid)
-        return Calibrated(codes, None, None, _squares_of_weights(host, codes))
+        codes = kept or _by_weights(algorithm, host, grid)
+        return Calibrated(codes, None, None, _squares_of_weights(host, codes), kept is not None)
     power = to_torch(gram, values)
     check_gram(values.shape, power)
     layer = _Layer(values, host, Inputs.of(power, tokens), tokens, grid, seconds, sweeps)
-    if algorithm in ("rtn", "hqq"):
+    if kept is not None:
+        found = _Found(kept)
+    elif algorithm in ("rtn", "hqq"):
         found = _Found(_by_weights(algorithm, host, grid))
     elif not bool(power.diagonal().any()):
         found = _Found(kquant(host, grid), fallback=_UNSEEN)
     else:
         found = _BY_GRAM[algorithm](layer)
-    return Calibrated(found.codes, found.damp, found.fallback, _told(layer, found))
+    return Calibrated(found.codes, found.damp, found.fallback, _told(layer, found), kept is not None)
 
 
 def _check_name(algorithm: str, has_gram: bool) -> None:

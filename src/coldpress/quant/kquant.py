@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from coldpress.errors import ColdpressError
 from coldpress.quant.grid import TINY, Codes, Fit, Floats, Grid, block_range, quantize, round_to_grid
+from coldpress.quant.lattice import keeping_lattice
 from coldpress.quant.rtn import range_grid
 
 #: bits -> (width of the grid over the width of the block's range, which of its zeros to take)
@@ -59,7 +60,9 @@ def kquant(weight: Floats, grid: Grid, importance: Floats | None = None, *, quic
     codes; in this measure they are some percent worse, after GPTQ they are as good.
     """
     tiles = None if importance is None else _tile(importance, weight.shape, grid)
-    return quantize(weight, grid, lambda columns: _fit(_Blocks.of(columns, tiles, grid, quick)))
+    return quantize(
+        weight, grid, keeping_lattice(weight, grid, lambda columns: _fit(_Blocks.of(columns, tiles, grid, quick)))
+    )
 
 
 def _tile(importance: Floats, shape: tuple[int, ...], grid: Grid) -> Floats:

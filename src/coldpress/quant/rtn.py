@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from coldpress.quant.grid import TINY, Codes, Fit, Floats, Grid, block_range, quantize, round_to_grid
+from coldpress.quant.lattice import keeping_lattice
 
 
 def rtn(weight: Floats, grid: Grid) -> Codes:
     """Quantize ``weight [rows, K]`` by rounding it to the grid that spans each block's range."""
-    return quantize(weight, grid, lambda columns: _fit(columns, grid))
+    return quantize(weight, grid, keeping_lattice(weight, grid, lambda columns: _fit(columns, grid)))
 
 
 def range_grid(columns: Floats, grid: Grid) -> tuple[Floats, Floats]:
