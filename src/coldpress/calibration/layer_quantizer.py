@@ -12,10 +12,10 @@ import numpy as np
 from coldpress.calibration.folds import Fold, folds_of
 from coldpress.calibration.grams import HEAD, Gram, GramFolder
 from coldpress.errors import ColdpressError, naming
+from coldpress.models.lattices import as_note, remarks_on_lattices
 from coldpress.models.packed import embedding
 from coldpress.models.packed.patterns import is_expert
 from coldpress.models.quantized_folder import packed_tensors
-from coldpress.models.lattices import as_note, remarks_on_lattices
 from coldpress.networks.layerwise import Layerwise
 from coldpress.networks.weights import Weights
 from coldpress.quant.awq import Scaling, awq

@@ -20,8 +20,8 @@ from coldpress.errors import ColdpressError
 from coldpress.graphs.kernels import Encoding
 from coldpress.graphs.layout import Layout, Place, Plain, Quantized
 from coldpress.models.checkpoint import Span, as_float32
-from coldpress.models.packed import PackedSpan
 from coldpress.models.lattices import as_note
+from coldpress.models.packed import PackedSpan
 from coldpress.quant.grid import Codes, Grid, dequantize
 from coldpress.quant.lattice import lattice_of, seems_on_lattice
 from coldpress.quant.pack import pack, pack_zero_points

@@ -171,8 +171,8 @@ class Press(Pass):
     def run(self, model: Model, ctx: Context) -> Model:
         from coldpress.graphs.stream import fill, lattices_in
         from coldpress.graphs.worker import build_graph
-        from coldpress.models.packed import plain_tensors
         from coldpress.models.lattices import remarks_on_lattices
+        from coldpress.models.packed import plain_tensors
 
         started = time.perf_counter()
         ctx.progress("capturing the graph", 0, 1)
