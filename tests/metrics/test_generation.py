@@ -8,7 +8,7 @@ from coldpress.errors import ColdpressError
 from coldpress.metrics.generation import Generation
 from coldpress.metrics.memory import Memory
 from coldpress.networks.reference import Reference
-from coldpress.serving.generator import generate
+from coldpress.serving.engine import Engine, Sampling
 
 
 def test_speeds_are_promised_and_positive(pressed, context):
@@ -43,7 +43,7 @@ def test_a_folder_without_genai_config_is_refused(metric, tiny_source, context):
 
 def test_answers_are_greedy(pressed, tiny_source):
     prompt = [0, 40, 41, 42, 90]
-    result = generate(pressed("fp32").path, prompt, 8, threads=2)
+    result = Engine(pressed("fp32").path, threads=2).generate(prompt, Sampling(8)).finished()
     expected = Reference(tiny_source.path).greedy(prompt, 8)
     assert result.tokens == expected[: len(result.tokens)]
     assert result.stopped == (result.tokens[-1] == 1)

@@ -11,7 +11,7 @@ from coldpress.graphs.session import Session
 from coldpress.models.model import Model
 from coldpress.models.onnx_folder import read_genai_config
 from coldpress.networks.torch_model import TorchModel
-from coldpress.serving.generator import Generator
+from coldpress.serving.engine import Engine, Sampling
 from coldpress.target import Target
 
 if TYPE_CHECKING:
@@ -51,12 +51,16 @@ def open_speaker(model: Model, target: Target, trust_remote_code: bool = False) 
         return _torch(model, target, trust_remote_code).generate
     if not read_genai_config(model.path):
         raise ColdpressError(f"no genai_config.json in {model.path}, so onnxruntime-genai cannot run it")
-    generator = Generator(model.path, target.thread_count, on_cpu=not target.is_here)
+    engine = Engine(model.path, target.thread_count, on_cpu=not target.is_here)
 
     def answer(inputs: Arrays, max_new_tokens: int, stop: Stop = lambda tokens: False) -> list[int]:
         ids = inputs["input_ids"][0]
         prompt = ids[inputs["attention_mask"][0] == 1] if "attention_mask" in inputs else ids
-        return generator.generate([int(token) for token in prompt], max_new_tokens, stop=stop).tokens
+        stream = engine.generate([int(token) for token in prompt], Sampling(max_new_tokens))
+        if not any(stop(stream.tokens) for _ in stream):
+            return stream.tokens
+        stream.close()
+        return stream.tokens
 
     return answer
 

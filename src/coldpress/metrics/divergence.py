@@ -27,7 +27,7 @@ from coldpress.models.onnx_folder import read_genai_config, stop_tokens
 from coldpress.networks.referee import Voice, reference_of, voice_of_base
 from coldpress.networks.reference import Reference
 from coldpress.parts import Context, Metric, Value
-from coldpress.serving.generator import Generator, fitting
+from coldpress.serving.engine import Engine, Sampling
 
 QUESTIONS = (
     "What is the capital of France?",
@@ -127,13 +127,13 @@ class Divergence(Metric):
     def _answers(self, folder: Path, source: Path, ctx: Context) -> list[Answer]:
         """Answers to prompts as transformers makes them; those that do not fit into the context are left out."""
         asked, tokenizer = Source(source, self.trust_remote_code), heldout.load_tokenizer(folder)
-        generator = Generator(folder, ctx.target.thread_count, on_cpu=not ctx.target.is_here)
+        engine = Engine(folder, ctx.target.thread_count, on_cpu=not ctx.target.is_here)
         answers = []
         for question in QUESTIONS:
             prompt = asked.prompt_ids([{"role": "user", "content": question}])
-            room, new_tokens = fitting(generator.settings, len(prompt), self.new_tokens)
+            room, new_tokens = engine.fitting(len(prompt), self.new_tokens)
             if room == len(prompt):
-                result = generator.generate(prompt, new_tokens)
+                result = engine.generate(prompt, Sampling(new_tokens)).finished()
                 written = tokenizer.decode(result.tokens)
                 answers.append(Answer(question, prompt, result.tokens, written, result.stopped))
         return answers

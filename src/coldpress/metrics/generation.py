@@ -14,7 +14,7 @@ from coldpress.errors import ColdpressError
 from coldpress.models.model import Model
 from coldpress.models.onnx_folder import read_genai_config
 from coldpress.parts import Context, Metric, Value
-from coldpress.serving.generator import GenerationResult, Generator, fitting
+from coldpress.serving.engine import Engine, Sampling, TokenStream
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class Generation(Metric):
             raise ColdpressError(f"no genai_config.json in {model.path}, so onnxruntime-genai cannot run it")
         if not ctx.target.is_here:
             raise ColdpressError(f"{ctx.target.provider} is not on this machine, so its speed cannot be measured here")
-        generator = Generator(model.path, ctx.target.thread_count)
-        prompt_tokens, new_tokens = fitting(generator.settings, self.prompt_tokens, self.new_tokens)
+        engine = Engine(model.path, ctx.target.thread_count)
+        prompt_tokens, new_tokens = engine.fitting(self.prompt_tokens, self.new_tokens)
         prompt = _prompt(model, prompt_tokens)
-        runs: list[GenerationResult] = []
+        runs: list[TokenStream] = []
         for done in range(self.repeats + 1):
-            run = generator.generate(prompt, new_tokens, past_stop_tokens=True)
+            run = engine.generate(prompt, Sampling(new_tokens), past_stop_tokens=True).finished()
             runs += [run] if done else []
             ctx.progress("timing generation", done + 1, self.repeats + 1)
         shorter = {"asked_prompt_tokens": self.prompt_tokens} if prompt_tokens < self.prompt_tokens else {}
@@ -66,7 +66,7 @@ def _prompt(model: Model, length: int) -> list[int]:
     return [int(token) for token in islice(cycle(windows[0]), length)]
 
 
-def _summary(runs: list[GenerationResult], prompt_tokens: int) -> dict[str, float]:
+def _summary(runs: list[TokenStream], prompt_tokens: int) -> dict[str, float]:
     first = np.array([run.first_token_s for run in runs])
     prompt = np.array([prompt_tokens / run.prompt_s for run in runs])
     steps = [np.array(run.decode_s) for run in runs if run.decode_s]

@@ -18,7 +18,7 @@ from coldpress.errors import WORK_FAILED, ColdpressError
 from coldpress.models.model import Model
 from coldpress.models.onnx_folder import read_genai_config
 from coldpress.parts import Context, Metric, Value
-from coldpress.serving.generator import Generator, fitting
+from coldpress.serving.engine import Engine, Sampling, fitting
 
 _POLL_S = 0.005
 _MB = 1e6
@@ -104,7 +104,8 @@ def _own_peak_bytes() -> int:
 def _load_and_generate(folder: Path, prompt_tokens: int, new_tokens: int, threads: int, on_cpu: bool) -> None:
     prompt_tokens, new_tokens = fitting(read_genai_config(folder)["model"], prompt_tokens, new_tokens)
     prompt = heldout.windows(folder, max(8, prompt_tokens), 1)[0][:prompt_tokens]
-    Generator(folder, threads, on_cpu).generate([int(token) for token in prompt], new_tokens, past_stop_tokens=True)
+    engine = Engine(folder, threads, on_cpu=on_cpu)
+    engine.generate([int(token) for token in prompt], Sampling(new_tokens), past_stop_tokens=True).finished()
 
 
 if __name__ == "__main__":
