@@ -104,20 +104,22 @@ def job_overhead(options: Options) -> dict[str, Any]:
     """Milliseconds a job, for passes and metrics that do nothing, through the engine's system and store."""
     from coldpress.jobs.job import Job
     from coldpress.jobs.store import Store
+    from coldpress.jobs.system import Executor
     from coldpress.models.model import Model
-    from coldpress.systems.local.local import Local
+    from coldpress.workflow import Place
 
     found: dict[str, Any] = {}
     with _lab(), tempfile.TemporaryDirectory(dir=options.scratch) as name:
         source = Path(name) / "source"
         source.mkdir()
         (source / "model.onnx").write_text("nothing")
+        executor = Executor(Place().make(), Store(Path(name) / "cache"))
         for kind, part in (("pass", "dial"), ("metric", "weight")):
             taken = []
             for index in range(_JOBS):
                 job = Job(kind, part, {}, Model(source, "onnx", f"key{index}"))
                 started = time.perf_counter()
-                list(Local().map([job], Store(Path(name) / "cache")))
+                executor.result(job)
                 taken.append(1e3 * (time.perf_counter() - started))
             found[kind] = spread(taken)
     return found

@@ -9,6 +9,7 @@ import pytest
 
 from coldpress import parts
 from coldpress.errors import ColdpressError
+from coldpress.jobs.system import System
 from coldpress.models.model import FORMATS
 from coldpress.parts import schema
 
@@ -105,7 +106,7 @@ class TestData:
 @pytest.mark.parametrize("part", SYSTEMS, ids=lambda part: part.__name__)
 class TestSystem:
     def test_is_a_frozen_dataclass_with_defaults(self, part):
-        assert issubclass(part, parts.System) and part.title
+        assert issubclass(part, System) and part.title
         assert part() == schema.build(part, {}, part.__name__)
 
     def test_every_parameter_says_what_it_does(self, part):

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from coldpress.errors import ColdpressError
-from coldpress.jobs.job import Job
+from coldpress.jobs.job import Job, Result, silent
 from coldpress.jobs.store import Store
+from coldpress.jobs.system import Executor, System
 from coldpress.models.model import Model, content_key
 from coldpress.runs.engine import Console
 from coldpress.runs.evaluation import benchmark, evaluate, flat, in_turns
@@ -94,17 +95,23 @@ def test_times_are_taken_in_turns_and_never_from_the_store(models, tmp_path):
     assert "latency_p50_ms" in columns and "latency-2 latency_p50_ms" in columns
 
 
-def test_every_other_round_goes_backwards(models, monkeypatch):
-    order: list[str] = []
+class Remembering(System):
+    """Does nothing, and remembers the models of its jobs in the order in which they came."""
 
-    def timed(job: Job, console: Console) -> dict[str, float]:
-        order.append(job.model.path.name)
-        return {"latency_p50_ms": 1.0}
+    def __init__(self) -> None:
+        self.order: list[str] = []
 
-    monkeypatch.setattr("coldpress.runs.evaluation._timed", timed)
+    def map(self, jobs, store, progress=silent):
+        for job in jobs:
+            self.order.append(job.model.path.name)
+            yield job, Result(1.0, False, numbers={"latency_p50_ms": 1.0})
+
+
+def test_every_other_round_goes_backwards(models, tmp_path):
+    system = Remembering()
     jobs = [Job("metric", "latency", QUICK, Model(Path(name), "onnx", name), TARGET) for name in models]
-    assert in_turns(jobs, 3)[0]["latency_p50_ms"]["rounds"] == [1.0] * 3
-    assert order == ["good", "bad", "bad", "good", "good", "bad"]
+    assert in_turns(jobs, 3, Executor(system, Store(tmp_path)))[0]["latency_p50_ms"]["rounds"] == [1.0] * 3
+    assert system.order == ["good", "bad", "bad", "good", "good", "bad"]
 
 
 def test_the_benchmark_takes_any_metric_that_takes_times(models):

@@ -10,6 +10,7 @@ import pytest
 from coldpress import report
 from coldpress.errors import ColdpressError
 from coldpress.jobs.store import Store
+from coldpress.jobs.system import Executor, System
 from coldpress.models.model import Model
 from coldpress.runs.verification import Origin, check_request, verify
 from coldpress.workflow import Verify, Workflow
@@ -20,7 +21,7 @@ HELD_OUT = {"rows": 8, "tokens": 100, "loss_before": 4.0, "loss_after": 3.0}
 @pytest.fixture
 def judged(tmp_path):
     """``judged(model, origin)``; nothing is run for these."""
-    return lambda model, origin: verify(model, origin, Workflow("m"), Store(tmp_path), lambda *_: None)
+    return lambda model, origin: verify(model, origin, Workflow("m"), Executor(System(), Store(tmp_path)))
 
 
 @pytest.mark.parametrize("kind", ["hf", "adapter"])

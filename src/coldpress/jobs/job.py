@@ -21,6 +21,12 @@ from coldpress.parts import schema
 from coldpress.target import Target
 
 Progress = Callable[[str, float, float], None]
+
+
+def silent(what: str, done: float, total: float) -> None:
+    """Progress that nobody follows."""
+
+
 _KINDS = {"pass": "passes", "metric": "metrics"}
 
 
@@ -83,8 +89,15 @@ class Result:
     numbers: Mapping[str, Any] = field(default_factory=dict)
     ended: float | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        return schema.plain(self)
 
-def execute(job: Job, store: Store, progress: Progress = lambda what, done, total: None) -> Result:
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Result:
+        return cls(**{**data, "model": _model(data["model"]) if data["model"] else None})
+
+
+def execute(job: Job, store: Store, progress: Progress = silent) -> Result:
     """Do a job, or find its result in the store. A job that fails leaves nothing behind."""
     with store.lock(job.key):
         return lookup(job, store) or _work(job, store, progress)

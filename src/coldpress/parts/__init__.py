@@ -219,30 +219,6 @@ class Metric:
         raise NotImplementedError
 
 
-class System:
-    """A place where jobs run. Subclasses are frozen dataclasses; their fields say how to get there.
-
-    ``title``: how people call it. ``is_ready``: whether jobs can be sent there; if not, a request for it is read and
-    checked, but not run.
-    """
-
-    title: ClassVar[str] = ""
-    is_ready: ClassVar[bool] = True
-    needs: ClassVar[tuple[str, ...]] = ()
-
-    def check(self) -> None:
-        """Raise ColdpressError when jobs cannot run there; early and cheap."""
-        if not self.is_ready:
-            raise ColdpressError(
-                f"running jobs on {self.title} is a later capability of coldpress",
-                hint="run it on this machine with --system local",
-            )
-
-    def map(self, jobs: Iterable[Any], store: Any, progress: Callable[[str, float, float], None]) -> Iterator[Any]:
-        """Do jobs, one after the other, and give each with its result as it is finished."""
-        raise NotImplementedError
-
-
 class Sampler:
     """How a search picks its points. Subclasses are frozen dataclasses; their fields are the parameters."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -13,8 +12,9 @@ from typing import Any
 
 from coldpress import parts
 from coldpress.errors import WORSE_THAN_TOLERANCE, ColdpressError, NotAtHand
-from coldpress.jobs.job import Job, Progress, Result
+from coldpress.jobs.job import Job, Progress, Result, silent
 from coldpress.jobs.store import Store
+from coldpress.jobs.system import Executor
 from coldpress.models import adapter_folder
 from coldpress.models.azure import is_resource, refuse_remote
 from coldpress.models.model import Model, content_key
@@ -38,7 +38,6 @@ from coldpress.search import (
     search,
     section,
 )
-from coldpress.systems.local.local import Local
 from coldpress.target import Target
 from coldpress.workflow import Measure, Running, Step, Workflow, labels_of, recipes
 
@@ -48,7 +47,7 @@ class Console:
     """How a run speaks: ``say`` a line, ``progress(what, done, total)``; silent by default."""
 
     say: Callable[[str], None] = lambda line: None
-    progress: Progress = lambda what, done, total: None
+    progress: Progress = silent
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ GoalsOf = Callable[["_Run", Model, dict[str, dict[str, Any]]], list[dict[str, An
 @dataclass
 class _Run:
     workflow: Workflow
-    store: Store
+    executor: Executor
     console: Console
     command: str | None
     results: list[tuple[Step, Result]] = field(default_factory=list)
@@ -92,11 +91,13 @@ def run(
     Raises ColdpressError before any work when the request is wrong. ``overwrite`` allows to replace files in an output
     folder that is not empty; files that no run wrote stay. ``command`` is what the report names for repeating it.
     """
-    workflow.system.make().check()
+    system = workflow.system.make()
+    parts.check_needs(type(system))
+    system.check()
     refuse_remote(schema.plain([workflow.data, workflow.passes, workflow.metrics]))
     with logged(workflow, console.say) as say:
-        request = _Run(workflow, store or workflow.run.open_store(), replace(console, say=say), command)
-        return _run(request, overwrite)
+        executor = Executor(system, store or workflow.run.open_store(), console.progress)
+        return _run(_Run(workflow, executor, replace(console, say=say), command), overwrite)
 
 
 def _run(request: _Run, overwrite: bool) -> Report:
@@ -224,11 +225,10 @@ def _searched(request: _Run, prepared: Prepared, key: str) -> _Made:
         return _pass_by_pass(replace(quiet, results=[], opened=[]), source, steps)[1]
 
     def measure_anew(model: Model, measure: Measure) -> dict[str, Any]:
-        with tempfile.TemporaryDirectory(prefix="coldpress-") as place:  # a store of its own: never a known time
-            return _numbers(replace(quiet, store=Store(place)), model, measure)
+        return dict(request.executor.measured_anew(_metric_job(request, model, measure)).numbers)
 
     bench = Bench(passes, lambda model, measure: _numbers(quiet, model, measure), measure_anew)
-    with request.store.kept(f"search-{key}") as folder:
+    with request.executor.store.kept(f"search-{key}") as folder:
         found = search(prepared, bench, folder, request.console.say)
         journal = (folder / JOURNAL).read_text(encoding="utf-8")
     best = _best(request, source, found)
@@ -283,7 +283,7 @@ def _pass_by_pass(request: _Run, source: Model, steps: Sequence[Step]) -> tuple[
     model, origin = source, _origin(Origin(source), source)
     for step in steps:
         job = _job(request, step, model)
-        [(_, result)] = Local().map([job], request.store, request.console.progress)
+        result = request.executor.result(job)
         assert result.model is not None
         request.results.append((Step(step.type, dict(job.parameters)), result))
         request.console.say(f"{step.type}: {_what_came(result, model)}")
@@ -301,7 +301,7 @@ def _opened(request: _Run, step: Step, before: Model, model: Model, origin: Orig
 
 
 def _opener(request: _Run) -> Opener:
-    return Opener(request.workflow, request.store, request.console.progress)
+    return Opener(request.workflow, request.executor)
 
 
 def _is_run_later(workflow: Workflow, origin: Origin, model: Model) -> bool:
@@ -312,7 +312,7 @@ def _is_run_later(workflow: Workflow, origin: Origin, model: Model) -> bool:
 def _verdict(request: _Run, source: Model, model: Model, origin: Origin) -> Verdict:
     """The verdict on a result, and the pass that broke it, if one did."""
     workflow = request.workflow
-    verdict = verify(model, origin, workflow, request.store, request.console.progress)
+    verdict = verify(model, origin, workflow, request.executor)
     found = request.opened
     if verdict.verdict == WORSE and len(request.results) > 1:
         models = [source, *(result.model for _, result in request.results if result.model)]
@@ -373,9 +373,7 @@ def _measure(request: _Run, model: Model) -> dict[str, dict[str, Any]]:
 
 
 def _numbers(request: _Run, model: Model, measure: Measure) -> dict[str, Any]:
-    job = _metric_job(request, model, measure)
-    [(_, result)] = Local().map([job], request.store, request.console.progress)
-    return dict(result.numbers)
+    return dict(request.executor.result(_metric_job(request, model, measure)).numbers)
 
 
 def _metric_job(request: _Run, model: Model, measure: Measure) -> Job:
@@ -398,14 +396,15 @@ def verify_pressed(model: str, workflow: Workflow, store: Store, console: Consol
     if original.format != "adapter":
         attached = (one for one in done if one["name"] == "attach_adapters")
         steps = (*steps, *(Step(one["name"], one["parameters"]) for one in attached))
-    origin, _ = _pass_by_pass(_Run(workflow, store, console, None), original, steps)
-    verdict = verify(replace(pressed, notes=notes), origin, workflow, store, console.progress)
+    executor = Executor(workflow.system.make(), store, console.progress)
+    origin, _ = _pass_by_pass(_Run(workflow, executor, console, None), original, steps)
+    verdict = verify(replace(pressed, notes=notes), origin, workflow, executor)
     if original.format != "onnx" or pressed.format != "onnx" or pressed.key == original.key:
         return verdict
     limit = added_up([Step(one["name"], one["parameters"]) for one in done])
     if limit is None:
         return verdict
-    found = Opener(workflow, store, console.progress).compared("the passes", original, pressed, limit)
+    found = Opener(workflow, executor).compared("the passes", original, pressed, limit)
     return with_graphs(verdict, [found], is_whole=True)
 
 

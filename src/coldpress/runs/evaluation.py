@@ -9,14 +9,14 @@ from coldpress import parts
 from coldpress.errors import ColdpressError
 from coldpress.jobs.job import Job
 from coldpress.jobs.store import Store
+from coldpress.jobs.system import Executor
 from coldpress.measuring.noise import spread
 from coldpress.models.model import Model
 from coldpress.models.sources import find_model
 from coldpress.parts import schema
 from coldpress.runs.engine import Console
-from coldpress.systems.local.local import Local
 from coldpress.target import Target
-from coldpress.workflow import Measure, labels_of
+from coldpress.workflow import Measure, Place, labels_of
 
 #: shown of a metric's numbers where a table has no room for all
 _SHOWN = {
@@ -30,7 +30,7 @@ _SHOWN = {
 _ROUNDS = 3
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913
     models: Sequence[str],
     metrics: Sequence[str | Measure],
     *,
@@ -38,24 +38,26 @@ def evaluate(
     target: Target = Target(),
     store: Store | None = None,
     console: Console = Console(),
+    system: Place = Place(),
 ) -> list[dict[str, Any]]:
     """Measure each model with each metric, each time in a fresh process.
 
     Returns a mapping for each model: ``name``, and the numbers of each metric under the metric's name; of two metrics of a kind the second is
     ``latency-2``. Results are kept in the store, except for times: these are taken in turns, three times of each model, and are
-    as `noise.spread` has them. ``source`` is what ``divergence`` compares with.
+    as `noise.spread` has them. ``source`` is what ``divergence`` compares with, ``system`` where models are measured.
     """
     measures = [Measure(metric) if isinstance(metric, str) else metric for metric in metrics]
     opened = [find_model(name, say=console.say) for name in models]
     made = [_checked(measure, opened[0]) for measure in measures]
     original = find_model(source, say=console.say) if source else None
+    executor = Executor(system.make(), store or Store(), console.progress)
     rows: list[dict[str, Any]] = [{"name": name} for name in models]
     for label, measure, metric in zip(labels_of(measures), measures, made, strict=True):
         jobs = [Job("metric", measure.type, schema.plain(metric), model, target, original) for model in opened]
         if metric.is_timed:
-            found = in_turns(jobs, _ROUNDS, console)
+            found = in_turns(jobs, _ROUNDS, executor)
         else:
-            found = [dict(result.numbers) for _, result in Local().map(jobs, store or Store(), console.progress)]
+            found = [dict(result.numbers) for result in executor.results(jobs)]
         for row, numbers in zip(rows, found, strict=True):
             row[label] = numbers
     return rows
@@ -68,6 +70,7 @@ def benchmark(
     rounds: int = _ROUNDS,
     target: Target = Target(),
     console: Console = Console(),
+    system: Place = Place(),
     **settings: Any,
 ) -> list[dict[str, Any]]:
     """Speed of several models by a metric that takes times, ``generation`` or ``latency``, whose parameters are ``settings``.
@@ -80,14 +83,14 @@ def benchmark(
         timed = [name for name in parts.names("metrics") if parts.find("metrics", name).is_timed]
         raise ColdpressError(f"'{metric}' takes no times", hint=f"use {' or '.join(timed)}, or coldpress evaluate")
     jobs = [Job("metric", metric, schema.plain(made), model, target) for model in opened]
-    found = in_turns(jobs, rounds, console)
+    found = in_turns(jobs, rounds, Executor(system.make(), Store(), console.progress))
     return [
         {"name": name, **{number: numbers[number] for number in made.values if number in numbers}}
         for name, numbers in zip(models, found, strict=True)
     ]
 
 
-def in_turns(jobs: Sequence[Job], rounds: int, console: Console = Console()) -> list[dict[str, Any]]:
+def in_turns(jobs: Sequence[Job], rounds: int, executor: Executor) -> list[dict[str, Any]]:
     """The numbers of each job, measured in turns, so that a machine that slows down slows all of them.
 
     In every round each job runs once in a fresh process, in every other round in the opposite order; nothing is taken from the
@@ -97,19 +100,11 @@ def in_turns(jobs: Sequence[Job], rounds: int, console: Console = Console()) -> 
     order = list(range(len(jobs)))
     for turn in range(rounds):
         for index in order if turn % 2 == 0 else reversed(order):
-            taken[index].append(_timed(jobs[index], console))
+            taken[index].append(dict(executor.measured_anew(jobs[index]).numbers))
     return [
         {name: spread([one[name] for one in runs]) if _is_number(value) else value for name, value in runs[-1].items()}
         for runs in taken
     ]
-
-
-def _timed(job: Job, console: Console) -> dict[str, Any]:
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="coldpress-") as folder:  # a store of its own: never a cached time
-        [(_, result)] = Local().map([job], Store(folder), console.progress)
-    return dict(result.numbers)
 
 
 def _is_number(value: Any) -> bool:

@@ -15,14 +15,13 @@ from typing import Any
 from coldpress import parts
 from coldpress.errors import ColdpressError, naming
 from coldpress.graphs.session import OPTIONS_FILE
-from coldpress.jobs.job import Job, Progress, Result
-from coldpress.jobs.store import Store
+from coldpress.jobs.job import Job, Result
+from coldpress.jobs.system import Executor
 from coldpress.measuring.tolerance import relative_limit
 from coldpress.models.model import Model, files_of
 from coldpress.parts import Closeness
 from coldpress.parts.schema import plain
 from coldpress.runs.verification import UNVERIFIED, VERIFIED, WORSE, Verdict
-from coldpress.systems.local.local import Local
 from coldpress.workflow import Step, Workflow
 
 
@@ -42,11 +41,10 @@ class Opened:
 
 @dataclass(frozen=True)
 class Opener:
-    """Opens what steps of a workflow wrote, in fresh processes, and remembers in ``store`` what it found."""
+    """Opens what steps of a workflow wrote, in fresh processes."""
 
     workflow: Workflow
-    store: Store
-    progress: Progress
+    executor: Executor
 
     def result(self, step: Step, before: Model, after: Model, compare: bool) -> Opened:
         """Open the ONNX model that a step wrote; with ``compare``, hold it against the one before, if that is one.
@@ -78,8 +76,7 @@ class Opener:
     def _measured(self, name: str, after: Model, before: Model | None, parameters: dict[str, Any]) -> Result:
         job = Job("metric", "graph_divergence", parameters, after, self.workflow.target, before)
         with naming(f"what {name} wrote cannot be used"):
-            [(_, result)] = Local().map([job], self.store, self.progress)
-        return result
+            return self.executor.result(job)
 
 
 def _is_as_before(before: Path, after: Path) -> bool:

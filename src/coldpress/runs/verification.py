@@ -9,14 +9,13 @@ from typing import Any
 
 from coldpress import parts
 from coldpress.errors import ColdpressError
-from coldpress.jobs.job import Job, Progress
-from coldpress.jobs.store import Store
+from coldpress.jobs.job import Job
+from coldpress.jobs.system import Executor
 from coldpress.measuring.tolerance import TOLERANCES, Tolerance, judge, judge_adapter, limits_broken, parse_tolerance
 from coldpress.models.adapter_folder import base_of
 from coldpress.models.model import Model
 from coldpress.models.tokenizers.tokenizer import has_tokenizer, writes_text
 from coldpress.parts.schema import plain
-from coldpress.systems.local.local import Local
 from coldpress.workflow import Verify, Workflow
 
 VERIFIED, WORSE, UNVERIFIED = "verified", "worse than tolerance", "unverified"
@@ -86,17 +85,17 @@ class Origin:
     merged: Model | None = None
 
 
-def verify(model: Model, origin: Origin, workflow: Workflow, store: Store, progress: Progress) -> Verdict:
+def verify(model: Model, origin: Origin, workflow: Workflow, executor: Executor) -> Verdict:
     """Compare a pressed model, and each of its adapters, with its source in a fresh process, as ``workflow.verify`` asks.
 
     A source that was merged is itself compared with PEFT's network.
     """
     if not workflow.verify.enabled:
         return Verdict(UNVERIFIED, ["verification was turned off"])
-    found = _against_source(model, origin, workflow, store, progress)
+    found = _against_source(model, origin, workflow, executor)
     if origin.merged is None or not origin.source.notes.get("generates", True):
         return found
-    merging = _against_peft(origin.source, origin.merged, workflow, store, progress)
+    merging = _against_peft(origin.source, origin.merged, workflow, executor)
     if model.key == origin.source.key:
         is_tuned = found.verdict in (TUNED, WORSE) and merging.verdict == VERIFIED
         return replace(merging, verdict=found.verdict, reasons=found.reasons) if is_tuned else merging
@@ -112,18 +111,16 @@ def verify(model: Model, origin: Origin, workflow: Workflow, store: Store, progr
 _OF_MERGING = ("kl", "top1_agreement")
 
 
-def _against_peft(merged: Model, before: Model, workflow: Workflow, store: Store, progress: Progress) -> Verdict:
+def _against_peft(merged: Model, before: Model, workflow: Workflow, executor: Executor) -> Verdict:
     """Compare a merged model with PEFT's network of its base and the adapter."""
     tolerance = tolerance_of(str(merged.notes["precision"]), workflow.verify.tolerance)
     options = {"files": list(workflow.verify.data), "trust_remote_code": workflow.trust_remote_code}
-    [(_, result)] = Local().map(
-        [Job("metric", "divergence", options, merged, workflow.target, before)], store, progress
-    )
+    result = executor.result(Job("metric", "divergence", options, merged, workflow.target, before))
     reasons = [f"merged, against PEFT's network: {why}" for why in judge(result.numbers, tolerance)]
     return Verdict(WORSE if reasons else VERIFIED, reasons, dict(result.numbers), tolerance, result.seconds)
 
 
-def _against_source(model: Model, origin: Origin, workflow: Workflow, store: Store, progress: Progress) -> Verdict:
+def _against_source(model: Model, origin: Origin, workflow: Workflow, executor: Executor) -> Verdict:
     source, request, target = origin.source, workflow.verify, workflow.target
     is_source = model.key == source.key or (origin.attached is not None and model.key == origin.attached.key)
     if is_source:
@@ -140,14 +137,14 @@ def _against_source(model: Model, origin: Origin, workflow: Workflow, store: Sto
     trust = {"trust_remote_code": workflow.trust_remote_code}
     memory = {} if request.max_memory is None else {"max_memory": request.max_memory}
     job = Job("metric", "divergence", {"files": list(request.data), **memory, **trust}, model, target, source)
-    [(_, result)] = Local().map([job], store, progress)
+    result = executor.result(job)
     reasons, numbers, seconds = judge(result.numbers, tolerance), dict(result.numbers), result.seconds
     if limits_broken(result.numbers, tolerance):
         noted = _worst_noted(model)
-        reasons.append(noted or _worst_layer(replace(job, part="worst_layer", parameters=trust), store, progress))
+        reasons.append(noted or _worst_layer(replace(job, part="worst_layer", parameters=trust), executor))
     if origin.attached is not None:
         job = replace(job, part="adapter_divergence", source=origin.attached)
-        [(_, result)] = Local().map([job], store, progress)
+        result = executor.result(job)
         numbers["adapters"], seconds = result.numbers["adapters"], seconds + result.seconds
         reasons += [why for found in numbers["adapters"] for why in judge_adapter(found, tolerance)]
     return Verdict(WORSE if reasons else VERIFIED, reasons, numbers, tolerance, seconds)
@@ -189,9 +186,9 @@ def _worst_noted(model: Model) -> str | None:
     return None
 
 
-def _worst_layer(job: Job, store: Store, progress: Progress) -> str:
+def _worst_layer(job: Job, executor: Executor) -> str:
     try:
-        [(_, result)] = Local().map([job], store, progress)
+        result = executor.result(job)
     except ColdpressError as error:
         return f"the worst layer could not be found: {error.message}"
     if names := result.numbers.get("misread"):

@@ -51,6 +51,7 @@ class Prepared:
     objectives: tuple[Objective, ...]
     source: Model
     seed: int
+    workers: int
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -61,6 +62,7 @@ class Prepared:
             "order": [search.order, search.trials if search.order == PASS_BY_PASS else None],
             "first_look": search.first_look,
             "seed": self.seed,
+            "workers": self.workers,
             "goals": [[one.label, schema.plain(one.goal)] for one in self.objectives],
         }
 
@@ -79,7 +81,8 @@ def prepare(workflow: Workflow, steps: Sequence[Step], source: Model) -> Prepare
             "a search needs goals, and no metric has one",
             hint="give a number of a metric a goal, such as {type: size, goals: {model_bytes: {priority: 1}}}",
         )
-    return Prepared(space, asked, tuple(workflow.metrics or ()), tuple(objectives), source, workflow.seed)
+    measures, workers = tuple(workflow.metrics or ()), workflow.system.make().workers
+    return Prepared(space, asked, measures, tuple(objectives), source, workflow.seed, workers)
 
 
 def check_goals(workflow: Workflow, source: Model, formats: set[str]) -> list[Objective]:
@@ -121,7 +124,8 @@ def search(prepared: Prepared, bench: Bench, folder: Path, say: Say) -> Found:
     evaluate = Evaluator(bench, prepared.measures, judge, prepared.source, prepared.search.first_look)
     directions = {one.label: one.sign > 0 for one in ranking_of(prepared.objectives)}
     history = History(folder / JOURNAL, directions, prepared.space.dimensions)
-    found = run(Request(prepared.space, prepared.search, judge, evaluate, prepared.seed, say), history)
+    request = Request(prepared.space, prepared.search, judge, evaluate, prepared.seed, say, prepared.workers)
+    found = run(request, history)
     return replace(found, finals=finals(found, prepared.measures, prepared.source, bench, folder))
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from statistics import median
 
@@ -27,7 +28,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Request:
-    """What is searched and how. ``evaluate`` tries the passes of one point; ``say`` gets a line for each."""
+    """What is searched and how. ``evaluate`` tries the passes of one point; ``say`` gets a line for each.
+
+    ``workers``: so many points are asked for at once and tried side by side, in threads.
+    """
 
     space: Space
     search: Search
@@ -35,6 +39,7 @@ class Request:
     evaluate: Callable[[tuple[Step, ...]], Outcome]
     seed: int = 0
     say: Say = lambda line: None
+    workers: int = 1
 
 
 @dataclass
@@ -51,9 +56,10 @@ class Found:
     seconds: float = 0.0
     finals: Mapping[int | None, Mapping[str, list[float]]] = field(default_factory=dict)
 
-    def add(self, trial: Trial) -> None:
-        self.trials.append(trial)
-        self.seconds += trial.seconds
+    def add(self, trials: Sequence[Trial]) -> None:
+        """Add trials that ran side by side: together they took as long as the longest of them."""
+        self.trials += trials
+        self.seconds += max(trial.seconds for trial in trials)
 
     @property
     def numbers(self) -> dict[int, Mapping[str, float]]:
@@ -198,27 +204,47 @@ class _Loop:
         return _Stage(slot, trials, self.found.seconds + left / slots_left)
 
     def _search(self, stage: _Stage) -> None:
-        proposer = self._proposer(stage.slot)
-        while not (stopped := self._over(stage)):
-            number = len(self.found.trials)
-            known = self._recorded.get(number)
-            point = proposer.ask(number)
-            if point is None and known is None:
+        proposer, last = self._proposer(stage.slot), list[Trial]()
+        while not (stopped := self._over(stage, last)):
+            points = self._asked(proposer, stage)
+            if not points:
                 stopped = "every point was tried"
                 break
-            if known is not None and known.point != point:
-                proposer.instead(known.point)
-                point = known.point
-            assert point is not None
-            trial = known if known is not None and known.state != FAILED else self._tried(number, point, stage.slot)
-            proposer.tell(trial)
-            self.found.add(trial)
+            last = self._trials(points, stage.slot)
+            for trial in last:
+                proposer.tell(trial)
+            self.found.add(last)
         self.found.stopped = stopped
 
-    def _over(self, stage: _Stage) -> str:
-        """Why the stage is at its end; empty while it is not."""
+    def _asked(self, proposer: Proposer, stage: _Stage) -> dict[int, Point]:
+        """The points that are tried next, side by side, by number: those of the record where there is one."""
+        points: dict[int, Point] = {}
+        first = len(self.found.trials)
+        for number in range(first, int(min(first + self._request.workers, stage.trials))):
+            point, known = proposer.ask(number), self._recorded.get(number)
+            if known is not None and known.point != point:
+                proposer.replace(number, point, known.point)
+                point = known.point
+            if point is None:
+                break
+            points[number] = point
+        return points
+
+    def _trials(self, points: Mapping[int, Point], slot: int | None) -> list[Trial]:
+        """What became of points, in the order of their numbers; those that are not known, or failed, are tried."""
+        trials = {number: self._recorded[number] for number in points if number in self._recorded}
+        trials = {number: trial for number, trial in trials.items() if trial.state != FAILED}
+        unknown = [number for number in points if number not in trials]
+        for trial in side_by_side(lambda number: self._tried(number, points[number], slot), unknown):
+            self._history.add(trial)
+            self._request.say(f"point {trial.number}, {described(trial.point)}: {trial.reason or self._said(trial)}")
+            trials[trial.number] = trial
+        return [trials[number] for number in points]
+
+    def _over(self, stage: _Stage, last: Sequence[Trial]) -> str:
+        """Why the stage is at its end; empty while it is not. ``last``: the trials since it was not."""
         found, search = self.found, self._request.search
-        if search.stop_when_goals_met and found.trials and self._request.judge.meets(found.trials[-1].numbers):
+        if search.stop_when_goals_met and any(self._request.judge.meets(trial.numbers) for trial in last):
             return _GOALS_MET
         if len(found.trials) >= stage.trials:
             return f"{search.trials} points were tried"
@@ -238,10 +264,10 @@ class _Loop:
         return proposer
 
     def _tried(self, number: int, point: Point, slot: int | None) -> Trial:
-        """Try a point and write down what became of it."""
+        """Try a point; this may be in a thread of its own."""
         started = time.perf_counter()
         outcome = self._request.evaluate(self._request.space.steps_at(point))
-        trial = Trial(
+        return Trial(
             number,
             point,
             outcome.state,
@@ -252,9 +278,6 @@ class _Loop:
             time.perf_counter() - started,
             self._request.judge.shortfalls(outcome.numbers),
         )
-        self._history.add(trial)
-        self._request.say(f"point {number}, {described(point)}: {outcome.reason or self._said(trial)}")
-        return trial
 
     def _said(self, trial: Trial) -> str:
         ranking = ranking_of(self._request.judge.objectives)
@@ -262,6 +285,16 @@ class _Loop:
 
 
 _GOALS_MET = "a point meets all goals"
+
+
+def side_by_side(work: Callable[[int], Trial], numbers: Sequence[int]) -> Iterator[Trial]:
+    """Do work for each of some numbers in a thread of its own; results come as they are finished."""
+    if len(numbers) < 2:  # in this thread, which an interrupt ends at once
+        yield from map(work, numbers)
+        return
+    with ThreadPoolExecutor(len(numbers)) as threads:
+        for done in as_completed([threads.submit(work, number) for number in numbers]):
+            yield done.result()
 
 
 def described(point: Point) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from coldpress.parts import System, option
+from coldpress.jobs.system import System
+from coldpress.parts import option
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 from coldpress import parts
 from coldpress.errors import ColdpressError
 from coldpress.jobs.store import Store
+from coldpress.jobs.system import System
 from coldpress.models.model import Model
 from coldpress.parts import option, schema
 from coldpress.target import Target
@@ -173,10 +174,10 @@ class Place:
     type: str = option("name of the system", "local")
     parameters: dict[str, Any] = option("parameters of the system", dict)
 
-    def make(self, where: str = "") -> parts.System:
+    def make(self, where: str = "") -> System:
         """The system itself; raises ColdpressError, with ``where`` in front, for an unknown system or parameter."""
         part = parts.find("systems", self.type)
-        made: parts.System = schema.build(part, self.parameters, where or f"systems.{self.type}")
+        made: System = schema.build(part, self.parameters, where or f"systems.{self.type}")
         return made
 
 

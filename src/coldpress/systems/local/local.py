@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from coldpress.jobs.job import Job, Progress, Result, execute
+from coldpress.jobs.job import Job, Progress, Result, execute, silent
 from coldpress.jobs.store import Store
-from coldpress.parts import System
+from coldpress.jobs.system import System
 from coldpress.systems.local.fork_server import execute_fresh
 
 
@@ -18,9 +18,7 @@ class Local(System):
 
     title: ClassVar[str] = "this machine"
 
-    def map(
-        self, jobs: Iterable[Job], store: Store, progress: Progress = lambda what, done, total: None
-    ) -> Iterator[tuple[Job, Result]]:
+    def map(self, jobs: Iterable[Job], store: Store, progress: Progress = silent) -> Iterator[tuple[Job, Result]]:
         for job in jobs:
             here = job.kind == "pass" or not job.part_class.runs_model
             yield job, execute(job, store, progress) if here else execute_fresh(job, store, progress)

@@ -1,0 +1,72 @@
+"""Where jobs are done: a system, and an executor that sends it jobs on behalf of a run."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+from coldpress.errors import ColdpressError
+from coldpress.jobs.job import Job, Progress, Result, lookup, silent
+from coldpress.jobs.store import Store
+
+
+class System:
+    """A place where jobs run. Subclasses are frozen dataclasses; their fields say how to get there.
+
+    ``title``: how people call it. ``is_ready``: whether jobs can be sent there; if not, a request for it is read and
+    checked, but not run.
+    """
+
+    title: ClassVar[str] = ""
+    is_ready: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def workers(self) -> int:
+        """How many jobs run side by side there without disturbing each other's times. A search tries as many points at once."""
+        return 1
+
+    def check(self) -> None:
+        """Raise ColdpressError when jobs cannot run there; early and cheap."""
+        if not self.is_ready:
+            raise ColdpressError(
+                f"running jobs on {self.title} is a later capability of coldpress",
+                hint="run it on this machine with --system local",
+            )
+
+    def map(self, jobs: Iterable[Job], store: Store, progress: Progress = silent) -> Iterator[tuple[Job, Result]]:
+        """Do jobs and give each with its result as it is finished; results lie in ``store`` afterwards.
+
+        The order is the system's. A job that fails raises its ColdpressError here. Up to ``workers`` threads call this at a time.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Executor:
+    """Sends the jobs of a run to its system, except those whose results are in the store."""
+
+    system: System
+    store: Store
+    progress: Progress = silent
+
+    def results(self, jobs: Sequence[Job]) -> list[Result]:
+        """The results of jobs, in their order; equal jobs are done once."""
+        found = {job.key: known for job in jobs if (known := lookup(job, self.store)) is not None}
+        unknown = {job.key: job for job in jobs if job.key not in found}
+        if unknown:
+            done = self.system.map(unknown.values(), self.store, self.progress)
+            found |= {job.key: result for job, result in done}
+        return [found[job.key] for job in jobs]
+
+    def result(self, job: Job) -> Result:
+        """The result of one job."""
+        return self.results([job])[0]
+
+    def measured_anew(self, job: Job) -> Result:
+        """The result of a metric's job, whatever the store knows of it: for times, which are never taken from there."""
+        with tempfile.TemporaryDirectory(prefix="coldpress-") as folder:
+            return replace(self, store=Store(Path(folder))).result(job)
