@@ -1,4 +1,4 @@
-"""What the libraries find in the environment of our processes and of all that these start.
+"""What the libraries find in the environment of our processes and of all that these start; and what that says of us.
 
 They read it once, when they are loaded, so it is made when the package is imported, before any of them. What the user has set stays.
 """
@@ -6,6 +6,10 @@ They read it once, when they are loaded, so it is made when the package is impor
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 #: Nothing is reported: ONNX Runtime would keep a device id and a queue of events in the user's home and send them to Microsoft, the
 #: hub's libraries would say in their requests what they are used from.
@@ -39,3 +43,14 @@ def of_child() -> dict[str, str]:
     own = str(Path(__file__).parents[1])
     known = os.environ.get("PYTHONPATH")
     return {**os.environ, "PYTHONPATH": os.pathsep.join([own, known] if known else [own])}
+
+
+def cache_folder() -> Path:
+    """Where results and what is worth remembering lie: ``$COLDPRESS_CACHE``, or the user's cache folder."""
+    from pathlib import Path
+
+    if own := os.environ.get("COLDPRESS_CACHE"):
+        return Path(own).expanduser().absolute()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("coldpress", appauthor=False)

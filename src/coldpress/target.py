@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
+import sys
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 
 from coldpress.errors import ColdpressError, did_you_mean
 
@@ -88,11 +92,28 @@ def physical_cores() -> int:
     return max(1, os.cpu_count() or 1)
 
 
+@cache
+def processor() -> str:
+    """The model of the processor, as the system tells it; its architecture where that is all that is known."""
+    if sys.platform == "linux":
+        names = ("model name", "Model")  # of x86; of boards with Arm processors
+        lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines())
+        found = next((value.strip() for name, _, value in lines if name.strip() in names), "")
+    elif sys.platform == "darwin":
+        asked = subprocess.run(
+            ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False
+        )
+        found = asked.stdout.strip()
+    else:
+        found = platform.processor()
+    return found or platform.machine()
+
+
 def machine() -> dict[str, str | int]:
     """What a report says about the machine it was made on."""
     return {
         "system": f"{platform.system()} {platform.release()}",
-        "processor": platform.machine(),
+        "processor": processor(),
         "python": platform.python_version(),
         "cores": physical_cores(),
     }

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from glob import glob
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,7 +16,8 @@ from typing import Any
 
 from coldpress import parts
 from coldpress.jobs.store import Store
-from coldpress.models.model import Model, content_key
+from coldpress.models.adapter_folder import name_of
+from coldpress.models.model import Model, content_key, parts_of
 from coldpress.parts import schema
 from coldpress.target import Target
 
@@ -31,8 +32,20 @@ _KINDS = {"pass": "passes", "metric": "metrics"}
 
 
 @dataclass(frozen=True)
+class Input:
+    """What a job reads from ``path``: ``files`` are there, or below it; ``key`` is that of their content."""
+
+    path: Path
+    files: tuple[Path, ...]
+    key: str
+
+
+@dataclass(frozen=True)
 class Job:
-    """A pass or metric, its parameters, and what it works on. Equal jobs have equal keys."""
+    """A pass or metric, its parameters, and what it works on. Equal jobs have equal keys.
+
+    ``machine``: what is known of the machine that it runs on; a part of the key where times are taken.
+    """
 
     kind: str  # "pass" or "metric"
     part: str
@@ -41,6 +54,7 @@ class Job:
     target: Target = Target()
     source: Model | None = None
     seed: int = 0
+    machine: Mapping[str, str | int] = field(default_factory=dict)
 
     @property
     def part_class(self) -> type[Any]:
@@ -48,13 +62,14 @@ class Job:
 
     @cached_property
     def key(self) -> str:
-        """The hash of everything that decides the result; paths and threads of a pass do not."""
+        """The hash of everything that decides the result. Paths do not, but what lies there; nor do threads of a pass."""
         facts = {
-            "part": [self.kind, self.part, _facts(self.part_class, self.parameters)],
-            "parameters": schema.plain(self.parameters),
+            "part": [self.kind, self.part, _versions(self.part_class, self.parameters)],
+            "parameters": _with_files(self.part_class, self.parameters, _named_contents),
             "model": self.model.key,
             "source": self.source.key if self.source else None,
             "target": [self.target.device, self.target.provider, self.target.threads if self._counts_threads else 0],
+            "machine": dict(self.machine) if self.part_class.is_timed else {},
             "seed": self.seed,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -62,6 +77,28 @@ class Job:
     @property
     def _counts_threads(self) -> bool:
         return self.kind == "metric" or bool(self.part_class.is_timed)
+
+    @cached_property
+    def inputs(self) -> tuple[Input, ...]:
+        """All that the job reads: models, and the files that its parameters name. Another machine needs no more of this one."""
+        found = [self.model.path, *([self.source.path] if self.source else [])]
+
+        def note(paths: list[Path], given: str) -> str:
+            found.extend(paths)
+            return given
+
+        _with_files(self.part_class, self.parameters, note)
+        return tuple(Input(path, tuple(parts_of(path)), content_key(path)) for path in dict.fromkeys(found))
+
+    def moved(self, place: Callable[[Path], Path]) -> Job:
+        """The same job, with the same key, for where each path of its inputs is ``place(path)``."""
+
+        def put(paths: list[Path], given: str) -> str | list[str]:
+            return [str(place(path)) for path in paths] if paths else given
+
+        model = replace(self.model, path=place(self.model.path))
+        source = None if self.source is None else replace(self.source, path=place(self.source.path))
+        return replace(self, model=model, source=source, parameters=_with_files(self.part_class, self.parameters, put))
 
     def to_json(self) -> dict[str, Any]:
         return schema.plain(self)
@@ -144,25 +181,57 @@ def _result(job: Job, folder: Path, value: Mapping[str, Any], *, cached: bool) -
     return Result(*when, model=model, ended=value.get("ended"))
 
 
-def _facts(part: type[Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the work of a part besides its parameters, and that of the data it takes its batches from."""
-    given = [parameters[name] for name in parts.data_fields(part) if parameters.get(name)]
-    sources = [schema.build(parts.DataSource, schema.plain(source), "data") for source in given]
+def _versions(part: type[Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The versions of a part, of what it needs, and of the data it takes its batches from."""
     return {
         "version": part.version,
-        "files": [content_key(file) for name in part.reads for file in _files(parameters.get(name) or ())],
-        "needs": {name: _version(name) for name in part.needs},
-        "data": [_facts(parts.find("data", source.type), source.parameters) for source in sources],
+        "needs": {name: version_of(name) for name in part.needs},
+        "data": [_versions(kind, source.parameters) for _, kind, source in _data(part, parameters)],
     }
 
 
-def _files(patterns: str | Sequence[str]) -> list[Path]:
+def _data(part: type[Any], parameters: Mapping[str, Any]) -> Iterator[tuple[str, type[Any], parts.DataSource]]:
+    """The parameters of a part that name data, with the kind of that."""
+    for name in parts.data_fields(part):
+        if parameters.get(name):
+            source = schema.build(parts.DataSource, schema.plain(parameters[name]), "data")
+            yield name, parts.find("data", source.type), source
+
+
+def _with_files(
+    part: type[Any], parameters: Mapping[str, Any], change: Callable[[list[Path], str], Any]
+) -> dict[str, Any]:
+    """Parameters as plain data with another value for each text that names files, those of data included.
+
+    ``change`` is given the files and folders that are there, perhaps none, and the text, which is a path or a pattern.
+    """
+    changed: dict[str, Any] = schema.plain(parameters)
+    for name in part.reads:
+        if isinstance(given := changed.get(name), str) and given:
+            changed[name] = _single(change(_matching(given), given))
+        elif isinstance(given, list):
+            changed[name] = [one for text in given for one in _listed(change(_matching(text), text))]
+    for name, kind, source in _data(part, parameters):
+        changed[name]["parameters"] = _with_files(kind, source.parameters, change)
+    return changed
+
+
+def _single(value: Any) -> Any:
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _named_contents(paths: list[Path], given: str) -> Any:
+    """What counts of a text that names files: their names, which reports and names of adapters are made of, and contents."""
+    return [{name_of(path): content_key(path)} for path in paths] if paths else given
+
+
+def _matching(pattern: str) -> list[Path]:
     """The files and folders that a parameter names; one that does not exist is the part's to complain of."""
-    listed = [patterns] if isinstance(patterns, str) else patterns
-    return [file for pattern in listed for file in _matching(Path(pattern).expanduser())]
-
-
-def _matching(path: Path) -> list[Path]:
+    path = Path(pattern).expanduser()
     if path.exists():
         return [path]
     return [Path(name) for name in sorted(glob(str(path), recursive=True))]  # noqa: PTH207  any path, any depth
@@ -176,7 +245,9 @@ def _model(data: Mapping[str, Any]) -> Model:
     return Model(**{**data, "path": Path(data["path"])})
 
 
-def _version(distribution: str) -> str | None:
+@cache
+def version_of(distribution: str) -> str | None:
+    """The version of an installed distribution."""
     try:
         return version(distribution)
     except PackageNotFoundError:

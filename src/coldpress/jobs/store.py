@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coldpress.environment import cache_folder
+from coldpress.models.digests import digest
+
 _RECORD = "record.json"
 _ABANDONED_AFTER_S = 24 * 3600
 
@@ -32,23 +35,23 @@ class Entry:
 
 
 class Store:
-    """A folder of results. ``root`` defaults to ``$COLDPRESS_CACHE`` or the user's cache folder.
+    """A folder of results. ``root`` defaults to `environment.cache_folder`. A copy of the folder is as good as the folder itself.
 
     ``since``: results that are older, in seconds since the epoch, are not found, and made anew.
     """
 
     def __init__(self, root: Path | str | None = None, since: float = 0.0):
-        self.root = Path(root or os.environ.get("COLDPRESS_CACHE") or _user_cache()).expanduser().absolute()
+        self.root = Path(root).expanduser().absolute() if root else cache_folder()
         self.since = since
 
     def get(self, key: str) -> Entry | None:
-        """The result of a key; None if there is none, it is too old, or its files were changed since."""
+        """The result of a key; None if there is none, it is too old, or its files do not hold what they did."""
         folder = self._folder(key)
         try:
             record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return None
-        if record["created"] < self.since or _fingerprint(folder / "files") != record["files"]:
+        if record["created"] < self.since or not _is_intact(folder / "files", record["files"]):
             return None
         return Entry(key, folder / "files", record["value"])
 
@@ -56,7 +59,7 @@ class Store:
         """Make a scratch folder the result of a key."""
         staged = Path(tempfile.mkdtemp(dir=self._made("scratch")))
         os.replace(scratch, staged / "files")
-        record = {"value": value, "files": _fingerprint(staged / "files"), "created": time.time()}
+        record = {"value": value, "files": _contents(staged / "files"), "created": time.time()}
         (staged / _RECORD).write_text(json.dumps(record), encoding="utf-8")
         target = self._folder(key)
         if target.exists():
@@ -117,6 +120,9 @@ class Store:
                 freed += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
                 shutil.rmtree(folder, ignore_errors=True)
                 count += 1
+        for file in (self.root / "digests").glob("*"):
+            if file.stat().st_mtime <= limit:
+                file.unlink(missing_ok=True)
         self._remove_abandoned()
         return count, freed
 
@@ -138,17 +144,16 @@ class Store:
                 continue
 
 
-def _fingerprint(folder: Path) -> dict[str, list[int]]:
-    """Size and modification time of each file: enough to notice that somebody changed a result."""
-    found = {}
-    for file in sorted(folder.rglob("*")):
-        if file.is_file():
-            stat = file.stat()
-            found[file.relative_to(folder).as_posix()] = [stat.st_size, stat.st_mtime_ns]
-    return found
+def _files(folder: Path) -> dict[str, Path]:
+    return {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
-def _user_cache() -> str:
-    from platformdirs import user_cache_dir
+def _contents(folder: Path) -> dict[str, str]:
+    """The hash of each file."""
+    return {name: digest(file) for name, file in _files(folder).items()}
 
-    return user_cache_dir("coldpress", appauthor=False)
+
+def _is_intact(folder: Path, contents: dict[str, str]) -> bool:
+    """Whether a folder holds just these files."""
+    files = _files(folder)
+    return files.keys() == contents.keys() and all(digest(file) == contents[name] for name, file in files.items())

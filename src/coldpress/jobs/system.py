@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 from coldpress.errors import ColdpressError
-from coldpress.jobs.job import Job, Progress, Result, lookup, silent
+from coldpress.jobs.job import Job, Progress, Result, lookup, silent, version_of
 from coldpress.jobs.store import Store
+from coldpress.target import physical_cores, processor
+
+#: what runs models, in all its flavours
+_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-qnn",
+             "onnxruntime-genai", "onnxruntime-genai-cuda", "onnxruntime-genai-directml", "torch")  # fmt: skip
 
 
 class System:
@@ -28,6 +33,12 @@ class System:
     def workers(self) -> int:
         """How many jobs run side by side there without disturbing each other's times. A search tries as many points at once."""
         return 1
+
+    @property
+    def machine(self) -> Mapping[str, str | int]:
+        """What times depend on where the jobs run: processor, cores, versions of runtimes. By default those of this machine."""
+        runtimes = {name: known for name in _RUNTIMES if (known := version_of(name))}
+        return {"processor": processor(), "cores": physical_cores(), **runtimes}
 
     def check(self) -> None:
         """Raise ColdpressError when jobs cannot run there; early and cheap."""
@@ -53,8 +64,14 @@ class Executor:
     store: Store
     progress: Progress = silent
 
+    def placed(self, job: Job) -> Job:
+        """A job as the system does it: times belong to its machine."""
+        machine = self.system.machine
+        return job if job.machine == machine else replace(job, machine=machine)
+
     def results(self, jobs: Sequence[Job]) -> list[Result]:
         """The results of jobs, in their order; equal jobs are done once."""
+        jobs = [self.placed(job) for job in jobs]
         found = {job.key: known for job in jobs if (known := lookup(job, self.store)) is not None}
         unknown = {job.key: job for job in jobs if job.key not in found}
         if unknown:

@@ -63,15 +63,20 @@ def write(path: Path, base: Path, adapters: Mapping[str, Path]) -> AdapterFolder
     return read(path)
 
 
+def name_of(folder: Path) -> str:
+    """The name of an adapter by its folder, or by the one around that where it is called ``adapter``."""
+    whole = folder.absolute()
+    return whole.parent.name if whole.name == ADAPTERS else whole.name
+
+
 def named(folders: Iterable[Path]) -> dict[str, Path]:
-    """PEFT folders by name: that of the folder, or of the one around it where it is called ``adapter``.
+    """PEFT folders by name, as `name_of` has it.
 
     Raises ColdpressError when two have one name.
     """
     found: dict[str, Path] = {}
     for folder in folders:
-        whole = folder.absolute()
-        name = whole.parent.name if whole.name == ADAPTERS else whole.name
+        name = name_of(folder)
         if name in found:
             raise ColdpressError(
                 f"two adapters have the name '{name}': {found[name]} and {folder}", hint="rename the folder of one"

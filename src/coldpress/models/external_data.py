@@ -23,6 +23,19 @@ def check_external_of(file: Path) -> None:
         check_external(onnx.load(str(file), load_external_data=False).graph, file.parent)
 
 
+def external_files(file: Path) -> list[Path]:
+    """The files beside a graph that hold tensors of it; none for a file that is no graph."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        graph = onnx.load(str(file), load_external_data=False).graph
+    except DecodeError:
+        return []
+    names = {entry.value for tensor in _external(graph) for entry in tensor.external_data if entry.key == "location"}
+    return [file.parent / name for name in sorted(names) if (file.parent / name).is_file()]
+
+
 def check_external(graph: onnx.GraphProto, folder: Path) -> None:
     """Raise ColdpressError for a tensor in a file that is missing, too short, or not below the graph's ``folder``."""
     sizes: dict[Path, int] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from coldpress.errors import ColdpressError, did_you_mean
+from coldpress.models.companions import companions
+from coldpress.models.digests import digest, link
 
 FORMATS = ("hf", "multimodal", "onnx", "gguf", "adapter", "pt2", "openvino", "mlflow")
-_SAMPLE_BYTES = 1 << 16
 _SHARED = (".onnx", ".safetensors", ".gguf", ".json", ".txt", ".model", ".jinja")
 
 
@@ -68,14 +68,14 @@ def find_graphs(path: Path) -> dict[str, Path]:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Share the bytes where the file system can; who reads a shared file notices by its size and time when it was changed.
+    """Share the bytes where the file system can; who reads a shared file notices by its hash when it was changed.
 
     Files with tensors of ONNX graphs, whatever their name, are copied: onnx refuses to load one that has a second name.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.suffix in _SHARED:
         try:
-            os.link(source, target)
+            link(source, target)
             return
         except OSError:  # another file system, or one that cannot
             pass
@@ -83,20 +83,16 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def content_key(path: Path) -> str:
-    """A key for the content of a model.
+    """A key for the content of a file or a folder: the names in it and what the files hold.
 
-    Hashing gigabytes would cost more than pressing them, so large files count by name, size, modification
-    time and their first and last 64 KiB (a safetensors header, an ONNX graph); small files count whole.
+    It knows no place: neither the folders around ``path``, nor times, nor the machine. Of a graph and of a script what belongs to them
+    counts, too: see `parts_of`.
     """
-    digest = hashlib.sha256()
-    for file in files_of(path):
-        stat = file.stat()
-        name = file.name if path.is_file() else file.relative_to(path).as_posix()
-        whole = stat.st_size <= 2 * _SAMPLE_BYTES
-        digest.update(json.dumps([name, stat.st_size, None if whole else stat.st_mtime_ns]).encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read(2 * _SAMPLE_BYTES if whole else _SAMPLE_BYTES))
-            if not whole:
-                stream.seek(-_SAMPLE_BYTES, 2)
-                digest.update(stream.read())
-    return digest.hexdigest()
+    root = path if path.is_dir() else path.parent
+    listed = [[file.relative_to(root).as_posix(), digest(file)] for file in parts_of(path)]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+
+def parts_of(path: Path) -> list[Path]:
+    """All files that a path stands for: those of a folder; a file with those that it needs beside it."""
+    return [path, *companions(path)] if path.is_file() else list(files_of(path))

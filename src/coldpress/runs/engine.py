@@ -219,6 +219,8 @@ def _searched(request: _Run, prepared: Prepared, key: str) -> _Made:
     """The best result of a search, verified and measured; others that are kept beside it."""
     workflow, source = request.workflow, prepared.source
     quiet = replace(request, console=replace(request.console, say=lambda line: None))
+    if prepared.workers > 1:  # steps of points side by side would take turns in one bar
+        quiet.executor = replace(request.executor, progress=silent)
 
     def passes(steps: Sequence[Step]) -> Model:
         _check_passes(steps, source, workflow.target)
@@ -350,7 +352,8 @@ def _origin(known: Origin, model: Model) -> Origin:
 def _keys(request: _Run, source: Model, steps: Sequence[Step]) -> list[str]:
     """The keys of passes and of the metrics that were asked for."""
     jobs, model = _jobs(request, source, steps)
-    return [job.key for job in (*jobs, *(_metric_job(request, model, one) for one in request.workflow.metrics or ()))]
+    jobs += [_metric_job(request, model, one) for one in request.workflow.metrics or ()]
+    return [job.key for job in jobs]
 
 
 def _jobs(request: _Run, source: Model, steps: Sequence[Step]) -> tuple[list[Job], Model]:
@@ -364,7 +367,8 @@ def _jobs(request: _Run, source: Model, steps: Sequence[Step]) -> tuple[list[Job
 
 def _job(request: _Run, step: Step, model: Model) -> Job:
     workflow = request.workflow
-    return Job("pass", step.type, schema.plain(step.make()), model, workflow.target, seed=workflow.seed)
+    job = Job("pass", step.type, schema.plain(step.make()), model, workflow.target, seed=workflow.seed)
+    return request.executor.placed(job)
 
 
 def _measure(request: _Run, model: Model) -> dict[str, dict[str, Any]]:
@@ -377,7 +381,8 @@ def _numbers(request: _Run, model: Model, measure: Measure) -> dict[str, Any]:
 
 
 def _metric_job(request: _Run, model: Model, measure: Measure) -> Job:
-    return Job("metric", measure.type, schema.plain(measure.make()), model, request.workflow.target)
+    job = Job("metric", measure.type, schema.plain(measure.make()), model, request.workflow.target)
+    return request.executor.placed(job)
 
 
 def _verdict_line(verdict: Verdict) -> str:
