@@ -19,20 +19,42 @@ from typing import Any
 
 
 class GraphServer:
-    """``run`` does for the worker what ``subprocess.run`` does."""
+    """``Popen`` does for the worker what ``subprocess.Popen`` does."""
+
+    PIPE = subprocess.PIPE
 
     def __init__(self) -> None:
         command = [sys.executable, "-m", "tests.fuzz.graph_server"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def run(self, command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        assert command[1:3] == ["-m", "coldpress.graphs.worker"] and self._process.stdin and self._process.stdout
-        self._process.stdin.write(f"{command[3]}\n")
+    def Popen(self, command: list[str], **_: Any) -> _Worker:  # noqa: N802
+        assert command[1:] == ["-m", "coldpress.graphs.worker"]
+        return _Worker(self)
+
+    def ask(self, question: str) -> dict[str, Any]:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(question)
         self._process.stdin.flush()
-        return subprocess.CompletedProcess(command, **json.loads(self._process.stdout.readline()))
+        return dict(json.loads(self._process.stdout.readline()))
 
     def close(self) -> None:
         self._process.communicate(timeout=60)
+
+
+class _Worker:
+    """A worker that does its request when its answer is waited for."""
+
+    def __init__(self, server: GraphServer):
+        self._server, self.stdin = server, io.StringIO()
+        self.returncode: int | None = None
+
+    def communicate(self) -> tuple[str, str]:
+        done = self._server.ask(self.stdin.getvalue())
+        self.returncode = done["returncode"]
+        return done["stdout"], done["stderr"]
+
+    def poll(self) -> int:
+        return self.returncode or 0  # nothing is running that would have to be ended
 
 
 def _serve() -> None:
@@ -59,7 +81,7 @@ def _forked(question: str) -> dict[str, Any]:
         if child == 0:
             os.dup2(out.fileno(), 1)
             os.dup2(errors.fileno(), 2)
-            sys.argv = ["coldpress.graphs.worker", question]
+            sys.stdin = io.StringIO(f"{question}\n")
             try:
                 runpy.run_module("coldpress.graphs.worker", run_name="__main__", alter_sys=True)
             except BaseException:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ import pytest
 import coldpress
 from coldpress.api import optimize_workflow
 from coldpress.errors import ColdpressError
-from coldpress.graphs import worker
+from coldpress.graphs import building
 from tests.fuzz import truth
 from tests.fuzz.bases import BASES, FORMATS, write_base
 from tests.fuzz.graph_server import GraphServer
@@ -73,8 +72,7 @@ def graphs() -> Iterator[None]:
     """The worker's own module, in a fork instead of a process that imports everything anew."""
     server = GraphServer()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(worker, "subprocess", server)
-        patch.setattr(server, "CompletedProcess", subprocess.CompletedProcess, raising=False)
+        patch.setattr(building, "subprocess", server)
         yield
     server.close()
 

@@ -1,5 +1,8 @@
 """Filling a model's data file: every weight is read, quantized and written in chunks of rows, on all cores.
 
+Workers that quantize are forks: threads of one interpreter take turns at its lock after each operation on a chunk, and two of them
+were hardly faster than one. What is only copied is copied by threads, which share this process's memory.
+
 Neither the float model nor the quantized one is ever in memory: sources are mapped, and the data file is
 mapped for writing, so that the system writes pages back when it likes.
 """
@@ -9,7 +12,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from coldpress.errors import ColdpressError
+from coldpress.graphs.forks import results
 from coldpress.graphs.kernels import Encoding
 from coldpress.graphs.layout import Layout, Place, Plain, Quantized
 from coldpress.models.checkpoint import Span, as_float32
@@ -26,10 +29,12 @@ from coldpress.quant.grid import Codes, Grid, dequantize
 from coldpress.quant.lattice import lattice_of, seems_on_lattice
 from coldpress.quant.pack import pack, pack_zero_points
 
-#: weights a task holds as float32 at a time; with the quantizer's temporaries about 16 MB a thread
+#: weights a task holds as float32 at a time; with the quantizer's temporaries about 16 MB a worker
 CHUNK_WEIGHTS = 1 << 20
 #: rows that tell whether a weight was quantized before
 _LOOKED_AT = 64
+#: so many are done sooner than workers are started
+_FEW_WEIGHTS = 1 << 21
 
 Quantizer = Callable[[np.ndarray, Grid], Codes]
 
@@ -74,13 +79,14 @@ def fill(
         math.prod(entry.shape) for entry in layout.plain
     )
     done = 0
-    with ThreadPoolExecutor(threads) as pool:
-        for name, weights, error, weight in _bounded(pool, threads, _tasks(layout, data, quantizer)):
-            if name in sums:
-                sums[name].error += error
-                sums[name].weight += weight
-            done += weights
-            progress(done, total)
+    tasks, workers = list(_tasks(layout, data, quantizer)), threads if total > _FEW_WEIGHTS else 1
+    only_copied = all(isinstance(task, _Store | _Copy) for task in tasks)
+    for name, weights, error, weight in results(tasks, workers, in_threads=only_copied):
+        if name in sums:
+            sums[name].error += error
+            sums[name].weight += weight
+        done += weights
+        progress(done, total)
     data.flush()
     return [_layer_error(entry, sums[entry.name]) for entry in layout.quantized]
 
@@ -108,17 +114,6 @@ def _allocate(file: Path, size: int) -> None:
 
 
 _Task = Callable[[], tuple[str, int, float, float]]
-
-
-def _bounded(pool: ThreadPoolExecutor, threads: int, tasks: Iterator[_Task]) -> Iterator[tuple[str, int, float, float]]:
-    """Run tasks with at most a few waiting, so that memory does not grow with the model."""
-    pending: set[Future[tuple[str, int, float, float]]] = set()
-    for task in tasks:
-        pending.add(pool.submit(task))
-        if len(pending) >= 2 * threads:
-            finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in finished)
-    yield from (future.result() for future in wait(pending).done)
 
 
 def _tasks(layout: Layout, data: np.ndarray, quantizer: Quantizer) -> Iterator[_Task]:

@@ -1,73 +1,73 @@
-"""The process that builds and rewrites graphs: ``python -m coldpress.graphs.worker REQUEST.json``.
+"""The process that builds and rewrites graphs: ``python -m coldpress.graphs.worker``, then the path of a request on its stdin.
 
 It runs apart from the process that moves weights, so that the memory of the libraries that build graphs is given back
 before the first weight is read, and so that what it does to its imports (see ``deferred_torch``) stays its own.
-The last line it prints is its answer as JSON.
+The last line it prints is its answer as JSON. It imports transformers before it is asked, so that it can be started early.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
-import subprocess
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from coldpress import environment
-from coldpress.errors import WORK_FAILED, ColdpressError
-from coldpress.graphs.layout import Layout, read_layouts, write_layouts
-from coldpress.models.checkpoint import Checkpoint, Span, read_header
+from coldpress.errors import ColdpressError
+from coldpress.graphs import deferred_torch
+from coldpress.graphs.forks import started
+from coldpress.graphs.layout import write_layouts
+from coldpress.models.checkpoint import Span, read_header
 from coldpress.models.packed import tensors_to_press
 from coldpress.models.tokenizers.tokenizer import has_tokenizer, write_tokenizer
 
 _LARGE_CONSTANT_BYTES = 1 << 16
 
 
-def build_graph(folder: Path, output: Path, request: Mapping[str, Any]) -> tuple[list[Layout], dict[str, Any]]:
-    """Run the worker; returns the layouts of the graphs written to ``output`` and what is worth noting of the model.
-
-    ``request``: ``provider``, ``dtype``, ``precision``, ``logits``, ``genai``, ``trust_remote_code``, and ``slots``: the modules
-    of the checkpoint that adapters change.
-    """
-    Checkpoint(folder).tensors  # noqa: B018  a broken checkpoint is said here, before a process starts
-    question = output / "request.json"
-    question.write_text(json.dumps({"folder": str(folder), "output": str(output), **request}), encoding="utf-8")
-    command = [sys.executable, "-m", "coldpress.graphs.worker", str(question)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment.of_child(), check=False)
-    question.unlink()
-    answer = _answer(done)
-    if "error" in answer:
-        raise ColdpressError(answer["error"], hint=answer["hint"], exit_code=answer["exit_code"])
-    layouts = read_layouts(output / "layouts.json")
-    (output / "layouts.json").unlink()
-    return layouts, answer
-
-
-def _answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    try:
-        return json.loads(done.stdout.strip().splitlines()[-1])
-    except (IndexError, ValueError):
-        said = _last_words(done.stderr) or f"exit code {done.returncode}"
-        raise ColdpressError(
-            f"building the graph failed: {said}",
-            hint="is config.json complete, and that of these weights?",
-            exit_code=WORK_FAILED,
-        ) from None
-
-
-def _last_words(errors: str) -> str:
-    """The message of the exception that ended a process, in one line; else the last line it wrote."""
-    lines = errors.strip().splitlines()
-    begins = next((place for place in range(len(lines) - 1, -1, -1) if lines[place].startswith("Traceback ")), None)
-    if begins is None:
-        return lines[-1] if lines else ""
-    message = next(place for place in range(begins + 1, len(lines)) if not lines[place].startswith(" "))
-    return " ".join(line.strip() for line in lines[message:])
-
-
 def main(question: Path) -> dict[str, Any]:
+    """Do a request: graphs, layouts and, for onnxruntime-genai, tokenizer and settings; what is worth noting of the model."""
+    request = json.loads(question.read_text(encoding="utf-8"))
+    folder, output = Path(request["folder"]), Path(request["output"])
+    scratch = output / "capture"
+    scratch.mkdir()
+    with _tokenizer_beside(folder, scratch / "tokenizer", request) as tokenizer:
+        captured = _build(folder, output, scratch, request)
+        if tokenizer is not None and (output / "genai_config.json").exists():
+            tokenizer()
+            for file in (scratch / "tokenizer").iterdir():
+                shutil.move(file, output / file.name)
+    return _notes(captured)
+
+
+@contextmanager
+def _tokenizer_beside(folder: Path, place: Path, request: Mapping[str, Any]) -> Iterator[Callable[[], None] | None]:
+    """What waits for the tokenizer for onnxruntime-genai, which a fork of this process writes to ``place`` while it builds the graph.
+
+    None where there is none to write. Where there is no fork, a thread writes it. A model's own code is run by one process at a
+    time, since transformers copies it to one place.
+    """
+    place.mkdir()
+    if not request["genai"] or not has_tokenizer(folder):
+        yield None
+    elif request["trust_remote_code"]:
+        yield partial(_write_tokenizer, folder, place, True)
+    else:
+        with started(1) as other:
+            yield other.submit(_write_tokenizer, folder, place, False).result
+
+
+def _write_tokenizer(folder: Path, place: Path, trust_remote_code: bool) -> None:
+    deferred_torch.defer()  # a tokenizer's own code may want it
+    write_tokenizer(folder, place, trust_remote_code)
+
+
+def _build(folder: Path, output: Path, scratch: Path, request: Mapping[str, Any]) -> Any:
+    """The captured graphs, written to ``output`` with their layouts and the settings of onnxruntime-genai."""
     from coldpress.graphs.capture import capture
     from coldpress.graphs.encode import Precision, encode
     from coldpress.graphs.fuse_linears import join_siblings, part_strangers
@@ -76,10 +76,6 @@ def main(question: Path) -> dict[str, Any]:
     from coldpress.graphs.opset import lower_opset
     from coldpress.graphs.positions import last_position_only, positions_of_short_steps
 
-    request = json.loads(question.read_text(encoding="utf-8"))
-    folder, output = Path(request["folder"]), Path(request["output"])
-    scratch = output / "capture"
-    scratch.mkdir()
     captured = capture(
         folder,
         provider=request["provider"],
@@ -110,9 +106,7 @@ def main(question: Path) -> dict[str, Any]:
     write_layouts(layouts, output / "layouts.json")
     if request["genai"]:
         write_genai_config(captured, folder, output, request["provider"], request["logits"] == "speculation")
-    if (output / "genai_config.json").exists() and has_tokenizer(folder):
-        write_tokenizer(folder, output, request["trust_remote_code"])
-    return _notes(captured)
+    return captured
 
 
 def _require_matches(captured: Any, precision: Any, vocabulary: int) -> None:
@@ -211,11 +205,25 @@ def _notes(captured: Any) -> dict[str, Any]:
     }
 
 
+def _import_transformers() -> None:
+    """Import it, without torch. What its model files define it reads twice, for itself and for its package of models: here once."""
+    deferred_torch.hide()
+    from transformers.utils import import_utils
+
+    known: Any = import_utils
+    read = known.create_import_structure_from_path
+    known.create_import_structure_from_path = lambda path: read(Path(path).parent if Path(path).is_file() else path)
+
+
 if __name__ == "__main__":
-    try:
-        result = main(Path(sys.argv[1]))
-    except ColdpressError as error:
-        result = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
-    print(json.dumps(result))
-    sys.stdout.flush()
+    gc.disable()  # it lives for two seconds, and most of what it makes is kept
+    with suppress(ImportError):  # said where it is needed
+        _import_transformers()
+    if asked := sys.stdin.readline().strip():
+        try:
+            result = main(Path(asked))
+        except ColdpressError as error:
+            result = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
+        print(json.dumps(result))
+        sys.stdout.flush()
     os._exit(0)  # skips tearing down a few hundred modules

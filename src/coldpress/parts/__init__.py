@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, entry_points, version
@@ -103,6 +103,11 @@ class Pass:
 
     def check(self, model: Model, target: Target) -> None:
         """Raise ColdpressError when this pass cannot do its work; early and cheap."""
+
+    @classmethod
+    def started_early(cls) -> AbstractContextManager[None]:
+        """Start processes that `run` will need, which load their libraries while the request is checked."""
+        return nullcontext()
 
     def foretold(self) -> Mapping[str, Any]:
         """Notes on what this pass will make, for the checks of later passes before it is there."""

@@ -16,6 +16,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +28,7 @@ from coldpress.graphs.trust import require_right
 from coldpress.models import adapter_folder
 from coldpress.models.model import Model
 from coldpress.models.tokenizers.tokenizer import check_tokenizer
+from coldpress.networks import heap
 from coldpress.parts import Context, Pass, refuse
 from coldpress.rules.block_quantized_products import slow_encoding
 from coldpress.rules.half_precision import half_on_cpu
@@ -123,7 +125,7 @@ class Press(Pass):
         if (base / "config.json").is_file():  # a plan may be made before it is there
             require_right(base, trust_remote_code=self.trust_remote_code)
         packed = _packed_in(base)
-        check_tokenizer(base)
+        _remarks_on_tokenizer(base)
         _layers_of_adapters(model)
         if self._bits == 16:
             self._refuse_grid_options(effective=_ON_CODES if packed else ())
@@ -147,6 +149,12 @@ class Press(Pass):
                 hint="pip install 'onnxruntime-genai>=0.18'",
             )
 
+    @classmethod
+    def started_early(cls) -> AbstractContextManager[None]:
+        from coldpress.graphs.building import started_early
+
+        return started_early()
+
     def _check_codes(self, linear: PackedLinear, target: Target) -> None:
         """Refuse codes that no kernel reads, or none fast."""
         grid, module = linear.grid, linear.module
@@ -169,8 +177,8 @@ class Press(Pass):
                 )
 
     def run(self, model: Model, ctx: Context) -> Model:
+        from coldpress.graphs.building import begun
         from coldpress.graphs.stream import fill, lattices_in
-        from coldpress.graphs.worker import build_graph
         from coldpress.models.lattices import remarks_on_lattices
         from coldpress.models.packed import plain_tensors
 
@@ -179,7 +187,9 @@ class Press(Pass):
         base, adapters = adapter_folder.base_of(model.path), _layers_of_adapters(model)
         require_right(base, trust_remote_code=self.trust_remote_code)
         slots = sorted({module for layers in adapters.values() for module in layers})
-        layouts, notes = build_graph(base, ctx.scratch, {**self.request(ctx.target), "slots": slots})
+        with begun(base, ctx.scratch, {**self.request(ctx.target), "slots": slots}) as graph:
+            remarks = _remarks_on_tokenizer(base)
+            layouts, notes = graph.result()
         captured = time.perf_counter()
         errors = []
         for layout in layouts:
@@ -192,7 +202,7 @@ class Press(Pass):
             )
         shutil.rmtree(ctx.scratch / "capture")
         copy_settings(base, ctx.scratch)
-        notes["warnings"] += check_tokenizer(base)
+        notes["warnings"] += remarks
         if adapters:
             notes["adapters"] = _write_adapters(adapters, ctx.scratch)
         timings = [
@@ -277,6 +287,13 @@ class Press(Pass):
             "layers": layers,
             "timings": timings,
         }
+
+
+def _remarks_on_tokenizer(base: Path) -> list[str]:
+    """Those of `check_tokenizer`; the memory of the vocabulary, more than that of the chunks of weights, is given back at once."""
+    remarks = check_tokenizer(base)
+    heap.give_back()
+    return remarks
 
 
 def _packed_in(base: Path) -> dict[str, PackedLinear]:

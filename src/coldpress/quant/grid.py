@@ -143,12 +143,20 @@ def quantize(weight: Floats, grid: Grid, fit: Fitter) -> Codes:
     return Codes(codes.reshape(rows, blocks, grid.block_size), scales.reshape(rows, blocks), zeros, grid)
 
 
-def round_to_grid(columns: Floats, grid: Grid, scales: Floats, zeros: Floats, out: Floats) -> Floats:
-    """The nearest steps of ``columns [block_size, G]`` on given grids, in ``out`` of the same shape."""
-    np.multiply(columns, np.reciprocal(scales), out=out)
+def round_to_grid(
+    columns: Floats, grid: Grid, scales: Floats, zeros: Floats, out: Floats, span: tuple[Floats, Floats] | None = None
+) -> Floats:
+    """The nearest steps of ``columns [block_size, G]`` on given grids, in ``out`` of the same shape.
+
+    ``span``: the `block_range` of the columns, if it is known: where no block reaches beyond its grid, there is nothing to clip.
+    """
+    steps_per_unit, least, most = np.reciprocal(scales), -zeros, np.float32(grid.top) - zeros
+    np.multiply(columns, steps_per_unit, out=out)
     np.rint(out, out=out)
-    np.maximum(out, -zeros, out=out)
-    np.minimum(out, np.float32(grid.top) - zeros, out=out)
+    if span is None or (np.rint(span[0] * steps_per_unit) < least).any():
+        np.maximum(out, least, out=out)
+    if span is None or (np.rint(span[1] * steps_per_unit) > most).any():
+        np.minimum(out, most, out=out)
     return out
 
 

@@ -78,9 +78,10 @@ def _tile(importance: Floats, shape: tuple[int, ...], grid: Grid) -> Floats:
 
 @dataclass
 class _Blocks:
-    """Blocks as columns ``[block_size, G]``, what their errors count, and room for steps and for differences."""
+    """Blocks as columns ``[block_size, G]``, their ranges, what their errors count, and room for steps and for differences."""
 
     columns: Floats
+    span: tuple[Floats, Floats]
     importance: Floats | None
     grid: Grid
     steps: Floats
@@ -90,17 +91,22 @@ class _Blocks:
     @classmethod
     def of(cls, columns: Floats, tiles: Floats | None, grid: Grid, is_quick: bool) -> _Blocks:
         importance = None if tiles is None else np.tile(tiles, columns.shape[1] // tiles.shape[1])
-        return cls(columns, importance, grid, np.empty_like(columns), np.empty_like(columns), is_quick)
+        return cls(
+            columns, block_range(columns), importance, grid, np.empty_like(columns), np.empty_like(columns), is_quick
+        )
 
     def some(self, which: NDArray[np.int64]) -> _Blocks:
         """Those of these numbers."""
         importance = None if self.importance is None else self.importance[:, which]
         columns = self.columns[:, which]
-        return _Blocks(columns, importance, self.grid, np.empty_like(columns), np.empty_like(columns), self.is_quick)
+        span = self.span[0][which], self.span[1][which]
+        return _Blocks(
+            columns, span, importance, self.grid, np.empty_like(columns), np.empty_like(columns), self.is_quick
+        )
 
     def round(self, scales: Floats, zeros: Floats) -> Floats:
         """The steps of the columns on these grids; overwritten by the next call."""
-        return round_to_grid(self.columns, self.grid, scales, zeros, self.steps)
+        return round_to_grid(self.columns, self.grid, scales, zeros, self.steps, self.span)
 
     def dot(self, one: Floats, other: Floats) -> Floats:
         """The inner product of two arrays ``[block_size, G]`` in each block, ``[G]``."""
@@ -165,7 +171,7 @@ def _errors(blocks: _Blocks, scales: Floats, zeros: Floats) -> Floats:
 
 def _search(blocks: _Blocks, best: _Best) -> _Best:
     """Compare all candidates; where importance draws the grid to one side, also the neighbours of the best zero."""
-    grid, span = blocks.grid, block_range(blocks.columns)
+    grid, span = blocks.grid, blocks.span
     for width, choice in (_QUICK_CANDIDATES if blocks.is_quick else _CANDIDATES)[grid.bits]:
         best.compare(blocks, *_candidate(grid, span, width, choice))
     if blocks.importance is None:
@@ -181,7 +187,7 @@ def _search(blocks: _Blocks, best: _Best) -> _Best:
 
 
 def _narrowed(blocks: _Blocks, best: _Best) -> _Best:
-    span = block_range(blocks.columns)
+    span = blocks.span
     if not blocks.grid.symmetric:
         span = _around_mean(blocks, span)
     for width, choice in _NARROW_CANDIDATES[blocks.grid.bits]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,13 @@ def _run(request: _Run, overwrite: bool) -> Report:
     workflow, console = request.workflow, request.console
     source = find_model(workflow.model, trust_remote_code=workflow.trust_remote_code, say=console.say)
     steps = recipes.complete(workflow, source)
+    with _started_early(request, source, steps):
+        return _checked(request, source, steps, overwrite)
+
+
+def _checked(request: _Run, source: Model, steps: Sequence[Step], overwrite: bool) -> Report:
+    """Check a request, and do what is not done yet."""
+    workflow, console = request.workflow, request.console
     prepared = _prepared(workflow, steps, source)
     output = Path(workflow.output) if workflow.output else None
     work = _keys(request, source, steps) if prepared is None else [_search_key(request, prepared)]
@@ -119,6 +126,14 @@ def _run(request: _Run, overwrite: bool) -> Report:
         best = Candidate(made.model, {**made.report, "identity": identity}, workflow.resolved().to_yaml())
         publish(best, output, Beside(made.candidates, made.texts, workflow.packaging, workflow.artifacts))
     return Report(made.report, made.model)
+
+
+def _started_early(request: _Run, source: Model, steps: Sequence[Step]) -> AbstractContextManager[None]:
+    """What the first pass needs, started while the request is checked."""
+    with suppress(ColdpressError):  # what is wrong is said by the checks
+        if steps and not steps[0].is_open:
+            return request.executor.started_early(_job(request, steps[0], source))
+    return nullcontext()
 
 
 def _identity(workflow: Workflow, source: Model, work: Sequence[str]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from typing import Any
 
 from coldpress import parts
 from coldpress.errors import ColdpressError, naming
-from coldpress.graphs.session import OPTIONS_FILE
 from coldpress.jobs.job import Job, Result
 from coldpress.jobs.system import Executor
 from coldpress.measuring.tolerance import relative_limit
@@ -89,6 +88,8 @@ def _is_as_before(before: Path, after: Path) -> bool:
 
 def _decisive(path: Path) -> dict[str, Path]:
     """The files of a model that decide what it computes."""
+    from coldpress.graphs.session import OPTIONS_FILE
+
     if path.is_file():
         return {}
     return {

@@ -230,5 +230,5 @@ def metrics_for(workflow: Workflow, model: Model) -> tuple[Measure, ...]:
         return workflow.metrics
     if model.format == "adapter":
         return ()
-    runs = (model.path / "genai_config.json").exists() and workflow.target.is_here and workflow.verify.enabled
+    runs = workflow.verify.enabled and (model.path / "genai_config.json").exists() and workflow.target.is_here
     return tuple(Measure(name) for name in (("size", "generation", "memory") if runs else ("size",)))

@@ -99,12 +99,11 @@ class ChatTemplate:
         )
 
     def _render(self, messages: Sequence[Message], for_answer: bool, before: str = "") -> str:
-        from transformers.utils.chat_template_utils import render_jinja_template
+        from coldpress.models.tokenizers.template_renderer import renderer
 
         source = before + self.source if "strftime_now" in self.source else self.source
-        render: Any = render_jinja_template  # annotated as str; it gives the texts and the places of the answers
         options = {"chat_template": source, "add_generation_prompt": for_answer}
-        texts, _ = render(conversations=[list(messages)], **options, **self.special_tokens)
+        texts, _ = renderer()(conversations=[list(messages)], **options, **self.special_tokens)
         return str(texts[0])
 
     def _refusal(self, error: Exception) -> ColdpressError:

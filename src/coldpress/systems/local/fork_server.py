@@ -7,7 +7,6 @@ job is in there, and a third of a second is saved. Elsewhere every job starts an
 from __future__ import annotations
 
 import atexit
-import ctypes
 import json
 import os
 import signal
@@ -22,11 +21,11 @@ from typing import Any, NoReturn
 
 from coldpress import environment
 from coldpress.errors import WORK_FAILED, ColdpressError
+from coldpress.graphs.forks import end_with_parent
 from coldpress.jobs.job import Job, Progress, Result, execute, lookup
 from coldpress.jobs.store import Store
 
 _FORKS = sys.platform == "linux"
-_PR_SET_PDEATHSIG = 1  # prctl(2)
 _CLOSING_S = 2.0
 _LINES_OF_ERRORS = 12
 
@@ -56,18 +55,33 @@ _kept: _Server | None = None
 _lock = threading.Lock()
 
 
+def start_early() -> None:
+    """Start the process of the next job, which loads its libraries meanwhile; nothing happens while it does another."""
+    if _lock.acquire(blocking=False):
+        try:
+            _serving()
+        finally:
+            _lock.release()
+
+
+def _serving() -> _Server:
+    """The process that is kept, begun anew where it does not serve; under the lock."""
+    global _kept  # noqa: PLW0603
+    own = environment.of_child()
+    if _kept is None or not _kept.serves(own):
+        close()
+        _kept = _Server(own)
+    return _kept
+
+
 def _do(request: dict[str, Any], progress: Progress) -> tuple[dict[str, Any], int]:
     """The last message of the process that does a request, and its exit code."""
-    global _kept  # noqa: PLW0603
     with _lock:
-        own = environment.of_child()
-        if _kept is None or not _kept.serves(own):
-            close()
-            _kept = _Server(own, Path(request["errors"]))
+        server = _serving()
         try:
-            return _kept.do(request, progress)
+            return server.do(request, progress)
         except BaseException:
-            _kept.kill()
+            server.kill()
             raise
 
 
@@ -85,18 +99,18 @@ atexit.register(close)
 class _Server:
     """A child that does one request after the other, each in a fork of its own; or a single one, where there is no fork."""
 
-    def __init__(self, variables: dict[str, str], errors: Path):
+    def __init__(self, variables: dict[str, str]):
         self._variables, self._is_open, self._owner = variables, True, os.getpid()
-        with errors.open("a") as said:  # of the first request, so that a child that cannot start says why
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "coldpress.systems.local.fork_server"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=said,
-                text=True,
-                encoding="utf-8",
-                env=variables,
-            )
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  what a child says that cannot start
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "coldpress.systems.local.fork_server"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            text=True,
+            encoding="utf-8",
+            env=variables,
+        )
 
     @property
     def is_ours(self) -> bool:
@@ -121,7 +135,11 @@ class _Server:
                 progress(*message["progress"])
             last = message or last
         self._is_open = False
-        return last, self._process.wait()
+        code = self._process.wait()
+        self._said.seek(0)
+        with Path(request["errors"]).open("ab") as errors:
+            errors.write(self._said.read())
+        return last, code
 
     def kill(self) -> None:
         """The fork goes with it."""
@@ -139,6 +157,7 @@ class _Server:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()
+        self._said.close()
 
 
 # The other side
@@ -149,9 +168,11 @@ def _serve() -> None:
     on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     on_interrupt = signal.SIG_IGN if on_interrupt == signal.SIG_IGN else signal.SIG_DFL
     if not _FORKS:
-        _work(json.loads(sys.stdin.readline()))
+        if line := sys.stdin.readline():
+            _work(json.loads(line))
         return
     with suppress(ImportError):
+        import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
 
         import coldpress.graphs.session  # noqa: F401
@@ -161,13 +182,14 @@ def _serve() -> None:
             _work_and_exit(json.loads(line), on_interrupt)
         _, status = os.waitpid(child, 0)
         _say({"ended": os.waitstatus_to_exitcode(status)})
+    os._exit(0)  # skips tearing down the libraries
 
 
 def _work_and_exit(request: dict[str, Any], on_interrupt: signal.Handlers) -> NoReturn:
     """In a fork: what is left of the parent is not to be cleaned up here."""
     code = 1
     try:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        end_with_parent()
         signal.signal(signal.SIGINT, on_interrupt)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         _work(request)

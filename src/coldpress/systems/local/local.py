@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
 from coldpress.jobs.job import Job, Progress, Result, execute, silent
 from coldpress.jobs.store import Store
 from coldpress.jobs.system import System
-from coldpress.systems.local.fork_server import execute_fresh
+from coldpress.systems.local import fork_server
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,12 @@ class Local(System):
 
     title: ClassVar[str] = "this machine"
 
+    def started_early(self, job: Job) -> AbstractContextManager[None]:
+        return job.part_class.started_early() if job.kind == "pass" else nullcontext()
+
     def map(self, jobs: Iterable[Job], store: Store, progress: Progress = silent) -> Iterator[tuple[Job, Result]]:
         for job in jobs:
             here = job.kind == "pass" or not job.part_class.runs_model
-            yield job, execute(job, store, progress) if here else execute_fresh(job, store, progress)
+            if job.kind == "pass" and job.part_class.produces == "onnx":
+                fork_server.start_early()  # the result is opened in it
+            yield job, execute(job, store, progress) if here else fork_server.execute_fresh(job, store, progress)
