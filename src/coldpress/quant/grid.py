@@ -191,9 +191,12 @@ def _chunks(weight: Floats, grid: Grid) -> Iterator[tuple[slice, Floats]]:
     turned = np.empty((grid.block_size, step * blocks), np.float32)
     for row in range(0, rows, step):
         count = min(step, rows - row)
-        padded[:count, :columns] = weight[row : row + count]
+        whole = weight[row : row + count]
+        if columns % grid.block_size:
+            padded[:count, :columns] = whole
+            whole = padded[:count]
         values = turned[:, : count * blocks]
-        np.copyto(values, padded[:count].reshape(-1, grid.block_size).T)
+        np.copyto(values, whole.reshape(-1, grid.block_size).T)
         yield slice(row * blocks, (row + count) * blocks), values
 
 
@@ -236,8 +239,9 @@ def _damaged() -> ColdpressError:
 
 def dequantize(codes: Codes, columns: int) -> Floats:
     """The values ``[rows, columns]`` that the codes stand for, without the padding."""
-    zero_points = np.uint8(codes.grid.middle) if codes.zero_points is None else codes.zero_points[..., None]
-    values = np.subtract(codes.codes, zero_points, dtype=np.float32)
+    zeros = codes.zero_points
+    values = codes.codes.astype(np.float32)
+    values -= np.float32(codes.grid.middle) if zeros is None else zeros[..., None].astype(np.float32)
     values *= codes.scales[..., None]
     return values.reshape(len(values), values.shape[1] * values.shape[2])[:, :columns]
 

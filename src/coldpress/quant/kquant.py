@@ -159,9 +159,10 @@ def _fit(blocks: _Blocks) -> Fit:
     found = _search(blocks, _Best(range_scales, range_zeros, np.zeros_like(range_scales)))
     found.scales = blocks.grid.stored(found.scales)
     # gains are differences of large numbers; the errors themselves decide between the found grid and the range's
-    better = _errors(blocks, found.scales, found.zeros) < _errors(blocks, range_scales, range_zeros)
+    errors, range_errors = (_errors(blocks, *one) for one in ((found.scales, found.zeros), (range_scales, range_zeros)))
+    better = errors < range_errors
     scales, zeros = np.where(better, found.scales, range_scales), np.where(better, found.zeros, range_zeros)
-    return _refit(blocks, scales, zeros)
+    return _refit(blocks, scales, zeros, np.where(better, errors, range_errors))
 
 
 def _errors(blocks: _Blocks, scales: Floats, zeros: Floats) -> Floats:
@@ -222,14 +223,13 @@ def _candidate(grid: Grid, span: tuple[Floats, Floats], width: float, choice: in
     return scales, np.clip(zeros, np.float32(0), np.float32(grid.top))
 
 
-def _refit(blocks: _Blocks, scales: Floats, zeros: Floats) -> Fit:
-    """Steps on these grids, and the scales that serve the steps best.
+def _refit(blocks: _Blocks, scales: Floats, zeros: Floats, errors: Floats) -> Fit:
+    """Steps on these grids, which leave ``errors``, and the scales that serve the steps best.
 
     The correction is computed from what the grid misses, so a grid that misses nothing stays as it is to the last bit.
     """
     steps = blocks.round(scales, zeros)
     missed = blocks.difference(scales, steps)
-    errors = blocks.dot(missed, missed)
     power: Floats = np.maximum(blocks.dot(steps, steps), TINY)
     fitted = blocks.grid.stored(scales + blocks.dot(missed, steps) / power)
     missed = blocks.difference(fitted, steps)
