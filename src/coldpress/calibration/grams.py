@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     import torch
 
 Progress = Callable[[str, float, float], None]
-HEAD, _FACTS = "head", "facts.json"
+HEAD, _FACTS, _HELD = "head", "facts.json", "held.npy"
+#: inputs of the head that are kept from its matrix: one of so many, and so many at most
+_ONE_IN, _MOST_HELD = 16, 128
 #: how often somebody who waits for a layer looks whether it is there
 _LOOK_S = 0.02
 #: columns of a Gram matrix that are computed at once; what lies below the diagonal of these strips is not computed
@@ -109,6 +111,13 @@ class GramFolder:
         with self._open(layer) as archive, archive.open(f"{place}.npy") as member:
             return _square(np.lib.format.read_array(member))
 
+    def held(self) -> Floats:
+        """Some inputs of the head ``[tokens, width]`` that are not in its matrix."""
+        self.get(HEAD)
+        with self._open(HEAD) as archive, archive.open(_HELD) as member:
+            found: Floats = np.lib.format.read_array(member)
+        return found
+
     @contextmanager
     def _open(self, layer: str) -> Iterator[zipfile.ZipFile]:
         try:
@@ -169,6 +178,11 @@ class _NewFile:
         with self._archive.open(f"{len(self._facts)}.npy", "w", force_zip64=True) as member:
             np.lib.format.write_array(member, triangle)
         self._facts.append({"tokens": tokens, "modules": list(modules)})
+
+    def hold(self, inputs: Floats) -> None:
+        """Add inputs ``[tokens, width]`` as they are."""
+        with self._archive.open(_HELD, "w") as member:
+            np.lib.format.write_array(member, inputs)
 
     def close(self) -> None:
         with self._archive.open(_FACTS, "w") as member:
@@ -291,10 +305,18 @@ def _rounded(weight: Floats, module: str, grid: Grid) -> Floats:
 
 
 def _put_head(decoder: Layerwise, states: States, file: _NewFile) -> None:
-    total = _Sum(decoder.width, decoder.device)
-    for _, output in decoder.outputs(states):
-        total.add(output)
+    import torch
+
+    total, held = _Sum(decoder.width, decoder.device), []
+    step = max(_ONE_IN, -(-decoder.ids.size // _MOST_HELD))
+    for part, output in decoder.outputs(states):
+        rows = output.reshape(-1, output.shape[-1])
+        places = torch.arange(len(rows), device=rows.device) + part.start * decoder.ids.shape[1]
+        is_held = places % step == step - 1  # no text begins with one
+        held.append(rows[is_held].float().cpu().numpy())
+        total.add(rows[~is_held])
     file.put([HEAD], total.triangle(), total.tokens)
+    file.hold(np.concatenate(held))
     file.close()
 
 

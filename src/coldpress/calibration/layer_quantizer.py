@@ -89,17 +89,28 @@ class LayerQuantizer:
         module = self.decoder.embedding
         weight = self.decoder.embedding_weight().cpu().numpy()
         gram = self._grams_of(HEAD).get(HEAD) if self.decoder.is_tied else None
-        grid = self.grids[module]
-        if gram is not None and self.algorithm in ("gptq", "best"):
-            made = self._codes(module, weight, gram)
-        else:
-            power = None if gram is None else np.ascontiguousarray(gram.matrix.diagonal())
-            codes, kept = kquant(weight, grid, power), seems_on_lattice(weight, grid)
-            made = Calibrated(codes, None, None, np.zeros((3, len(weight))), kept)
+        made = self._table_codes(module, weight, gram)
         embedding.write(folder, module, made.codes, weight.shape[1])
         values = dequantize(made.codes, weight.shape[1]).astype(self._dtype)
         note = {**self._note(module, weight, made, {}, gram), "role": "embedding", "bytes": values.nbytes}
         return {f"{module}.weight": values}, [note]
+
+    def rounded_head(self, rows: Floats) -> Floats:
+        """The values of some rows of the head as `head`, or `embedding` where the two are tied, would round them."""
+        gram = self._grams_of(HEAD).get(HEAD)
+        module, codes_of = (
+            (self.decoder.embedding, self._table_codes) if self.decoder.is_tied else (LM_HEAD, self._codes)
+        )
+        return dequantize(codes_of(module, rows, gram).codes, rows.shape[1])
+
+    def _table_codes(self, module: str, weight: Floats, gram: Gram | None) -> Calibrated:
+        """The codes of a token embedding; ``gram`` is that of its inputs as a head."""
+        grid = self.grids[module]
+        if gram is not None and self.algorithm in ("gptq", "best"):
+            return self._codes(module, weight, gram)
+        power = None if gram is None else np.ascontiguousarray(gram.matrix.diagonal())
+        codes, kept = kquant(weight, grid, power), seems_on_lattice(weight, grid)
+        return Calibrated(codes, None, None, np.zeros((3, len(weight))), kept)
 
     def _packed(self, module: str, codes: Codes, columns: int) -> Tensors:
         """Transformers dequantizes a weight with zero points in the type of its scales: there a half would round again."""

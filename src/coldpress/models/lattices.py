@@ -41,6 +41,8 @@ def remarks_on_lattices(notes: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _count(some: int, notes: Sequence[Any]) -> str:
+    if len(notes) == 1:
+        return "one layer"
     return f"all {some} layers" if some == len(notes) else f"{some} of {len(notes)} layers"
 
 

@@ -28,6 +28,8 @@ from coldpress.target import Target
 if TYPE_CHECKING:
     from coldpress.calibration.budget import Budget
     from coldpress.calibration.grams import GramFolder
+    from coldpress.calibration.head import Trial
+    from coldpress.calibration.layer_quantizer import LayerQuantizer
     from coldpress.calibration.module_grids import ModuleGrids
 
 ALGORITHMS = ("best", "gptq", "awq", "autoround", "kquant", "hqq", "rtn")
@@ -67,6 +69,9 @@ class Quantize(Pass):
     format: str = _option("compressed-tensors", "how the checkpoint is packed", FORMATS)
     lm_head: bool = _option(False, "quantize the layer that gives the logits, too")
     embeddings: bool = _option(False, "quantize the token embedding, too, and the head that is tied to it")
+    head_bits: int | None = _option(
+        None, "bits of the layer that gives the logits: 4, or 0 for 4 where that pays; default: as lm_head says", (0, 4)
+    )
     target_bits: float | None = _option(None, "bits per weight on average, scales included: 2, 4 or 8 for each layer")
     max_size: str | None = _option(
         None, "size of the weights once pressed, such as 90MB: 2, 4 or 8 bits for each layer"
@@ -106,6 +111,21 @@ class Quantize(Pass):
                 f"the format awq holds 4 bits, not {self.precision}", hint="use --format compressed-tensors"
             )
         self._refuse_unread_data()
+        self._check_head()
+
+    def _check_head(self) -> None:
+        if self.head_bits is None:
+            return
+        if self.precision != "int4" or self.is_mixed or self.lm_head or self.embeddings:
+            raise ColdpressError(
+                "head_bits has no effect beside lm_head, embeddings, a budget, or a precision other than int4",
+                hint="leave head_bits out",
+            )
+        if self.head_bits == 0 and self.algorithm not in _CALIBRATED:
+            raise ColdpressError(
+                f"head_bits 0 measures on calibration data, and {self.algorithm} has none",
+                hint=f"use --algorithm {' or '.join(_CALIBRATED)}",
+            )
 
     def _check_budget(self) -> None:
         self.budget.check()
@@ -219,6 +239,7 @@ class _Run:
         from coldpress.networks.layerwise import Layerwise
 
         self.request, self.model, self.ctx = request, model, ctx
+        self.trial: Trial | None = None
         heap.keep_small()
         self.windows = windows(model.path, request.text(model.path), ctx.seed) if request.needs_data else None
         heap.give_back()  # the tokenizer's
@@ -301,7 +322,34 @@ class _Run:
             shapes[LM_HEAD] = table
         if request.embeddings or request.is_mixed:
             shapes[self.decoder.embedding] = table
+        if request.head_bits == request.bits:
+            shapes[self.head] = table
         return shapes
+
+    @property
+    def head(self) -> str:
+        """What gives the logits: the head, or the embedding that it is tied to."""
+        return self.decoder.embedding if self.decoder.is_tied else LM_HEAD
+
+    def _try_head(self, worker: LayerQuantizer) -> list[str]:
+        """What there is to quantize of the head: nothing, unless its four bits pay; all that is known of it is noted."""
+        from coldpress.calibration.head import Trial, divergence, saved_bytes
+        from coldpress.calibration.sensitivity import stored_bytes
+
+        if self.request.head_bits != 0 or self.chosen.stays_float(self.head) or worker.grams is None:
+            return []
+        if self.windows is None or self.windows.repeats_itself:  # such text says little of others
+            return []
+        shape = self.decoder.shape(f"{self.decoder.embedding}.weight")
+        layers = sum(stored_bytes(self.shapes[name], grid) for name, grid in self.grids.items())
+        self.grids[self.head] = self.chosen.grid(self.head, shape[1])
+        fewer = stored_bytes(shape, self.grids[self.head])
+        lost = divergence(self.decoder, worker.grams.held(), worker.rounded_head)
+        self.trial = Trial(lost, saved_bytes(shape, fewer, layers))
+        if self.trial.pays:
+            return [self.head]
+        del self.grids[self.head]
+        return []
 
     @contextmanager
     def _grams(self) -> Iterator[GramFolder | None]:
@@ -317,7 +365,7 @@ class _Run:
             "model": self.model.key,
             "text": self.windows.digest,
             "grid": asdict(grid),
-            "rounded": "rtn, unless on the grid",
+            "rounded": "rtn, unless on the grid; some inputs of the head are held",
             "bfloat16": multiplies_in_bfloat16(self.decoder.device),
         }
         plain = [name for name in self.shapes if self.chosen.stays_float(name)]
@@ -384,16 +432,15 @@ class _Run:
         from coldpress.networks import heap
 
         ends = [name for name in (LM_HEAD, self.decoder.embedding) if name in self.grids]
-        names = [*self.decoder.layers, *ends]
         request = self.request
         worker = LayerQuantizer(
             self.decoder, self.grids, grams, request.algorithm, request.format, self.scale_dtype, request.polish_seconds
         )
         notes: list[dict[str, Any]] = []
         with self.ctx.kept("quantize", self._facts()) as work:
-            files = LayerFiles(work)
-            for place, name in enumerate(names):
-                self.ctx.progress("quantizing", place, len(names))
+            files, names = LayerFiles(work), [*self.decoder.layers, *ends]
+            for place, name in enumerate(self._with_head(names, worker)):
+                self.ctx.progress("quantizing", place, max(len(names), place + 1))
                 found = files.notes(name)
                 if found is None:
                     if name == LM_HEAD:
@@ -413,6 +460,12 @@ class _Run:
                 shutil.copyfile(work / EMBEDDING_CODES, self.ctx.scratch / EMBEDDING_CODES)
             shutil.rmtree(work)
         return notes
+
+    def _with_head(self, names: list[str], worker: LayerQuantizer) -> Iterator[str]:
+        """These names one by one, and, where that is found to pay after them, the head's, which is added to them."""
+        yield from names
+        names += self._try_head(worker)
+        yield from names[-1:] if self.trial and self.trial.pays else ()
 
     def _facts(self) -> dict[str, Any]:
         """All that decides the codes: what is left of a killed run serves only the same request."""
@@ -437,11 +490,18 @@ class _Run:
                 "tokens": int(self.windows.ids.size),
                 "digest": self.windows.digest,
             }
+        if self.trial is not None:
+            calibration["head"] = self.trial.note
         from coldpress.calibration.layer_quantizer import remarks
 
         return {
             **self.model.notes,
-            "warnings": [*self.model.notes.get("warnings", []), *remarks(modules), *self._remarks_on_text()],
+            "warnings": [
+                *self.model.notes.get("warnings", []),
+                *remarks(modules),
+                *self._remarks_on_text(),
+                *([self.trial.says] if self.trial else []),
+            ],
             "precision": self.request.precision,
             "layers": modules,
             "calibration": calibration,

@@ -128,6 +128,9 @@ def plan(workflow: Workflow, say: Callable[[str], None] = lambda line: None) -> 
         current = replace(current, format=made.produces, notes={**current.notes, **made.foretold()})
     quantize = next((made for step in steps if isinstance(made := step.make(), Quantize)), None)
     planned = _predict(workflow, shape, press, quantize)
+    measured = quantize is not None and quantize.head_bits == 0 and not shape.total_stored
+    small = output_bytes(shape, replace(press, head_bits=4), workflow.target) if measured else None
+    planned["output_bytes_with_small_head"] = small
     planned["algorithms"] = _alternatives(workflow, shape, planned, quantize) if press.precision == "int4" else {}
     planned["steps"] = [step.type for step in steps] + (["verify"] if workflow.verify.enabled else [])
     planned["disk_bytes"] += 4 * shape.total if model.format == "gguf" else 0  # it is unpacked to float32
@@ -269,7 +272,7 @@ def table(planned: dict[str, Any]) -> Any:
     for name, value in (
         ("steps", " -> ".join(planned["steps"])),
         ("weights", f"{planned['weights'] / 1e6:,.0f} million"),
-        ("output", f"{planned['output_bytes'] / 1e6:,.0f} MB"),
+        ("output", f"{planned['output_bytes'] / 1e6:,.0f} MB{_of_head(planned)}"),
         (
             "disk needed",
             f"{planned['disk_bytes'] / 1e6:,.0f} MB of {planned['free_disk_bytes'] / 1e6:,.0f} MB free{enough}",
@@ -284,6 +287,11 @@ def table(planned: dict[str, Any]) -> Any:
     ):
         shown.add_row(name, value)
     return shown
+
+
+def _of_head(planned: dict[str, Any]) -> str:
+    smaller = planned["output_bytes_with_small_head"]
+    return "" if smaller is None else f", or {smaller / 1e6:,.0f} MB if calibration finds that 4 bits in the head pay"
 
 
 def _described(algorithm: dict[str, Any]) -> str:

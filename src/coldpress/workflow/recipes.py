@@ -15,6 +15,8 @@ from coldpress.workflow import Measure, Step, Workflow
 
 #: algorithms that need more than a weight to round it, so that they work on the Hugging Face folder, before the press
 QUANTIZED_FIRST = ("best", "gptq", "awq", "autoround", "hqq", "quarot", "spinquant")
+#: those of them that need data
+CALIBRATED = ("best", "gptq", "awq", "autoround", "quarot", "spinquant")
 #: what ``auto-opt`` does to 4-bit weights where nobody says how, of the models that can be calibrated
 DEFAULT = "gptq"
 #: those of them that are a rotation, and then the best of the others
@@ -55,6 +57,7 @@ def press_recipe(options: dict[str, Any], target: Target) -> tuple[Step, ...]:
     first = {**grid, **data, **{name: given[name] for name in _FOR_BOTH if name in given}}
     if algorithm in QUANTIZED_FIRST:
         given.pop("algorithm", None)
+        first |= _of_head(given, algorithm)
         return (
             *quantize_recipe({**first, "algorithm": algorithm, "rotation": rotation}),
             *attached,
@@ -66,6 +69,15 @@ def press_recipe(options: dict[str, Any], target: Target) -> tuple[Step, ...]:
             hint=f"use --algorithm {' or '.join(QUANTIZED_FIRST[:2])}",
         )
     return (*_rotation(rotation, first), *attached, Step("press", given))
+
+
+def _of_head(given: dict[str, Any], algorithm: str) -> dict[str, Any]:
+    """How many bits a calibration gives to the head: those that are asked for, else four where that pays."""
+    if given.get("precision", "int4") != "int4" or algorithm not in CALIBRATED:
+        return {}
+    if "head_bits" in given:
+        return {"head_bits": 4} if given["head_bits"] == 4 else {}
+    return {} if "embedding_bits" in given else {"head_bits": 0}
 
 
 def _attached(adapters: Sequence[str], algorithm: str | None) -> tuple[Step, ...]:
