@@ -1,13 +1,19 @@
-"""Does every pass once, with tiny models: ``python every_pass.py SOURCES OUT [NAME ...]``; the results lie in ``OUT/NAME``."""
+"""Does every pass once, with tiny models: ``python every_pass.py SOURCES OUT [NAME ...]``; the results lie in ``OUT/NAME``.
+
+What is known of each result survives JSON.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import coldpress
+from coldpress.models.provenance import Provenance
+from coldpress.parts import schema
 
 TEXT = {"data_files": ("text.txt",), "max_seq_len": 32, "num_samples": 6}
 QUANTIZED = {**TEXT, "group_size": 16}
@@ -62,9 +68,9 @@ def do(sources: Path, out: Path, names: Iterable[str] = PASSES) -> None:
     for name in names:
         what, model, parameters = PASSES[name]
         given = {key: _placed(value, sources) for key, value in parameters.items()}
-        coldpress.run_pass(
-            what, next(place / model for place in (out, sources) if (place / model).exists()), out / name, **given
-        )
+        source = next(place / model for place in (out, sources) if (place / model).exists())
+        made = coldpress.run_pass(what, source, out / name, **given).model.provenance
+        assert schema.build(Provenance, json.loads(json.dumps(schema.plain(made)))) == made, name
 
 
 def _placed(value: Any, sources: Path) -> Any:

@@ -68,7 +68,7 @@ def test_what_transformers_does_not_load_either_is_left_out(make_model, press):
 
 def test_the_heads_of_a_graph_of_hidden_states_are_named(press, tmp_path: Path):
     pressed = press(checkpoint("bert", tmp_path / "bert").folder)
-    assert any("'pooler.dense.weight'" in remark for remark in pressed.notes["warnings"])
+    assert any("'pooler.dense.weight'" in remark for remark in pressed.provenance.remarks)
 
 
 def test_a_tensor_that_a_weight_is_computed_from_is_read(press, tmp_path: Path):

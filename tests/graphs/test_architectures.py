@@ -277,7 +277,7 @@ def test_a_glob_that_matches_nothing_is_refused(pressed: Pressed) -> None:
 
 
 def test_a_tied_embedding_is_stored_once(tiny: Load, pressed: Pressed) -> None:
-    roles = [layer["role"] for layer in pressed("gemma2", precision="int8", algorithm="rtn").notes["layers"]]
+    roles = [layer.role for layer in pressed("gemma2", precision="int8", algorithm="rtn").provenance.layers]
     assert roles.count("head") == 1 and "embedding" not in roles
     weights = sum(parameter.numel() for parameter in tiny("gemma2").model.parameters())
     embedding = tiny("gemma2").model.get_input_embeddings().weight.numel()
@@ -294,7 +294,7 @@ def test_biases_of_a_fused_layer_are_part_of_its_product(pressed: Pressed) -> No
 def test_routers_stay_float(pressed: Pressed) -> None:
     model = pressed("qwen3_moe", precision="int8", algorithm="rtn")
     assert operators_of(model.path / "model.onnx").count("MatMul") == 2
-    names = [layer["name"] for layer in model.notes["layers"]]
+    names = [layer.name for layer in model.provenance.layers]
     assert any(".experts." in name for name in names) and not any(name.endswith(".mlp.gate") for name in names)
 
 

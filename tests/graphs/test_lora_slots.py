@@ -13,6 +13,7 @@ from coldpress.graphs.lora_metadata import read_slots
 from coldpress.graphs.scoring import Decoder
 from coldpress.models import adapter_folder, peft
 from coldpress.models.model import Model
+from coldpress.models.provenance import Provenance
 from coldpress.parts import Context
 from coldpress.passes.attach_adapters import AttachAdapters
 from coldpress.passes.press import Press
@@ -30,7 +31,7 @@ def press(model: Model, folder: Path, **options) -> Model:
 
 def attached(folder: Path, base: Path, **adapters: Path) -> Model:
     adapter_folder.write(folder, base, adapters)
-    return Model(folder, "adapter", "", {"adapter_names": sorted(adapters)})
+    return Model(folder, "adapter", "", Provenance(attached=tuple(sorted(adapters))))
 
 
 def peft_logits(model) -> np.ndarray:
@@ -102,7 +103,7 @@ def test_adapters_of_other_ranks_and_modules_share_one_graph(tiny, tmp_path):
     for name, model in models.items():
         expected = peft_logits(model)
         assert np.abs(decoder.logits(IDS, made.path / f"{name}.onnx_adapter") - expected).max() < 1e-3 * expected.std()
-    assert [one["ranks"] for one in made.notes["adapters"]] == [[8], [4], [2]]
+    assert [one.ranks for one in made.provenance.adapters] == [(8,), (4,), (2,)]
     assert {slot.name.rpartition(".")[2] for slot in read_slots(made.path / "model.onnx")} == {
         "qkv_proj",
         "o_proj",

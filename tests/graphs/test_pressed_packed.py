@@ -78,11 +78,11 @@ def assert_computes_the_codes(pressed: Model, packed: Packed) -> None:
 
 
 def assert_layers_are_exact(pressed: Model, names: set[str]) -> None:
-    exact = {layer["name"] for layer in pressed.notes["layers"] if layer["algorithm"] == "as stored"}
+    exact = {layer.name for layer in pressed.provenance.layers if layer.algorithm == "as stored"}
     assert exact == names
-    for layer in pressed.notes["layers"]:
-        if layer["name"] in names:
-            assert layer["exact"] and layer["relative_error"] == 0.0
+    for layer in pressed.provenance.layers:
+        if layer.name in names:
+            assert layer.is_exact and layer.relative_error == 0.0
 
 
 LAYERS = {
@@ -117,7 +117,7 @@ def test_codes_go_over_bit_for_bit(tiny_model: Path, tmp_path: Path, kind: str, 
     for name, parts in LAYERS.items():
         assert_same_codes(tensors, f"{name}.weight", [packed.codes[part] for part in parts])
     assert_layers_are_exact(pressed, set(LAYERS))
-    assert pressed.notes["source_weights"] == sum(array.size for array in weights().values())
+    assert pressed.provenance.source.weights == sum(array.size for array in weights().values())
     assert_computes_the_codes(pressed, packed)
 
 
@@ -152,8 +152,8 @@ def test_other_architectures_keep_their_codes(tiny: Callable[..., Any], tmp_path
     packed = pack_folder(tiny(name).folder, tmp_path, "compressed-tensors", lambda _: Grid(4, 16, False), linears)
     assert ("moe" in name or name == "mixtral") == any(".experts.3." in module for module in packed.codes)
     pressed = press(packed.folder, tmp_path / "pressed", accuracy_level=0, **EXACT)
-    stored = [layer for layer in pressed.notes["layers"] if layer["algorithm"] == "as stored"]
-    assert sum(layer["bytes"] for layer in stored) == sum(
+    stored = [layer for layer in pressed.provenance.layers if layer.algorithm == "as stored"]
+    assert sum(layer.bytes for layer in stored) == sum(
         codes.codes.size // 2 + codes.scales.size * 2 + _zero_bytes(codes) for codes in packed.codes.values()
     )
     assert_computes_the_codes(pressed, packed)
@@ -172,10 +172,10 @@ def test_a_packed_head_keeps_its_codes(make_model: Callable[..., Path], tmp_path
     )
     packed = pack_folder(source, tmp_path, "compressed-tensors", lambda _: Grid(4, 32, False), ending="lm_head")
     pressed = press(packed.folder, tmp_path / "pressed", accuracy_level=4, embedding_bits=8, precision="int8")
-    head = next(layer for layer in pressed.notes["layers"] if layer["role"] == "head")
-    assert (head["bits"], head["algorithm"]) == (4, "as stored")
+    head = next(layer for layer in pressed.provenance.layers if layer.role == "head")
+    assert (head.bits, head.algorithm) == (4, "as stored")
     assert_same_codes(stored_tensors(pressed.path), "lm_head.weight", [packed.codes["lm_head"]])
-    assert {layer["bits"] for layer in pressed.notes["layers"] if layer["role"] != "head"} == {8}
+    assert {layer.bits for layer in pressed.provenance.layers if layer.role != "head"} == {8}
 
 
 def mixed(module: str) -> Grid | None:
@@ -201,7 +201,7 @@ def test_siblings_on_different_grids_stay_apart(make_model: Callable[..., Path],
     pressed = press(
         packed.folder, tmp_path / "pressed", modules_to_not_convert=("*.layers.0.self_attn.v_proj",), **EXACT
     )
-    names = {layer["name"] for layer in pressed.notes["layers"]}
+    names = {layer.name for layer in pressed.provenance.layers}
     apart = (
         "self_attn.q_proj",
         "self_attn.k_proj",
@@ -224,7 +224,7 @@ def test_modules_that_stay_float_are_dequantized(tiny_model: Path, tmp_path: Pat
     packed = pack_folder(tiny_model, tmp_path, "gptq", lambda _: Grid(4, 32, False))
     kept = ("*.self_attn.*", "*.layers.1.mlp.down_proj")
     pressed = press(packed.folder, tmp_path / "pressed", modules_to_not_convert=kept, accuracy_level=0, **EXACT)
-    assert {layer["name"] for layer in pressed.notes["layers"]} == {
+    assert {layer.name for layer in pressed.provenance.layers} == {
         "model.layers.0.mlp.gate_up_proj",
         "model.layers.0.mlp.down_proj",
         "model.layers.1.mlp.gate_up_proj",
@@ -238,7 +238,7 @@ def test_codes_stay_codes_beside_float_weights(tiny_model: Path, tmp_path: Path)
     packed = pack_folder(tiny_model, tmp_path, "awq", lambda _: Grid(4, 32, False))
     pressed = press(packed.folder, tmp_path / "pressed", precision="fp32", accuracy_level=0, logits="all")
     assert_layers_are_exact(pressed, set(LAYERS))
-    assert len(pressed.notes["layers"]) == len(LAYERS)
+    assert len(pressed.provenance.layers) == len(LAYERS)
     assert_computes_the_codes(pressed, packed)
 
 
@@ -246,9 +246,9 @@ def test_scales_in_a_narrower_type_are_measured(tiny_model: Path, tmp_path: Path
     packed = pack_folder(tiny_model, tmp_path, "compressed-tensors", lambda _: Grid(4, 32, True))
     gpu = Target("gpu", "CUDAExecutionProvider")
     halves = press(packed.folder, tmp_path / "halves", gpu, head_bits=16, embedding_bits=16)
-    assert all(layer["exact"] for layer in halves.notes["layers"])  # these scales are float16 already
+    assert all(layer.is_exact for layer in halves.provenance.layers)  # these scales are float16 already
     coarse = press(packed.folder, tmp_path / "coarse", gpu, precision="bf16", accuracy_level=0)
-    errors = [layer["relative_error"] for layer in coarse.notes["layers"]]
+    errors = [layer.relative_error for layer in coarse.provenance.layers]
     assert all(1e-4 < error < 2.0**-8 for error in errors)
 
 
@@ -285,7 +285,7 @@ def test_the_codes_of_a_tied_embedding_are_shared_with_the_head(
         pack(codes.codes, grid.bits).reshape(512, -1),
     )
     assert_layers_are_exact(pressed, {*LAYERS, "model.embed_tokens"})
-    assert pressed.notes["warnings"] == []
+    assert pressed.provenance.remarks == ()
     one_copy = 512 * 64 * grid.bits // 8
     assert (pressed.path / "model.onnx.data").stat().st_size < one_copy + 120_000
     assert_computes_the_codes(pressed, packed)
@@ -295,8 +295,8 @@ def test_the_codes_of_an_embedding_without_a_tied_head(make_model: Callable[...,
     source = make_model("phi3", tensors=phi3_weights(), **PHI3)
     codes = with_embedding_codes(source, source, Grid(4, 16, False))
     pressed = press(source, tmp_path / "pressed", precision="int8")
-    table = next(layer for layer in pressed.notes["layers"] if layer["role"] == "embedding")
-    assert (table["bits"], table["algorithm"], table["exact"]) == (4, "as stored", True)
+    table = next(layer for layer in pressed.provenance.layers if layer.role == "embedding")
+    assert (table.bits, table.algorithm, table.is_exact) == (4, "as stored", True)
     tensors = stored_tensors(pressed.path)
     tensors["model.embed_tokens.weight.codes"] = tensors.pop("model.embed_tokens.weight.codes.lookup")
     assert_same_codes(tensors, "model.embed_tokens.weight", [codes])
@@ -311,9 +311,9 @@ def test_codes_of_an_embedding_that_was_trained_on_are_not_used(tiny_model: Path
     tensors["model.embed_tokens.weight"][250:260] *= 1.02
     save_file(tensors, packed.folder / "model.safetensors", metadata={"format": "pt"})
     pressed = press(packed.folder, tmp_path / "pressed")
-    assert "embedding_codes.safetensors was not used" in pressed.notes["warnings"][0]
-    head = next(layer for layer in pressed.notes["layers"] if layer["role"] == "head")
-    assert (head["bits"], head["algorithm"]) == (8, "kquant")
+    assert "embedding_codes.safetensors was not used" in pressed.provenance.remarks[0]
+    head = next(layer for layer in pressed.provenance.layers if layer.role == "head")
+    assert (head.bits, head.algorithm) == (8, "kquant")
 
 
 # refusals
@@ -351,7 +351,7 @@ def test_act_order_is_refused_or_dequantized(tiny_model: Path, tmp_path: Path):
     error = refused(packed.folder)
     assert "act-order" in error.message and "desc_act=false" in error.hint
     pressed = press(packed.folder, tmp_path / "pressed", modules_to_not_convert=(name,))
-    assert name not in {layer["name"] for layer in pressed.notes["layers"]}
+    assert name not in {layer.name for layer in pressed.provenance.layers}
 
 
 def test_unknown_methods_are_refused(tiny_model: Path, tmp_path: Path):

@@ -208,7 +208,7 @@ def test_a_file_becomes_model_onnx_and_a_folder_keeps_its_other_files(tmp_path, 
         "second/other.onnx",
         "second/other.onnx.data",
     }
-    assert len(made.notes["layers"]) == 10
+    assert len(made.provenance.layers) == 10
     np.testing.assert_array_equal(
         computed(made.path / "model.onnx", {"input_ids": IDS}),
         computed(made.path / "second" / "other.onnx", {"input_ids": IDS}),
@@ -221,20 +221,20 @@ def test_the_report_tells_of_each_layer(tmp_path, quantize):
     made = quantize(
         saved(network(random_weights()), tmp_path / "source"), algorithm="hqq", head_bits=8, accuracy_level=4
     )
-    layers = {layer["name"]: layer for layer in made.notes["layers"]}
-    assert {name: (layer["role"], layer["bits"]) for name, layer in layers.items()} == {
+    layers = {layer.name: layer for layer in made.provenance.layers}
+    assert {name: (layer.role, layer.bits) for name, layer in layers.items()} == {
         "table": ("embedding", 4),
         "q": ("linear", 4),
         "k": ("linear", 4),
         "up": ("linear", 4),
         "down": ("head", 8),
     }
-    assert {layer["algorithm"] for layer in layers.values()} == {"hqq"}
+    assert {layer.algorithm for layer in layers.values()} == {"hqq"}
     weight = random_weights()["q"]
     error = np.linalg.norm(stored_values(made.path / "model.onnx")["q"].T - weight) / np.linalg.norm(weight)
-    assert layers["q"]["relative_error"] == pytest.approx(error, rel=1e-4)
-    assert layers["q"]["bytes"] == 96 * 64 // 2 + 96 * 2 * 4 + 96
-    assert made.notes["precision"] == "int4" and not made.notes["warnings"]
+    assert layers["q"].relative_error == pytest.approx(error, rel=1e-4)
+    assert layers["q"].bytes == 96 * 64 // 2 + 96 * 2 * 4 + 96
+    assert made.provenance.precision == "int4" and not made.provenance.remarks
 
 
 def test_what_stays_float_is_said(tmp_path, quantize):
@@ -255,7 +255,7 @@ def test_what_stays_float_is_said(tmp_path, quantize):
     graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
     made = quantize(saved(model, tmp_path / "source"), modules_to_not_convert=("fir*",), lm_head=False)
     assert set(stored_values(made.path / "model.onnx")) == {"table", "q"}
-    remarks = "\n".join(made.notes["warnings"])
+    remarks = "\n".join(made.provenance.remarks)
     for reason in (
         "also read by other nodes: k",
         "modules_to_not_convert: up",
@@ -277,8 +277,8 @@ def test_small_and_odd_weights_stay_float(tmp_path, quantize):
     tensors = {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
     model = model_of(nodes, tensors, [("x0", TensorProto.FLOAT, [3, 100])])
     made = quantize(saved(model, tmp_path / "source"))
-    assert [layer["name"] for layer in made.notes["layers"]] == ["good"]
-    remarks = "\n".join(made.notes["warnings"])
+    assert [layer.name for layer in made.provenance.layers] == ["good"]
+    remarks = "\n".join(made.provenance.remarks)
     assert "no block divides their inputs: odd" in remarks and "fewer than 1,024 weights: small" in remarks
     assert "no matrices of float32, float16 or bfloat16: batch" in remarks
 
@@ -291,7 +291,7 @@ def test_a_position_table_stays_float(tmp_path, quantize):
     model.graph.output.append(helper.make_tensor_value_info("p", TensorProto.FLOAT, None))
     made = quantize(saved(model, tmp_path / "source"))
     assert "positions" not in stored_values(made.path / "model.onnx")
-    assert "small tables, of positions or types: positions (float)" in made.notes["warnings"]
+    assert "small tables, of positions or types: positions (float)" in made.provenance.remarks
 
 
 # A decoder that coldpress wrote itself
@@ -332,20 +332,20 @@ def test_a_tied_table_shares_its_codes_with_the_head(decoder, quantize):
     }
     name = "model.embed_tokens.weight"
     assert places[f"{name}.codes"] == places[f"{name}.codes.lookup"]
-    assert [layer["role"] for layer in made.notes["layers"] if layer["name"] == "model.embed_tokens"] == ["head"]
+    assert [layer.role for layer in made.provenance.layers if layer.name == "model.embed_tokens"] == ["head"]
     apart = quantize(decoder, embeddings=False)
-    assert "embeddings are off, and the head is tied to one: model.embed_tokens (float)" in apart.notes["warnings"]
+    assert "embeddings are off, and the head is tied to one: model.embed_tokens (float)" in apart.provenance.remarks
 
 
 @pytest.mark.parametrize("algorithm", ["gptq", "awq", "best"])
 def test_calibrated_layers_are_no_worse_than_rounded_ones(decoder, quantize, algorithm):
     made = quantize(decoder, algorithm=algorithm, num_samples=3, max_seq_len=64)
-    layers = made.notes["layers"]
-    assert made.notes["calibration"]["tokens"] == 192
+    layers = made.provenance.layers
+    assert made.provenance.calibration.tokens == 192
     for layer in layers:
-        assert layer["output_error"] <= layer["rtn_output_error"], layer["name"]
-        assert layer["tokens"] == 192
-    scaled = {layer["name"].rpartition(".")[2] for layer in layers if "alpha" in layer}
+        assert layer.output_error <= layer.rtn_output_error, layer.name
+        assert layer.tokens == 192
+    scaled = {layer.name.rpartition(".")[2] for layer in layers if layer.alpha is not None}
     assert scaled == (set() if algorithm == "gptq" else {"qkv_proj", "gate_up_proj"})
 
 
@@ -353,7 +353,7 @@ def test_scales_lie_in_the_norms(decoder, quantize):
     gpu = Target("gpu", "CUDAExecutionProvider")
     options = {"precision": "int8", "num_samples": 2, "max_seq_len": 64}
     made = quantize(decoder, gpu, algorithm="awq", **options)
-    assert any(layer.get("alpha") for layer in made.notes["layers"])
+    assert any(layer.alpha for layer in made.provenance.layers)
     wanted = Decoder(decoder, threads=1).logits(IDS[0])
     missed = Decoder(made.path, threads=1).logits(IDS[0]) - wanted
     assert np.linalg.norm(missed) < 0.05 * np.linalg.norm(wanted)
@@ -426,7 +426,7 @@ def test_runs_in_groups_give_the_same_bytes(decoder, quantize, tmp_path, monkeyp
         made.append(quantize(source, algorithm="best", num_samples=2, max_seq_len=32))
     files = [(model.path / name).read_bytes() for model in made for name in ("model.onnx", "model.onnx.data")]
     assert files[:2] == files[2:]
-    assert [layer["name"] for layer in made[1].notes["layers"] if "alpha" in layer] == ["q", "k"]
+    assert [layer.name for layer in made[1].provenance.layers if layer.alpha is not None] == ["q", "k"]
 
 
 # Inputs of the user's own
@@ -455,10 +455,10 @@ def test_arrays_calibrate_what_takes_no_text(tmp_path, quantize):
         made = quantize(source, algorithm=algorithm, **data)
         missed = computed(made.path / "model.onnx", arrays) - wanted
         errors[algorithm] = np.linalg.norm(missed) / np.linalg.norm(wanted)
-        for layer in made.notes["layers"]:
-            assert layer.get("output_error", errors[algorithm]) == pytest.approx(errors[algorithm], rel=0.01)
+        for layer in made.provenance.layers:
+            assert (layer.output_error or errors[algorithm]) == pytest.approx(errors[algorithm], rel=0.01)
     assert errors["best"] <= errors["gptq"] < 0.8 * errors["rtn"]
-    assert made.notes["calibration"]["text"] == "inputs.npz, 8 samples"
+    assert made.provenance.calibration.text == "inputs.npz, 8 samples"
 
 
 def test_data_that_does_not_fit_is_refused_before_any_work(tmp_path, quantize):
@@ -488,7 +488,7 @@ def test_a_fixed_length_is_named(decoder, quantize, tmp_path):
         quantize(source, algorithm="gptq", max_seq_len=32, num_samples=2)
     assert "--max_seq_len 16" in caught.value.hint
     made = quantize(source, algorithm="gptq", max_seq_len=16, num_samples=2)
-    assert made.notes["calibration"]["windows"] == 2
+    assert made.provenance.calibration.windows == 2
 
 
 def _fixed_length(model: onnx.ModelProto) -> onnx.ModelProto:

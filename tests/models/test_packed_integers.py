@@ -89,9 +89,9 @@ def test_they_are_pressed_with_their_codes(tiny_model: Path, tmp_path: Path):
     (tmp_path / "out").mkdir()
     exact = Press(accuracy_level=0, head_bits=16, embedding_bits=16, scale_dtype="float32", logits="all")
     pressed = exact.run(Model(folder, "hf", "x"), Context(tmp_path / "out"))
-    layers = {layer["name"]: layer for layer in pressed.notes["layers"]}
-    assert layers["model.layers.1.mlp.down_proj"]["bits"] == 8
-    assert layers["model.layers.1.mlp.down_proj"]["algorithm"] == "as stored"
+    layers = {layer.name: layer for layer in pressed.provenance.layers}
+    assert layers["model.layers.1.mlp.down_proj"].bits == 8
+    assert layers["model.layers.1.mlp.down_proj"].algorithm == "as stored"
     np.testing.assert_allclose(Decoder(pressed.path).logits(WINDOW), expected, atol=1e-4)
 
 

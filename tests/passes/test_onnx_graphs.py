@@ -48,7 +48,7 @@ def test_a_clumsy_graph_becomes_a_simple_one(tmp_path, external):
     assert operators(made.path) == {"Mul": 1, "MatMul": 1, "Add": 1}
     assert len(loaded(made.path).graph.initializer) == 2
     assert is_near(computed(source, {"x": X}), computed(made.path, {"x": X}), 1e-6)
-    assert made.notes["warnings"] == ["model.onnx: 8 nodes became 3"]
+    assert made.provenance.remarks == ("model.onnx: 8 nodes became 3",)
     assert files(made.path) == {"model.onnx", "vocabulary.txt", *(["model.onnx.data"] if external else [])}
 
 
@@ -138,7 +138,7 @@ def test_numbers_beyond_float16_are_cut_and_said(tmp_path):
     stored = next(one for one in loaded(made.path).graph.initializer if one.name == "first")
     values = onnx.numpy_helper.to_array(stored)
     assert values[0, 0] == 65504 and values[1, 1] > 0
-    assert made.notes["warnings"] == ["numbers beyond the range of float16 were cut in first"]
+    assert made.provenance.remarks == ("numbers beyond the range of float16 were cut in first",)
 
 
 def test_float16_for_a_cpu_is_refused(tmp_path):
@@ -179,11 +179,11 @@ def test_patterns_are_fused_and_a_fused_graph_stays(tmp_path):
     ends = [("x", TensorProto.FLOAT, ["batch", "t", 8])], [("y", TensorProto.FLOAT, ["batch", "t", 32])]
     source, x = saved(graph(nodes, tensors, *ends), tmp_path / "source"), X[None]
     made = run_pass("ort_transformers_optimization", source)
-    assert "fused 1 BiasGelu" in made.notes["warnings"][0]
+    assert "fused 1 BiasGelu" in made.provenance.remarks[0]
     assert operators(made.path) == {"MatMul": 1, "BiasGelu": 1}
     assert is_near(computed(source, {"x": x}), computed(made.path, {"x": x}), 1e-5)
     again = run_pass("ort_transformers_optimization", made.path)
-    assert again.notes["warnings"] == ["model.onnx: nothing left to fuse, it has 1 BiasGelu"]
+    assert again.provenance.remarks == ("model.onnx: nothing left to fuse, it has 1 BiasGelu",)
     assert operators(again.path) == operators(made.path)
     off = run_pass("ort_transformers_optimization", source, optimization_options={"enable_bias_gelu": False})
     assert operators(off.path)["BiasGelu"] == 0

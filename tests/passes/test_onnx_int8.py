@@ -29,7 +29,7 @@ def test_dynamic_products_are_near_and_other_files_come_along(tmp_path, external
     assert files(made.path) == {"model.onnx", "vocabulary.txt"}
     assert is_near(computed(source, {"x": X}), computed(made.path, {"x": X}), 0.03)
     assert all(values.dtype != np.uint8 for values in tensors(made.path).values() if values.size > 96), "signed weights"
-    assert made.notes["precision"] == "int8" and made.notes["warnings"] == ["int8: 1 Gemm, 1 MatMul"]
+    assert made.provenance.precision == "int8" and made.provenance.remarks == ("int8: 1 Gemm, 1 MatMul",)
     assert files(source) == {"model.onnx", "vocabulary.txt", *(["weights.bin"] if external else [])}
 
 
@@ -44,9 +44,9 @@ def test_nodes_are_chosen_by_globs(tmp_path):
     source = saved(dense(), tmp_path / "source")
     made = run_pass(DYNAMIC, source, nodes_to_exclude=("second/*",))
     assert operators(made.path)["MatMulInteger"] == 1
-    assert made.notes["warnings"] == ["int8: 1 MatMul"]
+    assert made.provenance.remarks == ("int8: 1 MatMul",)
     only = run_pass(DYNAMIC, source, nodes_to_quantize=("second/Gemm",))
-    assert only.notes["warnings"] == ["int8: 1 Gemm"]
+    assert only.provenance.remarks == ("int8: 1 Gemm",)
 
 
 def test_the_attention_of_onnx_is_not_taken_for_that_of_microsoft(tmp_path):
@@ -70,7 +70,7 @@ def test_static_convolutions_are_near(tmp_path, options, capsys):
     is_qdq = options.get("quant_format") != "qoperator"
     assert operators(made.path)["DequantizeLinear" if is_qdq else "QLinearConv"] >= 2
     assert is_near(computed(source, {"x": IMAGES}), computed(made.path, {"x": IMAGES}), 0.25)
-    assert any("random numbers" in line for line in made.notes["warnings"])
+    assert any("random numbers" in line for line in made.provenance.remarks)
     assert capsys.readouterr().out == "", "standard output belongs to the user's data"
 
 
@@ -79,8 +79,8 @@ def test_ranges_come_from_all_batches_of_the_data(tmp_path, lab_parts):
     data = DataSource("ramp", {"peaks": [1.0, 4.0, 2.0]})
     made = run_pass(STATIC, source, data=data)
     assert tensors(made.path)["x_scale"] == pytest.approx(4.0 / 255)
-    assert made.notes["calibration"]["text"] == "data of kind ramp"
-    assert not any("random" in line for line in made.notes["warnings"])
+    assert made.provenance.calibration.text == "data of kind ramp"
+    assert not any("random" in line for line in made.provenance.remarks)
     fewer = run_pass(STATIC, source, data=data, num_samples=1)
     assert tensors(fewer.path)["x_scale"] == pytest.approx(1.0 / 255)
 
@@ -94,7 +94,7 @@ def test_models_of_text_are_calibrated_on_text(tmp_path):
     source = saved(graph(nodes, {"table": random(512, 32), "w": random(32, 16)}, *ends), tmp_path / "source")
     write_tokenizer(source)
     made = run_pass(STATIC, source, num_samples=4, max_seq_len=32)
-    assert made.notes["calibration"]["text"].startswith("coldpress's own text")
+    assert made.provenance.calibration.text.startswith("coldpress's own text")
     feed = {"input_ids": np.arange(5, 45)[None]}
     assert is_near(computed(source, feed), computed(made.path, feed), 0.1)
 
@@ -107,7 +107,7 @@ def test_a_weight_that_two_products_share_serves_both(tmp_path):
     ends = [("x", TensorProto.FLOAT, ["batch", 8])], [("y", TensorProto.FLOAT, ["batch", 8])]
     source = saved(graph(nodes, {"w": random(12, 8)}, *ends), tmp_path / "source")
     made = run_pass(DYNAMIC, source)
-    assert made.notes["warnings"] == ["int8: 2 Gemm"]
+    assert made.provenance.remarks == ("int8: 2 Gemm",)
     assert is_near(computed(source, {"x": X}), computed(made.path, {"x": X}), 0.05)
 
 

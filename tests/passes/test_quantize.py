@@ -74,6 +74,8 @@ def test_auto_opt_calibrates_and_presses_at_once(tiny_model, tmp_path, text):
     options = {"data_files": (str(text),), "max_seq_len": 32, "num_samples": 6, "cache_dir": tmp_path / "cache"}
     report = coldpress.optimize(tiny_model, tmp_path / "out", algorithm="gptq", **options).data
     assert [step["name"] for step in report["passes"]] == ["quantize", "press"]
+    steps = [timing["step"] for timing in report["timings"]]
+    assert steps[0].startswith("calibrate") and steps[-3:] == ["capture the graph", "press the weights", "verify"]
     assert report["calibration"]["tokens"] == 6 * 32
     # compared with the float source, not with what was rounded
     assert 1e-4 < report["quality"]["kl"] < 0.1

@@ -36,7 +36,7 @@ def test_what_was_set_before_stays(tmp_path):
 def test_integers_that_stay_floats_are_said(tmp_path):
     quantized = run_pass("onnx_static_quantization", saved(dense(), tmp_path / "source"), num_samples=1)
     made = run_pass("session_options", quantized.path, graph_optimization_level="basic")
-    assert any("from the level 'extended' on" in line for line in made.notes["warnings"])
+    assert any("from the level 'extended' on" in line for line in made.provenance.remarks)
 
 
 def test_a_chat_model_gets_them_where_its_runtime_looks(tmp_path, tiny_model):
@@ -73,14 +73,14 @@ def test_options_without_sense_are_refused(tmp_path, options, message):
 def test_tuning_keeps_a_combination_that_it_measured(tmp_path):
     source = saved(dense(), tmp_path / "source")
     made = run_pass("session_params_tuning", source, Target(threads=2), rounds=2, runs=3)
-    table = made.notes["session_tuning"]
-    assert [one["options"]["intra_op_num_threads"] for one in table].count(1) == 2
-    assert len(table) == 4 and all(one["median_ms"] > 0 and one["turns"] >= 1 for one in table)
-    assert read_options(made.path) in [one["options"] for one in table]
-    default = next(one for one in table if one["options"]["graph_optimization_level"] == "all"
-                   and one["options"]["intra_op_num_threads"] == 2)  # fmt: skip
-    kept = next(one for one in table if one["options"] == read_options(made.path))
-    assert kept["median_ms"] <= default["median_ms"]
+    table = made.provenance.session.tried
+    assert [one.options["intra_op_num_threads"] for one in table].count(1) == 2
+    assert len(table) == 4 and all(one.median_ms > 0 and one.turns >= 1 for one in table)
+    assert read_options(made.path) in [one.options for one in table]
+    default = next(one for one in table if one.options["graph_optimization_level"] == "all"
+                   and one.options["intra_op_num_threads"] == 2)  # fmt: skip
+    kept = next(one for one in table if one.options == read_options(made.path))
+    assert kept.median_ms <= default.median_ms
 
 
 @pytest.mark.parametrize(

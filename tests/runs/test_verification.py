@@ -12,10 +12,11 @@ from coldpress.errors import ColdpressError
 from coldpress.jobs.store import Store
 from coldpress.jobs.system import Executor, System
 from coldpress.models.model import Model
+from coldpress.models.provenance import HeldOutLoss, Provenance, Tuning
 from coldpress.runs.verification import Origin, check_request, verify
 from coldpress.workflow import Verify, Workflow
 
-HELD_OUT = {"rows": 8, "tokens": 100, "loss_before": 4.0, "loss_after": 3.0}
+HELD_OUT = HeldOutLoss(rows=8, tokens=100, loss_before=4.0, loss_after=3.0)
 
 
 @pytest.fixture
@@ -33,13 +34,13 @@ def test_a_model_is_not_verified_against_itself(judged, tmp_path, kind):
 
 
 def test_a_trained_model_is_judged_by_rows_held_out_and_a_merged_one_says_when(judged, tmp_path):
-    trained = Model(tmp_path, "adapter", "key", {"tuning": {"held_out": HELD_OUT}})
+    trained = Model(tmp_path, "adapter", "key", Provenance(tuning=Tuning("lora", HELD_OUT)))
     found = judged(trained, Origin(Model(tmp_path, "hf", "base"), trained))
     assert found.verdict == "fine-tuned" and "merged" not in found.reasons[0]
     merged = replace(trained, format="hf")
     assert judged(merged, Origin(merged)).reasons[0].endswith("before the adapter was merged")
-    worse = {"tuning": {"held_out": {**HELD_OUT, "loss_after": 4.5}}}
-    model = replace(trained, notes=worse)
+    worse = Tuning("lora", replace(HELD_OUT, loss_after=4.5))
+    model = replace(trained, provenance=Provenance(tuning=worse))
     assert judged(model, Origin(Model(tmp_path, "hf", "base"), model)).verdict == "worse than tolerance"
 
 

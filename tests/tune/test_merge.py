@@ -72,7 +72,7 @@ def test_a_quantized_base_is_rounded_again_on_its_own_grid(kind, finetune, make_
         assert (linear.bits, linear.grid.block_size) == (4, 16)
         same = np.array_equal(linear.dequantized(0, linear.rows), before[name].dequantized(0, linear.rows))
         assert same == (not name.endswith(("q_proj", "down_proj"))), name
-    [said] = [note for note in merged.notes["warnings"] if "rounded again" in note]
+    [said] = [note for note in merged.provenance.remarks if "rounded again" in note]
     assert said.startswith("The base is quantized, so 4 layers were rounded again")
     with_adapter = logits_with_adapter(tmp_path / "tuned")
     off, moved = logits(merged.path) - with_adapter, logits(packed.folder) - with_adapter

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coldpress.models.provenance import HeadRecord
 from coldpress.networks.layerwise import Layerwise
 from coldpress.quant.grid import Floats
 
@@ -53,8 +54,8 @@ class Trial:
         return f"The head keeps 8 bits: with 4 there were {saved}, for {cost}. --head_bits 4 gives it 4."
 
     @property
-    def note(self) -> dict[str, Any]:
-        return {**asdict(self), "worth": self.worth, "bits": 4 if self.pays else 8}
+    def record(self) -> HeadRecord:
+        return HeadRecord(self.divergence, self.saved, self.worth, 4 if self.pays else 8)
 
 
 def saved_bytes(shape: tuple[int, int], fewer: int, others: int) -> float:

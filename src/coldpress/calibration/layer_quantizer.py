@@ -12,9 +12,10 @@ import numpy as np
 from coldpress.calibration.folds import Fold, folds_of
 from coldpress.calibration.grams import HEAD, Gram, GramFolder
 from coldpress.errors import ColdpressError, naming
-from coldpress.models.lattices import as_note, remarks_on_lattices
+from coldpress.models.lattices import as_record, remarks_on_lattices
 from coldpress.models.packed import embedding
 from coldpress.models.packed.patterns import is_expert
+from coldpress.models.provenance import QuantizedLayer
 from coldpress.models.quantized_folder import packed_tensors
 from coldpress.networks.layerwise import Layerwise
 from coldpress.networks.weights import Weights
@@ -34,7 +35,6 @@ COLD = "no token came to it"
 _SEARCHED_INPUTS, _SEARCHED_WEIGHTS = 8, 1 << 27
 
 Tensors = dict[str, Any]
-Note = dict[str, Any]
 
 
 @dataclass
@@ -53,8 +53,8 @@ class LayerQuantizer:
     scale_dtype: str
     seconds: float | None = None
 
-    def layer(self, name: str) -> tuple[Tensors, list[Note]]:
-        """The tensors of a layer that are not the source's, and what is to be noted of each quantized module."""
+    def layer(self, name: str) -> tuple[Tensors, list[QuantizedLayer]]:
+        """The tensors of a layer that are not the source's, and its quantized modules."""
         weights, grams = self.decoder.weights(name), self._grams_of(name)
         modules = [module for module in self.decoder.linears(name) if module in self.grids]
         settled = {module for module in modules if seems_on_lattice(weights[f"{module}.weight"], self.grids[module])}
@@ -62,26 +62,29 @@ class LayerQuantizer:
         if self.algorithm in SCALED:
             weights, alphas = self._folded(name, weights, grams, settled)
         tensors: Tensors = {}
-        notes = []
+        quantized = []
         for group in self._groups(modules, grams, settled):
             gram = grams.get(group[0])
             for module, weight, made in self._coded(group, weights, gram):
                 packed = self._packed(module, made.codes, weight.shape[1])
                 tensors.update(packed)
-                notes.append({**self._note(module, weight, made, packed, gram), "alpha": alphas.get(module)})
+                told = self._told(module, weight, made, gram)
+                size = sum(tensor.nbytes for tensor in packed.values())
+                quantized.append(replace(told, bytes=size, alpha=alphas.get(module)))
         scaled = weights.touched - {f"{module}.weight" for module in modules}
         tensors.update({key: weights[key].astype(self._dtype) for key in sorted(scaled)})
-        return tensors, notes
+        return tensors, quantized
 
-    def head(self) -> tuple[Tensors, list[Note]]:
+    def head(self) -> tuple[Tensors, list[QuantizedLayer]]:
         """The layer that gives the logits, where it is a matrix of its own."""
         weight = self.decoder.head_weight().cpu().numpy()
         gram = self._grams_of(HEAD).get(HEAD)
         made = self._codes(LM_HEAD, weight, gram)
         packed = self._packed(LM_HEAD, made.codes, weight.shape[1])
-        return packed, [{**self._note(LM_HEAD, weight, made, packed, gram), "role": "head"}]
+        size = sum(tensor.nbytes for tensor in packed.values())
+        return packed, [replace(self._told(LM_HEAD, weight, made, gram), role="head", bytes=size)]
 
-    def embedding(self, folder: Path) -> tuple[Tensors, list[Note]]:
+    def embedding(self, folder: Path) -> tuple[Tensors, list[QuantizedLayer]]:
         """The token embedding: its rounded values, and in ``folder`` the codes; it may be the head as well.
 
         Its rows are looked up, so errors count alike; as a head, by the power of its inputs.
@@ -92,8 +95,8 @@ class LayerQuantizer:
         made = self._table_codes(module, weight, gram)
         embedding.write(folder, module, made.codes, weight.shape[1])
         values = dequantize(made.codes, weight.shape[1]).astype(self._dtype)
-        note = {**self._note(module, weight, made, {}, gram), "role": "embedding", "bytes": values.nbytes}
-        return {f"{module}.weight": values}, [note]
+        told = replace(self._told(module, weight, made, gram), role="embedding", bytes=values.nbytes)
+        return {f"{module}.weight": values}, [told]
 
     def rounded_head(self, rows: Floats) -> Floats:
         """The values of some rows of the head as `head`, or `embedding` where the two are tied, would round them."""
@@ -206,28 +209,27 @@ class LayerQuantizer:
             power += [to_numpy(shrink(to_torch(gram.matrix), gram.tokens))] * len(own)
         return awq(list(chosen.values()), power, self.grids[next(iter(chosen))], heads=fold.heads)
 
-    def _note(self, module: str, weight: Floats, made: Calibrated, packed: Tensors, gram: Gram | None) -> Note:
+    def _told(self, module: str, weight: Floats, made: Calibrated, gram: Gram | None) -> QuantizedLayer:
+        """What rounding did to a weight; its role and bytes are the caller's to say."""
         grid = self.grids[module]
-        missed = squared_error(weight, made.codes)
         size = float(np.square(weight, dtype=np.float64).sum())
-        return {
-            "name": module,
-            "role": "linear",
-            "bits": grid.bits,
-            "block_size": grid.block_size,
-            "symmetric": grid.symmetric,
-            "algorithm": self.algorithm,
-            "relative_error": (missed / size) ** 0.5 if size else 0.0,
-            "output_error": None if gram is None else made.error,
-            "rtn_output_error": None if gram is None else made.rtn_error,
-            "tokens": gram.tokens if gram is not None else 0 if made.fallback == COLD else None,
-            "damp": made.damp,
-            "fallback": made.fallback,
-            "exact": missed == 0.0,
-            "on_lattice": made.on_lattice,
-            "lattice": None if made.on_lattice else as_note(lattice_of(weight)),
-            "bytes": sum(tensor.nbytes for tensor in packed.values()),
-        }
+        return QuantizedLayer(
+            module,
+            "linear",
+            grid.bits,
+            grid.block_size,
+            grid.symmetric,
+            self.algorithm,
+            relative_error=(squared_error(weight, made.codes) / size) ** 0.5 if size else 0.0,
+            bytes=0,
+            output_error=None if gram is None else made.error,
+            rtn_output_error=None if gram is None else made.rtn_error,
+            tokens=gram.tokens if gram is not None else 0 if made.fallback == COLD else None,
+            damp=made.damp,
+            fallback=made.fallback,
+            on_lattice=made.on_lattice,
+            lattice=None if made.on_lattice else as_record(lattice_of(weight)),
+        )
 
 
 def check_experts(decoder: Layerwise, grids: Mapping[str, Grid]) -> None:
@@ -245,11 +247,11 @@ def check_experts(decoder: Layerwise, grids: Mapping[str, Grid]) -> None:
                 )
 
 
-def remarks(notes: Sequence[Note]) -> list[str]:
+def remarks(layers: Sequence[QuantizedLayer]) -> list[str]:
     """What the reader of a report should know of these modules."""
-    experts = {note["name"].rpartition(".")[0]: note["tokens"] for note in notes if is_expert(note["name"])}
+    experts = {layer.name.rpartition(".")[0]: layer.tokens for layer in layers if is_expert(layer.name)}
     cold = sum(tokens == 0 for tokens in experts.values())
-    found = remarks_on_lattices(notes)
+    found = remarks_on_lattices(layers)
     if not cold:
         return found
     return [

@@ -58,7 +58,7 @@ def rotate_checkpoint(
     names = [*decoder.layers, "ends"]
     for place, name in enumerate(names):
         progress("rotating", place, len(names))
-        if files.notes(name) is None:
+        if files.quantized(name) is None:
             made = _ends(decoder, stream, rotations.stream) if name == "ends" else _layer(decoder, name, rotations)
             files.put(name, {key: np.ascontiguousarray(tensor) for key, tensor in made.items()}, [])
     spans = {key: span for name in names for key, span in files.tensors(name).items()}

@@ -20,6 +20,7 @@ from coldpress.data.batches.loader import Labels, Reading, folder_of
 from coldpress.data.batches.pictures import PictureLoader
 from coldpress.errors import ColdpressError, NotAtHand, did_you_mean
 from coldpress.models.model import Model
+from coldpress.models.planned import Planned
 from coldpress.parts import Batch, Context, option
 
 
@@ -43,7 +44,7 @@ class Arrays(PictureLoader):
                 hint="set as_images: true",
             )
 
-    def check(self, model: Model) -> None:
+    def check(self, model: Model | Planned) -> None:
         file = self._file()
         if file.suffix == ".npz":
             self._split(_names(file))

@@ -16,6 +16,7 @@ import numpy as np
 from coldpress.data.batches.loader import Labels, PlacedRow, Reading, RowLoader, folder_of
 from coldpress.errors import ColdpressError, NotAtHand
 from coldpress.models.model import Model
+from coldpress.models.planned import Planned
 from coldpress.parts import Batch, Context, option
 
 _SETTINGS = "preprocessor_config.json"
@@ -46,7 +47,7 @@ class Audio(RowLoader):
     def columns(self) -> tuple[str, ...]:
         return tuple(name for name in (self.audio_col, self.text_col, self.label_col) if name is not None)
 
-    def check(self, model: Model) -> None:
+    def check(self, model: Model | Planned) -> None:
         if self.folder is None:
             raise ColdpressError("audio needs the folder with the sound files", hint="name it in folder")
         if not Path(self.folder).expanduser().is_dir():

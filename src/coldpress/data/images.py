@@ -18,6 +18,7 @@ from coldpress.data.batches.loader import Labels, Reading, folder_of
 from coldpress.data.batches.pictures import PictureLoader
 from coldpress.errors import ColdpressError, NotAtHand
 from coldpress.models.model import Model
+from coldpress.models.planned import Planned
 from coldpress.parts import Batch, Context, option
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -32,7 +33,7 @@ class Images(PictureLoader):
 
     reads: ClassVar[tuple[str, ...]] = ("folder",)
 
-    def check(self, model: Model) -> None:
+    def check(self, model: Model | Planned) -> None:
         self._files()
 
     def open(self, model: Model, ctx: Context) -> Reading:

@@ -15,6 +15,7 @@ import numpy as np
 
 from coldpress.errors import ColdpressError
 from coldpress.models.model import Model
+from coldpress.models.planned import Planned
 from coldpress.parts import Batch, Context, Data, option
 from coldpress.parts.user_script import UserFunction
 
@@ -30,7 +31,7 @@ class Script(Data):
 
     reads: ClassVar[tuple[str, ...]] = ("script",)
 
-    def check(self, model: Model) -> None:
+    def check(self, model: Model | Planned) -> None:
         UserFunction(self.script, self.function)
 
     def batches(self, model: Model, ctx: Context) -> Iterator[Batch]:

@@ -26,6 +26,7 @@ from coldpress.data.texts.rows import Table
 from coldpress.data.texts.windows import Tokens, cut, draw
 from coldpress.errors import ColdpressError
 from coldpress.models.model import Model
+from coldpress.models.planned import Planned
 from coldpress.parts import Batch, Context, option
 
 _STRATEGIES = ("join", "join_random", "sliding_window", "line_by_line", "line_by_line_random")
@@ -89,7 +90,7 @@ class TextCorpus(RowLoader):
     def _is_by_line(self) -> bool:
         return self.strategy.startswith("line_by_line")
 
-    def check(self, model: Model) -> None:
+    def check(self, model: Model | Planned) -> None:
         super().check(model)
         documents = Documents(self.text_template, None, None, self.text_cols)
         next(documents.of(self.tables()[0]), None)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +21,22 @@ if TYPE_CHECKING:
 _idle: list[subprocess.Popen[str]] = []
 
 
+@dataclass(frozen=True)
+class Built:
+    """What was learned of a model by building its graph: the class of transformers, whether it writes text, and remarks."""
+
+    architecture: str
+    generates: bool
+    remarks: tuple[str, ...]
+
+
 class Building:
-    """A graph that a worker is building. ``result``: the layouts of the graphs, and what is worth noting of the model."""
+    """A graph that a worker is building. ``result``: the layouts of the graphs, and what was learned of the model."""
 
     def __init__(self, worker: subprocess.Popen[str], output: Path):
         self._worker, self._output = worker, output
 
-    def result(self) -> tuple[list[Layout], dict[str, Any]]:
+    def result(self) -> tuple[list[Layout], Built]:
         """Wait for it. ColdpressError for what the worker found wrong."""
         from coldpress.graphs.layout import read_layouts
 
@@ -35,7 +45,7 @@ class Building:
             raise ColdpressError(answer["error"], hint=answer["hint"], exit_code=answer["exit_code"])
         layouts = read_layouts(self._output / "layouts.json")
         (self._output / "layouts.json").unlink()
-        return layouts, answer
+        return layouts, Built(answer["architecture"], answer["generates"], tuple(answer["remarks"]))
 
 
 @contextmanager

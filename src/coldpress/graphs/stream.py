@@ -12,9 +12,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,8 +22,9 @@ from coldpress.graphs.forks import results
 from coldpress.graphs.kernels import Encoding
 from coldpress.graphs.layout import Layout, Place, Plain, Quantized
 from coldpress.models.checkpoint import Span, as_float32
-from coldpress.models.lattices import as_note
+from coldpress.models.lattices import as_record
 from coldpress.models.packed import PackedSpan
+from coldpress.models.provenance import LatticeRecord
 from coldpress.quant.grid import Codes, Grid, dequantize
 from coldpress.quant.lattice import lattice_of, seems_on_lattice
 from coldpress.quant.pack import pack, pack_zero_points
@@ -91,14 +91,13 @@ def fill(
     return [_layer_error(entry, sums[entry.name]) for entry in layout.quantized]
 
 
-def lattices_in(layouts: Sequence[Layout]) -> dict[str, dict[str, Any]]:
-    """Where the weights lay that were quantized, by a few of their rows: notes as of `models.lattices`, by name."""
-    found: dict[str, dict[str, Any]] = {}
+def lattices_in(layouts: Sequence[Layout]) -> dict[str, tuple[bool, LatticeRecord | None]]:
+    """Whether weights that were quantized lay on their grid already, by a few of their rows, else on which other; by layer."""
+    found: dict[str, tuple[bool, LatticeRecord | None]] = {}
     for entry in (entry for layout in layouts for entry in layout.quantized if not entry.is_stored):
         rows = entry.sources[0].rows(0, min(_LOOKED_AT, entry.sources[0].shape[0]))
         kept = seems_on_lattice(rows, entry.grid)
-        lattice = None if kept else as_note(lattice_of(rows))
-        found[entry.name] = {**asdict(entry.encoding), "on_lattice": kept, "lattice": lattice}
+        found[entry.name.removesuffix(".weight")] = kept, None if kept else as_record(lattice_of(rows))
     return found
 
 

@@ -14,12 +14,14 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from coldpress.errors import ColdpressError
 from coldpress.graphs import deferred_torch
+from coldpress.graphs.building import Built
 from coldpress.graphs.forks import started
 from coldpress.graphs.layout import write_layouts
 from coldpress.models.checkpoint import Span, read_header
@@ -30,7 +32,7 @@ _LARGE_CONSTANT_BYTES = 1 << 16
 
 
 def main(question: Path) -> dict[str, Any]:
-    """Do a request: graphs, layouts and, for onnxruntime-genai, tokenizer and settings; what is worth noting of the model."""
+    """Do a request: graphs, layouts and, for onnxruntime-genai, tokenizer and settings; what was learned of the model."""
     request = json.loads(question.read_text(encoding="utf-8"))
     folder, output = Path(request["folder"]), Path(request["output"])
     scratch = output / "capture"
@@ -41,7 +43,7 @@ def main(question: Path) -> dict[str, Any]:
             tokenizer()
             for file in (scratch / "tokenizer").iterdir():
                 shutil.move(file, output / file.name)
-    return _notes(captured)
+    return asdict(_learned(captured))
 
 
 @contextmanager
@@ -194,15 +196,14 @@ def _save(model: Any, file: Path) -> None:
     ir.save(model, file)
 
 
-def _notes(captured: Any) -> dict[str, Any]:
+def _learned(captured: Any) -> Built:
     decoder = captured.components.get("model")
     names = {value.name for value in (*decoder.graph.inputs, *decoder.graph.outputs)} if decoder is not None else set()
-    return {
-        "architecture": (captured.hf_config.get("architectures") or [captured.hf_config.get("model_type")])[0],
-        "components": list(captured.components),
-        "warnings": captured.warnings,
-        "generates": {"input_ids", "past_key_values.0.key", "logits"} <= names,
-    }
+    return Built(
+        (captured.hf_config.get("architectures") or [captured.hf_config.get("model_type")])[0],
+        {"input_ids", "past_key_values.0.key", "logits"} <= names,
+        tuple(captured.warnings),
+    )
 
 
 def _import_transformers() -> None:

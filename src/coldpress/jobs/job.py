@@ -18,6 +18,7 @@ from coldpress import parts
 from coldpress.jobs.store import Store
 from coldpress.models.adapter_folder import name_of
 from coldpress.models.model import Model, content_key, parts_of
+from coldpress.models.provenance import Provenance
 from coldpress.parts import schema
 from coldpress.target import Target
 
@@ -141,11 +142,12 @@ def execute(job: Job, store: Store, progress: Progress = silent) -> Result:
 
 
 def lookup(job: Job, store: Store) -> Result | None:
-    """The stored result of a job, if there is one."""
+    """The stored result of a job, if there is one that this version can read."""
     entry = store.get(job.key)
-    if entry is None:
+    try:
+        return None if entry is None else _result(job, entry.folder, entry.record, cached=True)
+    except schema.Misfit:  # of a version that knew of other facts
         return None
-    return _result(job, entry.folder, entry.record, cached=True)
 
 
 def _work(job: Job, store: Store, progress: Progress) -> Result:
@@ -157,7 +159,11 @@ def _work(job: Job, store: Store, progress: Progress) -> Result:
             made = part.run(job.model, context)
             if made.path == job.model.path:  # nothing was made, and why not may be different the next time
                 return Result(time.perf_counter() - started, False, made, ended=time.time())
-            value = {"format": made.format, "file": _inside(made.path, scratch), "notes": schema.plain(made.notes)}
+            value = {
+                "format": made.format,
+                "file": _inside(made.path, scratch),
+                "provenance": schema.plain(made.provenance),
+            }
         else:
             value = {"numbers": part.measure(job.model, context)}
         value |= {"seconds": time.perf_counter() - started, "ended": time.time()}
@@ -177,7 +183,8 @@ def _result(job: Job, folder: Path, value: Mapping[str, Any], *, cached: bool) -
     when = value["seconds"], cached
     if job.kind == "metric":
         return Result(*when, numbers=value["numbers"], ended=value.get("ended"))
-    model = Model(folder / value["file"], value["format"], job.key, value["notes"])
+    provenance = schema.build(Provenance, value.get("provenance"), "provenance")
+    model = Model(folder / value["file"], value["format"], job.key, provenance)
     return Result(*when, model=model, ended=value.get("ended"))
 
 
@@ -242,7 +249,8 @@ def _inside(path: Path, scratch: Path) -> str:
 
 
 def _model(data: Mapping[str, Any]) -> Model:
-    return Model(**{**data, "path": Path(data["path"])})
+    provenance = schema.build(Provenance, data["provenance"], "provenance")
+    return Model(Path(data["path"]), data["format"], data["key"], provenance)
 
 
 @cache

@@ -50,12 +50,12 @@ class AdapterDivergence(Metric):
         if ctx.source is None or ctx.source.format != "adapter":
             raise ColdpressError("adapter_divergence needs the base with its adapters to compare with")
         folder = adapter_folder.read(ctx.source.path)
-        names = list(ctx.source.notes.get("adapter_names") or folder.adapters)
+        names = list(ctx.source.provenance.attached or folder.adapters)
         [window] = [window for _, window in heldout.named_windows(folder.base, self.tokens, 1, self.files)]
         decoder = Decoder(model.path, ctx.target.thread_count, scoring_provider(ctx))
         without = decoder.logits(window)
         [source] = Reference(folder.base, self.trust_remote_code).logits([window])
-        found = []
+        found: list[dict[str, Any]] = []
         for name, path in zip(names, folder.adapters.values(), strict=True):
             file = adapter_file.beside(model.path, name, len(names))
             reference = Reference(folder.base, self.trust_remote_code)

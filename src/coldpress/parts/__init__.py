@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_type_hin
 
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.models.model import Model
+from coldpress.models.planned import Planned
 from coldpress.parts import schema
 from coldpress.target import Target
 
@@ -101,22 +102,26 @@ class Pass:
         """How near an ONNX model must stay to the ONNX model before; None where the pass means to change what it computes."""
         return None
 
-    def check(self, model: Model, target: Target) -> None:
-        """Raise ColdpressError when this pass cannot do its work; early and cheap."""
+    def check(self, model: Model | Planned, target: Target) -> None:
+        """Raise ColdpressError when this pass cannot do its work; early and cheap.
+
+        Before any work ``model`` is the source for the first pass, and what the pass before has foretold for any other; that one is
+        checked again when its model is there.
+        """
 
     @classmethod
     def started_early(cls) -> AbstractContextManager[None]:
         """Start processes that `run` will need, which load their libraries while the request is checked."""
         return nullcontext()
 
-    def foretold(self) -> Mapping[str, Any]:
-        """Notes on what this pass will make, for the checks of later passes before it is there."""
-        return {}
+    def foretold(self, model: Model | Planned) -> Model | Planned:
+        """What this pass is going to make of ``model``, for the checks of later passes; ``model`` itself where it stays as it is."""
+        return Planned(self.produces, model.provenance)
 
     def run(self, model: Model, ctx: Context) -> Model:
         """Write the transformed model below ``ctx.scratch`` and return it (its key is set by the store).
 
-        Where there is nothing to do, the model itself comes back, perhaps with further notes; that is not stored.
+        Where there is nothing to do, the model itself comes back, perhaps with further remarks; that is not stored.
         """
         raise NotImplementedError
 
@@ -152,7 +157,7 @@ class Data:
     needs: ClassVar[tuple[str, ...]] = ()
     version: ClassVar[int] = 1
 
-    def check(self, model: Model) -> None:
+    def check(self, model: Model | Planned) -> None:
         """Raise ColdpressError when the data is not there or not what it should be; early and cheap.
 
         ``model`` may be the source of the one that gets the batches, in any format.

@@ -6,14 +6,13 @@ called ``adapter``. The base stays as it is, quantized or not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from coldpress.errors import ColdpressError, NotAtHand
 from coldpress.models import adapter_folder
 from coldpress.models.model import Model
+from coldpress.models.planned import Planned, settings_of, weights_of
 from coldpress.parts import Context, Pass, option
 from coldpress.target import Target
 
@@ -26,7 +25,7 @@ class AttachAdapters(Pass):
 
     adapter_path: tuple[str, ...] = option("PEFT folders, one for each adapter", ())
 
-    def check(self, model: Model, target: Target) -> None:
+    def check(self, model: Model | Planned, target: Target) -> None:
         from coldpress.models.peft import read_config
 
         if not self.adapter_path:
@@ -34,14 +33,14 @@ class AttachAdapters(Pass):
         for folder in self._folders().values():
             read_config(folder)
 
-    def foretold(self) -> Mapping[str, Any]:
-        return {adapter_folder.FORETOLD: {name: str(folder) for name, folder in self._folders().items()}}
+    def foretold(self, model: Model | Planned) -> Planned:
+        return Planned("adapter", model.provenance, settings_of(model), weights_of(model), self._folders())
 
     def run(self, model: Model, ctx: Context) -> Model:
         folders = self._folders()
         adapter_folder.write(ctx.scratch, model.path, folders)
-        names = list(folders) if len(folders) == 1 else sorted(folders)
-        return Model(ctx.scratch, "adapter", "", {**model.notes, "adapter_names": names})
+        names = tuple(folders) if len(folders) == 1 else tuple(sorted(folders))
+        return Model(ctx.scratch, "adapter", "", replace(model.provenance, attached=names))
 
     def _folders(self) -> dict[str, Path]:
         """PEFT folders by the name of their adapter; ColdpressError for one that does not exist."""

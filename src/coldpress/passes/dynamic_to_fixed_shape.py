@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.graphs.imported.folder import infer_shapes, load_graph, rewrite_graphs, save_graph
 from coldpress.models.model import Model, find_graphs
+from coldpress.models.planned import Planned
 from coldpress.parts import SAME, Closeness, Context, Pass, option
 from coldpress.target import Target
 
@@ -36,7 +37,7 @@ class DynamicToFixedShape(Pass):
     def closeness(self) -> Closeness:
         return SAME
 
-    def check(self, model: Model, target: Target) -> None:
+    def check(self, model: Model | Planned, target: Target) -> None:
         for names, values in (("dim_param", "dim_value"), ("input_name", "input_shape")):
             counts = len(getattr(self, names)), len(getattr(self, values))
             if counts[0] != counts[1]:
@@ -49,7 +50,8 @@ class DynamicToFixedShape(Pass):
         ]:
             if size < 1:
                 raise ColdpressError(f"the size of '{name}' is {size}", hint="sizes are 1 or more")
-        if model.path.exists() and (files := find_graphs(model.path)):
+        if isinstance(model, Model):
+            files = find_graphs(model.path)
             self._check_names([load_graph(file).graph for file in files.values()])
 
     def run(self, model: Model, ctx: Context) -> Model:
@@ -59,7 +61,7 @@ class DynamicToFixedShape(Pass):
             save_graph(graph, target)
 
         rewrite_graphs(model.path, ctx.scratch, change)
-        return Model(ctx.scratch, "onnx", "", model.notes)
+        return Model(ctx.scratch, "onnx", "", model.provenance)
 
     @property
     def _dims(self) -> dict[str, int]:

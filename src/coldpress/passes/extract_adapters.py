@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from coldpress.errors import ColdpressError
 from coldpress.models.model import Model
+from coldpress.models.planned import Planned
 from coldpress.parts import Context, Pass, option
 from coldpress.target import Target
 
@@ -27,7 +28,7 @@ class ExtractAdapters(Pass):
     optional_inputs: bool = option("inputs that may be left out, which is the base alone", True)
     save_format: str = option("form of the file", "onnx_adapter", ("onnx_adapter",))
 
-    def check(self, model: Model, target: Target) -> None:
+    def check(self, model: Model | Planned, target: Target) -> None:
         for name in ("make_inputs", "dynamic_lora_r", "optional_inputs"):
             if not getattr(self, name):
                 raise ColdpressError(
@@ -44,6 +45,6 @@ class ExtractAdapters(Pass):
         copy_model(model.path, ctx.scratch)
         file = graph_file(ctx.scratch)
         if read_slots(file):
-            return Model(ctx.scratch, "onnx", "", model.notes)
+            return Model(ctx.scratch, "onnx", "", model.provenance)
         adapter_file.write(adapter_file.beside(file.parent, "", 1), take_out(file))
-        return Model(ctx.scratch, "onnx", "", model.notes)
+        return Model(ctx.scratch, "onnx", "", model.provenance)

@@ -15,13 +15,15 @@ Checkpoints lie in the cache. A run that was stopped goes on from the last one, 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from coldpress.errors import ColdpressError
 from coldpress.models.model import Model
+from coldpress.models.planned import Planned, settings_of, weights_of
+from coldpress.models.provenance import Provenance, Tuning
 from coldpress.parts import Context, DataSource, Pass, option
 from coldpress.target import Target
 
@@ -83,7 +85,7 @@ class Lora(Pass):
     rank_dropout_scale: bool = option("with lokr: scale what rank_dropout leaves", False)
     trust_remote_code: bool = option("run model code that comes with the model", False)
 
-    def check(self, model: Model, target: Target) -> None:
+    def check(self, model: Model | Planned, target: Target) -> None:
         from coldpress.tune.network import check_bitsandbytes
 
         for name, methods in _OF_METHODS.items():
@@ -99,17 +101,20 @@ class Lora(Pass):
             check_bitsandbytes()
         for name in ("train_data", "eval_data"):
             source = getattr(self, name)
-            if source is not None and model.path.exists():
+            if source is not None:
                 source.make(name).check(model)
 
-    def _check_base(self, model: Model) -> None:
+    def foretold(self, model: Model | Planned) -> Planned:
+        weights = None if self.method == "loftq" else weights_of(model)
+        return Planned("adapter", model.provenance, settings_of(model), weights)
+
+    def _check_base(self, model: Model | Planned) -> None:
         from coldpress.models.packed import quantization_config
 
-        if self.method not in ("qlora", "loftq") or not (model.path / "config.json").is_file():
-            return
-        if quantization_config(model.path) is not None:
+        folder = weights_of(model)
+        if self.method in ("qlora", "loftq") and folder is not None and quantization_config(folder) is not None:
             raise ColdpressError(
-                f"{model.path} is quantized already, and {self.method} quantizes the base itself",
+                f"{folder} is quantized already, and {self.method} quantizes the base itself",
                 hint="use --method lora, which trains on the codes that are there, or the float model",
             )
 
@@ -185,12 +190,12 @@ class _Run:
             with shared_folder(own, self.device == "cpu") as folder:
                 base, network = self._network(folder)
                 training = Training(network, self.arguments, setting, (self.rows, self.held_out), folder)
-                told = training.run(self.ctx.progress)
+                tuning = training.run(self.request.method, self.ctx.progress)
                 trained = own / "adapter"  # the same of every process
                 save(training.model, trained, self.model.hub_id or _BASE)
                 adapter_folder.write(self.ctx.scratch, base, {"adapter": trained})
             shutil.rmtree(own)
-        return Model(self.ctx.scratch, "adapter", "", self._notes(told, training.remarks))
+        return Model(self.ctx.scratch, "adapter", "", self._provenance(tuning, training.remarks))
 
     def _network(self, folder: Path) -> tuple[Path, Any]:
         """The folder of the base, and the network with the adapter on it, as PEFT wraps it."""
@@ -224,20 +229,9 @@ class _Run:
             "seed": self.seed,
         }
 
-    def _notes(self, told: Mapping[str, Any], remarks: list[str]) -> dict[str, Any]:
-        cut = self.rows.truncated + self.held_out.truncated
-        if cut:
+    def _provenance(self, tuning: Tuning, remarks: Sequence[str]) -> Provenance:
+        if cut := tuning.truncated_rows:
             remarks = [*remarks, f"{cut} rows were longer than the model or max_seq_len allows, and lost their end."]
-        if self.rows.unscored:
-            remarks = [*remarks, f"{self.rows.unscored} rows had no token to predict, and were left out."]
-        data = {
-            "rows": len(self.rows),
-            "tokens": self.rows.tokens,
-            "truncated_rows": cut,
-            "unscored_rows": self.rows.unscored,
-        }
-        return {
-            **self.model.notes,
-            "warnings": [*self.model.notes.get("warnings", []), *self.arguments.remarks, *remarks],
-            "tuning": {"method": self.request.method, **data, **told},
-        }
+        if tuning.unscored_rows:
+            remarks = [*remarks, f"{tuning.unscored_rows} rows had no token to predict, and were left out."]
+        return replace(self.model.provenance, tuning=tuning).remarked(*self.arguments.remarks, *remarks)

@@ -7,14 +7,15 @@ Serving the adapter beside its base (``auto-opt --adapter_path``) changes nothin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from coldpress.errors import ColdpressError, NotAtHand
 from coldpress.models import adapter_folder
 from coldpress.models.model import Model
 from coldpress.models.peft import check_kind
+from coldpress.models.planned import Planned, adapters_of, settings_of, weights_of
 from coldpress.parts import Context, Pass, option
 from coldpress.target import Target
 
@@ -33,24 +34,27 @@ class MergeAdapterWeights(Pass):
     adapter_path: str | None = option("a PEFT folder, for a base that has none beside it", None)
     trust_remote_code: bool = option("run model code that comes with the model", False)
 
-    def check(self, model: Model, target: Target) -> None:
+    def check(self, model: Model | Planned, target: Target) -> None:
         if self.adapter_path is not None and not Path(self.adapter_path).is_dir():
             raise NotAtHand(f"adapter_path: '{self.adapter_path}' is no folder", hint="pass a PEFT folder")
-        is_trained_first = model.format == "adapter" and not adapter_folder.folders_of(model.path, model.notes)
+        is_trained_first = model.format == "adapter" and not adapters_of(model)
         if self.adapter_path is not None or not is_trained_first:
             check_kind(self._adapter(model))
 
-    def _adapter(self, model: Model) -> Path:
+    def foretold(self, model: Model | Planned) -> Planned:
+        return Planned("hf", model.provenance, settings_of(model), weights_of(model))
+
+    def _adapter(self, model: Model | Planned) -> Path:
         """The PEFT folder to merge. Raises ColdpressError unless there is exactly one."""
-        found = adapter_folder.folders_of(model.path, model.notes) if model.format == "adapter" else {}
+        found = adapters_of(model)
         if self.adapter_path is not None:
             found["adapter_path"] = Path(self.adapter_path)
         if len(found) > 1:
             raise ColdpressError(
-                f"{model.path} has {len(found)} adapters: {', '.join(found)}", hint="merge a base with one of them"
+                f"the model has {len(found)} adapters: {', '.join(found)}", hint="merge a base with one of them"
             )
         if not found:
-            raise ColdpressError(f"{model.path} has no adapter beside it", hint="name a PEFT folder: --adapter_path")
+            raise ColdpressError("the model has no adapter beside it", hint="name a PEFT folder: --adapter_path")
         return next(iter(found.values()))
 
     def run(self, model: Model, ctx: Context) -> Model:
@@ -58,12 +62,11 @@ class MergeAdapterWeights(Pass):
 
         adapter, base = self._adapter(model), adapter_folder.base_of(model.path)
         merged = merge(base, adapter, ctx.scratch, ctx.progress, self.trust_remote_code)
-        remarks = list(model.notes.get("warnings", []))
-        notes: dict[str, Any] = {"precision": merged.precision, "merged": True, "generates": merged.generates}
+        provenance = replace(model.provenance, precision=merged.precision, is_merged=True, generates=merged.generates)
         if merged.errors:
             mean = sum(merged.errors.values()) / len(merged.errors)
-            remarks.append(
+            provenance = provenance.remarked(
                 f"The base is quantized, so {len(merged.errors)} layers were rounded again with the adapter in them, on the "
                 f"grid of the base: that changed them by {mean:.1%} on average."
             )
-        return Model(ctx.scratch, "hf", "", {**model.notes, **notes, "warnings": remarks})
+        return Model(ctx.scratch, "hf", "", provenance)

@@ -9,7 +9,7 @@ A graph that has something quantized already is refused. The weights are in memo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,6 +17,7 @@ from coldpress.graphs.imported.folder import rewrite_graphs
 from coldpress.graphs.imported.int8 import Choice, quantize_dynamic, said
 from coldpress.graphs.imported.tools import working_copy
 from coldpress.models.model import Model, find_graphs
+from coldpress.models.planned import Planned
 from coldpress.parts import Closeness, Context, Pass, option
 from coldpress.target import Target
 
@@ -45,8 +46,8 @@ class OnnxDynamicQuantization(Pass):
     def closeness(self) -> Closeness:
         return Closeness(0.25, "8 bits round each product by about 1%, which adds up over layers")
 
-    def check(self, model: Model, target: Target) -> None:
-        if model.path.exists():
+    def check(self, model: Model | Planned, target: Target) -> None:
+        if isinstance(model, Model):
             for file in find_graphs(model.path).values():
                 self._choice.check(file)
 
@@ -61,8 +62,8 @@ class OnnxDynamicQuantization(Pass):
         rewrite_graphs(model.path, ctx.scratch, change)
         if self.precision == "uint8":
             remarks.append("unsigned weights miss the fast int8 products of CPUs")
-        warnings = [*model.notes.get("warnings", []), *remarks]
-        return Model(ctx.scratch, "onnx", "", {**model.notes, "precision": "int8", "layers": [], "warnings": warnings})
+        provenance = replace(model.provenance, precision="int8", layers=()).remarked(*remarks)
+        return Model(ctx.scratch, "onnx", "", provenance)
 
     @property
     def _choice(self) -> Choice:

@@ -10,7 +10,7 @@ The CPU provider has no float16 products: it would cast every layer to float32 a
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -20,6 +20,7 @@ from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.graphs.imported.folder import infer_shapes, load_graph, read, rewrite_graphs, save_graph
 from coldpress.graphs.imported.tools import blaming
 from coldpress.models.model import Model, find_graphs
+from coldpress.models.planned import Planned
 from coldpress.parts import Closeness, Context, Pass, option, refuse
 from coldpress.rules.half_precision import half_on_cpu
 from coldpress.target import Target
@@ -57,14 +58,15 @@ class OnnxFloatToFloat16(Pass):
     def closeness(self) -> Closeness:
         return Closeness(0.03, "float16 has 11 significant bits, which sums over thousands of products lose a few of")
 
-    def check(self, model: Model, target: Target) -> None:
+    def check(self, model: Model | Planned, target: Target) -> None:
         refuse(half_on_cpu("float16", target, "use the pass onnx_dynamic_quantization, or a GPU with --device gpu"))
         if not 0 <= self.min_positive_val < self.max_finite_val <= _LARGEST:
             raise ColdpressError(
                 f"min_positive_val {self.min_positive_val:g} and max_finite_val {self.max_finite_val:g} leave no range",
                 hint=f"float16 goes to {_LARGEST:g}",
             )
-        if model.path.exists() and (files := find_graphs(model.path)):
+        if isinstance(model, Model):
+            files = find_graphs(model.path)
             self._check_ends([load_graph(file).graph for file in files.values()])
             names = [node.name or "" for file in files.values() for node in load_graph(file).graph]
             for pattern in self.node_block_list:
@@ -94,8 +96,8 @@ class OnnxFloatToFloat16(Pass):
                 remarks.append(f"numbers beyond the range of float16 were cut in {', '.join(cut[:4])}")
 
         rewrite_graphs(model.path, ctx.scratch, change)
-        warnings = [*model.notes.get("warnings", []), *remarks]
-        return Model(ctx.scratch, "onnx", "", {**model.notes, "precision": "fp16", "layers": [], "warnings": warnings})
+        provenance = replace(model.provenance, precision="fp16", layers=()).remarked(*remarks)
+        return Model(ctx.scratch, "onnx", "", provenance)
 
     def _converted(self, file: Path) -> tuple[ir.Model, list[str]]:
         """The graph with float16 types, and which of its tensors in files have to follow.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.graphs.imported.folder import load_graph, rewrite_graphs, save_graph
 from coldpress.models.model import Model, find_graphs
+from coldpress.models.planned import Planned
 from coldpress.parts import SAME, Closeness, Context, Pass, option
 from coldpress.target import Target
 
@@ -39,10 +40,11 @@ class OnnxIoDatatypeConverter(Pass):
         narrow = {self.source_dtype, self.target_dtype} - {"float32", "double", "int64", "int32"}
         return Closeness(0.02, f"{' and '.join(sorted(narrow))} rounds what goes in and comes out") if narrow else SAME
 
-    def check(self, model: Model, target: Target) -> None:
+    def check(self, model: Model | Planned, target: Target) -> None:
         if self.source_dtype == self.target_dtype:
             raise ColdpressError(f"source_dtype and target_dtype are both {self.source_dtype}, so nothing would change")
-        if model.path.exists() and (files := find_graphs(model.path)):
+        if isinstance(model, Model):
+            files = find_graphs(model.path)
             graphs = [load_graph(file).graph for file in files.values()]
             if not any(self._chosen(graph) for graph in graphs):
                 raise self._nothing(graphs)
@@ -55,7 +57,7 @@ class OnnxIoDatatypeConverter(Pass):
             save_graph(graph, target)
 
         rewrite_graphs(model.path, ctx.scratch, change)
-        return Model(ctx.scratch, "onnx", "", model.notes)
+        return Model(ctx.scratch, "onnx", "", model.provenance)
 
     def _chosen(self, graph: ir.Graph) -> list[ir.Value]:
         source = _type(self.source_dtype)

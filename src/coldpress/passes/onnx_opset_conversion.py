@@ -14,6 +14,7 @@ from coldpress.errors import ColdpressError
 from coldpress.graphs.imported.folder import load_graph, rewrite_graphs, save_graph
 from coldpress.graphs.imported.opset import convert
 from coldpress.models.model import Model
+from coldpress.models.planned import Planned
 from coldpress.parts import SAME, Closeness, Context, Pass, option
 from coldpress.target import Target
 
@@ -34,7 +35,7 @@ class OnnxOpsetConversion(Pass):
     def closeness(self) -> Closeness:
         return SAME
 
-    def check(self, model: Model, target: Target) -> None:
+    def check(self, model: Model | Planned, target: Target) -> None:
         from onnx.defs import onnx_opset_version
 
         newest = onnx_opset_version()
@@ -56,4 +57,4 @@ class OnnxOpsetConversion(Pass):
             remarks.append(f"{target.name}: opset {before} became {self.target_opset}")
 
         rewrite_graphs(model.path, ctx.scratch, change)
-        return Model(ctx.scratch, "onnx", "", {**model.notes, "warnings": [*model.notes.get("warnings", []), *remarks]})
+        return Model(ctx.scratch, "onnx", "", model.provenance.remarked(*remarks))

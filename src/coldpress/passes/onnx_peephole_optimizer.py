@@ -15,6 +15,7 @@ from coldpress.graphs.imported.folder import infer_shapes, load_graph, rewrite_g
 from coldpress.graphs.imported.simplify import drop_lost_inputs, remove_identities, share_equal_tensors
 from coldpress.graphs.imported.tools import blaming
 from coldpress.models.model import Model
+from coldpress.models.planned import Planned
 from coldpress.parts import SAME, Closeness, Context, Pass, option
 from coldpress.target import Target
 
@@ -37,7 +38,7 @@ class OnnxPeepholeOptimizer(Pass):
     def closeness(self) -> Closeness:
         return SAME
 
-    def check(self, model: Model, target: Target) -> None:
+    def check(self, model: Model | Planned, target: Target) -> None:
         if not self.onnxscript_optimize and not self.remove_duplicates:
             raise ColdpressError("everything is switched off, so nothing would change", hint="leave the pass out")
 
@@ -55,7 +56,7 @@ class OnnxPeepholeOptimizer(Pass):
             remarks.append(f"{target.name}: {before} nodes became {graph.graph.num_nodes()}")
 
         rewrite_graphs(model.path, ctx.scratch, change)
-        return Model(ctx.scratch, "onnx", "", {**model.notes, "warnings": [*model.notes.get("warnings", []), *remarks]})
+        return Model(ctx.scratch, "onnx", "", model.provenance.remarked(*remarks))
 
     def _simplify(self, model: Any) -> None:
         from onnx_ir.passes import Sequential, common

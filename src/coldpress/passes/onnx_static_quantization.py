@@ -11,7 +11,7 @@ integer operators of the CPU. A graph that has something quantized already is re
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,6 +21,8 @@ from coldpress.graphs.imported.folder import rewrite_graphs
 from coldpress.graphs.imported.int8 import Calibration, Choice, has_operator, quantize_static, said
 from coldpress.graphs.imported.tools import working_copy
 from coldpress.models.model import Model, find_graphs
+from coldpress.models.planned import Planned
+from coldpress.models.provenance import CalibrationRecord
 from coldpress.parts import Closeness, Context, DataSource, Pass, option
 from coldpress.rules.int8_products import slow_signs
 from coldpress.target import Target
@@ -75,7 +77,7 @@ class OnnxStaticQuantization(Pass):
             0.4, "8 bits in ranges that were seen: each layer rounds by 1% to 2%, and cuts what was not seen"
         )
 
-    def check(self, model: Model, target: Target) -> None:
+    def check(self, model: Model | Planned, target: Target) -> None:
         if self.calibrate_method != "percentile" and self.percentile != OnnxStaticQuantization.percentile:
             raise ColdpressError("percentile has no effect without calibrate_method percentile", hint="leave it out")
         if self.calibrate_method != "minmax" and self.moving_average is not None:
@@ -88,7 +90,7 @@ class OnnxStaticQuantization(Pass):
             raise ColdpressError(f"num_samples: {self.num_samples} batches show nothing", hint="at least 1")
         if self.quant_format == "qoperator" and self.activation_type == "int8" and self.precision == "uint8":
             raise ColdpressError("no integer operator takes signed activations and unsigned weights", hint="use qdq")
-        if model.path.exists():
+        if isinstance(model, Model):
             for file in find_graphs(model.path).values():
                 self._choice(file).check(file)
 
@@ -120,14 +122,9 @@ class OnnxStaticQuantization(Pass):
                 remarks.append("calibrated on random numbers, as no data was given: the ranges may be wrong")
 
         rewrite_graphs(model.path, ctx.scratch, change)
-        notes = {
-            **model.notes,
-            "precision": "int8",
-            "layers": [],
-            "calibration": {"text": "; ".join(dict.fromkeys(texts))},
-            "warnings": [*model.notes.get("warnings", []), *remarks],
-        }
-        return Model(ctx.scratch, "onnx", "", notes)
+        calibration = CalibrationRecord("; ".join(dict.fromkeys(texts)))
+        provenance = replace(model.provenance, precision="int8", layers=(), calibration=calibration)
+        return Model(ctx.scratch, "onnx", "", provenance.remarked(*remarks))
 
     def _choice(self, file: Path) -> Choice:
         usual = _CONVOLUTIONAL if has_operator(file, "Conv") else _PRODUCTS

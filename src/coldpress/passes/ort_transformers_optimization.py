@@ -15,6 +15,7 @@ from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.graphs.imported.folder import load_graph, rewrite_graphs, save_graph
 from coldpress.graphs.imported.tools import blaming, quiet, working_copy
 from coldpress.models.model import Model
+from coldpress.models.planned import Planned
 from coldpress.parts import Closeness, Context, Pass, option
 from coldpress.target import Target
 
@@ -61,7 +62,7 @@ class OrtTransformersOptimization(Pass):
             1e-2 if is_approximate else 1e-3, "fused operators sum in another order, and some approximate GELU"
         )
 
-    def check(self, model: Model, target: Target) -> None:
+    def check(self, model: Model | Planned, target: Target) -> None:
         from onnxruntime.transformers.fusion_options import FusionOptions
         from onnxruntime.transformers.optimizer import MODEL_TYPES
 
@@ -95,7 +96,7 @@ class OrtTransformersOptimization(Pass):
             remarks.append(_said(target.name, before, after))
 
         rewrite_graphs(model.path, ctx.scratch, change)
-        return Model(ctx.scratch, "onnx", "", {**model.notes, "warnings": [*model.notes.get("warnings", []), *remarks]})
+        return Model(ctx.scratch, "onnx", "", model.provenance.remarked(*remarks))
 
     def _optimized(self, copy: Path, facts: dict[str, Any], target: Target) -> Any:
         from onnxruntime.transformers.fusion_options import FusionOptions

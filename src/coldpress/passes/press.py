@@ -27,6 +27,8 @@ from coldpress.graphs.kernels import Encoding
 from coldpress.graphs.trust import require_right
 from coldpress.models import adapter_folder
 from coldpress.models.model import Model
+from coldpress.models.planned import Planned, adapters_of, settings_of, weights_of
+from coldpress.models.provenance import LatticeRecord, QuantizedLayer, Timing, WrittenAdapter
 from coldpress.models.tokenizers.tokenizer import check_tokenizer
 from coldpress.networks import heap
 from coldpress.parts import Context, Pass, refuse
@@ -35,6 +37,7 @@ from coldpress.rules.half_precision import half_on_cpu
 from coldpress.target import Target
 
 if TYPE_CHECKING:
+    from coldpress.graphs.stream import LayerError
     from coldpress.models.low_rank import LowRank
     from coldpress.models.packed import PackedLinear
 
@@ -110,7 +113,7 @@ class Press(Pass):
     )
     trust_remote_code: bool = _option(False, "run configuration code that comes with the model")
 
-    def check(self, model: Model, target: Target) -> None:
+    def check(self, model: Model | Planned, target: Target) -> None:
         if self.precision in _HALVES:
             fix = "use --precision int8 (a quarter of the size, faster) or fp32, or a GPU with --device gpu"
             refuse(half_on_cpu(_HALVES[self.precision], target, fix))
@@ -121,11 +124,10 @@ class Press(Pass):
             )
         if self.logits == "speculation":
             self._require_speculation()
-        base = adapter_folder.base_of(model.path)
-        if (base / "config.json").is_file():  # a plan may be made before it is there
-            require_right(base, trust_remote_code=self.trust_remote_code)
-        packed = _packed_in(base)
-        _remarks_on_tokenizer(base)
+        if (folder := settings_of(model)) is not None:
+            require_right(folder, trust_remote_code=self.trust_remote_code)
+            _remarks_on_tokenizer(folder)
+        packed = _packed_layers(weights_of(model))
         _layers_of_adapters(model)
         if self._bits == 16:
             self._refuse_grid_options(effective=_ON_CODES if packed else ())
@@ -148,6 +150,9 @@ class Press(Pass):
                 f"onnxruntime-genai {version('onnxruntime-genai')} does not open a configuration with speculation",
                 hint="pip install 'onnxruntime-genai>=0.18'",
             )
+
+    def foretold(self, model: Model | Planned) -> Planned:
+        return Planned("onnx", replace(model.provenance, precision=self.precision))
 
     @classmethod
     def started_early(cls) -> AbstractContextManager[None]:
@@ -189,9 +194,9 @@ class Press(Pass):
         slots = sorted({module for layers in adapters.values() for module in layers})
         with begun(base, ctx.scratch, {**self.request(ctx.target), "slots": slots}) as graph:
             remarks = _remarks_on_tokenizer(base)
-            layouts, notes = graph.result()
+            layouts, built = graph.result()
         captured = time.perf_counter()
-        errors = []
+        errors: list[LayerError] = []
         for layout in layouts:
             errors += fill(
                 layout,
@@ -202,17 +207,25 @@ class Press(Pass):
             )
         shutil.rmtree(ctx.scratch / "capture")
         copy_settings(base, ctx.scratch)
-        notes["warnings"] += remarks
-        if adapters:
-            notes["adapters"] = _write_adapters(adapters, ctx.scratch)
-        timings = [
-            {"step": "capture the graph", "seconds": captured - started},
-            {"step": "press the weights", "seconds": time.perf_counter() - captured},
-        ]
+        known, pressed = model.provenance, time.perf_counter()
         where = lattices_in(layouts)
-        notes["warnings"] += remarks_on_lattices(list(where.values()))
-        notes["source_weights"] = sum(math.prod(span.shape) for span in plain_tensors(base).values())
-        return Model(ctx.scratch, "onnx", "", self._notes(model, notes, errors, timings))
+        layers = tuple(self._quantized(error, *where.get(error.name, (False, None))) for error in errors)
+        weights = sum(math.prod(span.shape) for span in plain_tensors(base).values())
+        provenance = replace(
+            known,
+            source=replace(known.source, architecture=built.architecture, weights=weights),
+            precision=self.precision,
+            layers=layers,
+            generates=built.generates,
+            adapters=_write_adapters(adapters, ctx.scratch) if adapters else known.adapters,
+            timings=(
+                Timing("capture the graph", captured - started),
+                Timing("press the weights", pressed - captured),
+            ),
+        )
+        rounded = [layer for layer in layers if layer.algorithm != AS_STORED]
+        told = (*built.remarks, *remarks, *remarks_on_lattices(rounded))
+        return Model(ctx.scratch, "onnx", "", provenance.remarked(*told))
 
     @property
     def _bits(self) -> int:
@@ -263,30 +276,18 @@ class Press(Pass):
 
         return kquant
 
-    def _notes(
-        self, model: Model, notes: dict[str, Any], errors: list[Any], timings: list[dict[str, Any]]
-    ) -> dict[str, Any]:
-        layers = [
-            {
-                "name": error.name,
-                "role": error.role,
-                **asdict(error.encoding),
-                "algorithm": AS_STORED if error.was_stored else self.algorithm,
-                "relative_error": error.relative_error,
-                "exact": error.relative_error == 0.0,
-                "bytes": error.bytes,
-            }
-            for error in errors
-        ]
-        warnings = [*model.notes.get("warnings", []), *notes["warnings"]]
-        return {
-            **model.notes,
-            **notes,
-            "warnings": warnings,
-            "precision": self.precision,
-            "layers": layers,
-            "timings": timings,
-        }
+    def _quantized(self, error: LayerError, on_lattice: bool, lattice: LatticeRecord | None) -> QuantizedLayer:
+        algorithm = AS_STORED if error.was_stored else self.algorithm
+        return QuantizedLayer(
+            error.name,
+            error.role,
+            **asdict(error.encoding),
+            algorithm=algorithm,
+            relative_error=error.relative_error,
+            bytes=error.bytes,
+            on_lattice=on_lattice,
+            lattice=lattice,
+        )
 
 
 def _remarks_on_tokenizer(base: Path) -> list[str]:
@@ -296,29 +297,27 @@ def _remarks_on_tokenizer(base: Path) -> list[str]:
     return remarks
 
 
-def _packed_in(base: Path) -> dict[str, PackedLinear]:
-    """The quantized layers and embeddings of a folder by name; none are known of one that is still on the hub."""
-    if not (base / "config.json").is_file():
-        return {}
+def _packed_layers(weights: Path | None) -> dict[str, PackedLinear]:
+    """The quantized layers and embeddings of a folder by name; none are known where there is no folder yet."""
     from coldpress.models.packed import embedding, read_packed
 
-    return {**read_packed(base), **embedding.read(base)}
+    return {} if weights is None else {**read_packed(weights), **embedding.read(weights)}
 
 
-def _layers_of_adapters(model: Model) -> dict[str, dict[str, LowRank]]:
+def _layers_of_adapters(model: Model | Planned) -> dict[str, dict[str, LowRank]]:
     """What each adapter of a model adds to the layers of its base, by the adapter's name; all of it checked."""
     from coldpress.models import peft
     from coldpress.models.adapter_base import Base, on_base
 
-    base, folders = adapter_folder.base_of(model.path), adapter_folder.folders_of(model.path, model.notes)
-    if model.format != "adapter" or not (base / "config.json").is_file():  # a plan is made before it is there
+    folders, base = adapters_of(model), weights_of(model)
+    if not folders or base is None:
         return {}
-    names = model.notes.get("adapter_names") or list(folders)
+    names = model.provenance.attached or tuple(folders)
     checked = Base.read(base)
     return {name: on_base(peft.read(path), checked) for name, path in zip(names, folders.values(), strict=True)}
 
 
-def _write_adapters(adapters: Mapping[str, Mapping[str, LowRank]], folder: Path) -> list[dict[str, Any]]:
+def _write_adapters(adapters: Mapping[str, Mapping[str, LowRank]], folder: Path) -> tuple[WrittenAdapter, ...]:
     """An adapter file for each adapter beside the graph that has the slots; what there is to know of them."""
     from coldpress.graphs import adapter_file
     from coldpress.graphs.lora_metadata import read_slots
@@ -327,16 +326,9 @@ def _write_adapters(adapters: Mapping[str, Mapping[str, LowRank]], folder: Path)
     for name, layers in adapters.items():
         file = adapter_file.beside(folder, name, len(adapters))
         adapter_file.write(file, adapter_file.fill_slots(slots, layers))
-        written.append(
-            {
-                "name": name,
-                "file": file.name,
-                "ranks": sorted({layer.rank for layer in layers.values()}),
-                "modules": len(layers),
-                "bytes": file.stat().st_size,
-            }
-        )
-    return written
+        ranks = tuple(sorted({layer.rank for layer in layers.values()}))
+        written.append(WrittenAdapter(name, file.name, ranks, len(layers), file.stat().st_size))
+    return tuple(written)
 
 
 def _takes_last_logits() -> bool:

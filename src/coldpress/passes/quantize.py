@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from coldpress.errors import ColdpressError
 from coldpress.models.model import Model
+from coldpress.models.planned import Planned, settings_of, weights_of
+from coldpress.models.provenance import CalibrationRecord, Provenance, QuantizedLayer, Timing
 from coldpress.parts import Context, Pass
 from coldpress.target import Target
 
@@ -91,19 +93,12 @@ class Quantize(Pass):
     trust_remote_code: bool = _option(False, "run model code that comes with the model")
     if_possible: bool = _option(False, "leave a model that cannot be calibrated as it is, and say why")
 
-    def check(self, model: Model, target: Target) -> None:
-        from coldpress.models.packed import quantization_config
-
+    def check(self, model: Model | Planned, target: Target) -> None:
         self.module_grids("float16").check()
         self._check_budget()
-        if (
-            not self.if_possible
-            and model.format == "hf"
-            and (model.path / "config.json").is_file()
-            and quantization_config(model.path)
-        ):
+        if not self.if_possible and _is_quantized(model):
             raise ColdpressError(
-                f"{model.path} is quantized already",
+                f"{weights_of(model)} is quantized already",
                 hint="quantize its float source, or press it as it is with auto-opt",
             )
         if self.format == "awq" and self.precision != "int4":
@@ -150,10 +145,13 @@ class Quantize(Pass):
         if self.polish_seconds is not None and self.algorithm not in ("best", "autoround"):
             raise ColdpressError(f"polish_seconds has no effect with {self.algorithm}", hint="use --algorithm best")
 
-    def run(self, model: Model, ctx: Context) -> Model:
-        from coldpress.models.packed import quantization_config
+    def foretold(self, model: Model | Planned) -> Model | Planned:
+        if self.if_possible and _is_quantized(model):
+            return model
+        return Planned("hf", replace(model.provenance, precision=self.precision), settings_of(model))
 
-        if self.if_possible and quantization_config(model.path):
+    def run(self, model: Model, ctx: Context) -> Model:
+        if self.if_possible and _is_quantized(model):
             return _left(model, "The source is quantized already; its codes are pressed as they are")
         try:
             return self._quantized(model, ctx)
@@ -214,9 +212,17 @@ class Quantize(Pass):
         return ModuleGrids(*grid, self.format, self.modules_to_not_convert, self.overrides, not self.if_possible)
 
 
+def _is_quantized(model: Model | Planned) -> bool:
+    """Whether the weights are codes already; not known of a model that is not there yet."""
+    from coldpress.models.packed import quantization_config
+
+    folder = weights_of(model)
+    return folder is not None and bool(quantization_config(folder))
+
+
 def _left(model: Model, remark: str) -> Model:
     """The model as it is, with a remark."""
-    return replace(model, notes={**model.notes, "warnings": [*model.notes.get("warnings", []), remark]})
+    return replace(model, provenance=model.provenance.remarked(remark))
 
 
 def _widest(folder: Path) -> int:
@@ -294,11 +300,11 @@ class _Run:
             calibrated = time.perf_counter()
             if self.request.is_mixed:
                 self.grids = self._allocated(grams)
-            notes: list[dict[str, Any]] = self._layers(grams)
-        first = [] if self._is_small else [{"step": "calibrate", "seconds": calibrated - started}]
-        rest = {"step": "calibrate and quantize" if self._is_small else "quantize"}
-        timings = [*first, {**rest, "seconds": time.perf_counter() - calibrated}]
-        return Model(self.ctx.scratch, "hf", "", self._notes(notes, timings))
+            layers = self._layers(grams)
+        first = () if self._is_small else (Timing("calibrate", calibrated - started),)
+        rest = "calibrate and quantize" if self._is_small else "quantize"
+        timings = (*first, Timing(rest, time.perf_counter() - calibrated))
+        return Model(self.ctx.scratch, "hf", "", self._provenance(layers, timings))
 
     @property
     def scale_dtype(self) -> str:
@@ -424,7 +430,7 @@ class _Run:
         bits = {module: bits for group, bits in chosen.items() for module in group.split(", ")}
         return {name: fixed.get(name) or question.grid_of(name, bits[name]) for name in self.grids}
 
-    def _layers(self, grams: Any) -> list[dict[str, Any]]:
+    def _layers(self, grams: Any) -> tuple[QuantizedLayer, ...]:
         """Quantize layer by layer, going on where a killed run was, and put the checkpoint together."""
         from coldpress.calibration.layer_quantizer import LayerQuantizer
         from coldpress.models.quantized_folder import LayerFiles, assemble
@@ -436,12 +442,12 @@ class _Run:
         worker = LayerQuantizer(
             self.decoder, self.grids, grams, request.algorithm, request.format, self.scale_dtype, request.polish_seconds
         )
-        notes: list[dict[str, Any]] = []
+        done: list[QuantizedLayer] = []
         with self.ctx.kept("quantize", self._facts()) as work:
             files, names = LayerFiles(work), [*self.decoder.layers, *ends]
             for place, name in enumerate(self._with_head(names, worker)):
                 self.ctx.progress("quantizing", place, max(len(names), place + 1))
-                found = files.notes(name)
+                found = files.quantized(name)
                 if found is None:
                     if name == LM_HEAD:
                         tensors, found = worker.head()
@@ -452,14 +458,14 @@ class _Run:
                     files.put(name, tensors, found)
                     del tensors
                     heap.give_back()
-                notes += found
+                done += found
             self.ctx.progress("quantizing", len(names), len(names))
             packed = {name: grid for name, grid in self.grids.items() if name != self.decoder.embedding}
             assemble(self.model.path, files, names, packed, request.format, self.ctx.scratch)
             if (work / EMBEDDING_CODES).is_file():
                 shutil.copyfile(work / EMBEDDING_CODES, self.ctx.scratch / EMBEDDING_CODES)
             shutil.rmtree(work)
-        return notes
+        return tuple(done)
 
     def _with_head(self, names: list[str], worker: LayerQuantizer) -> Iterator[str]:
         """These names one by one, and, where that is found to pay after them, the head's, which is added to them."""
@@ -481,29 +487,19 @@ class _Run:
             "On other text the model may lose more than without it."
         ]
 
-    def _notes(self, modules: list[dict[str, Any]], timings: list[dict[str, Any]]) -> dict[str, Any]:
-        calibration: dict[str, Any] = {"layers": modules}
-        if self.windows is not None:
-            calibration |= {
-                "text": self.windows.sources,
-                "windows": len(self.windows.ids),
-                "tokens": int(self.windows.ids.size),
-                "digest": self.windows.digest,
-            }
-        if self.trial is not None:
-            calibration["head"] = self.trial.note
+    def _provenance(self, layers: tuple[QuantizedLayer, ...], timings: tuple[Timing, ...]) -> Provenance:
         from coldpress.calibration.layer_quantizer import remarks
 
-        return {
-            **self.model.notes,
-            "warnings": [
-                *self.model.notes.get("warnings", []),
-                *remarks(modules),
-                *self._remarks_on_text(),
-                *([self.trial.says] if self.trial else []),
-            ],
-            "precision": self.request.precision,
-            "layers": modules,
-            "calibration": calibration,
-            "timings": timings,
-        }
+        data, head = self.windows, self.trial.record if self.trial else None
+        calibration = CalibrationRecord(layers=layers, head=head)
+        if data is not None:
+            calibration = CalibrationRecord(data.sources, len(data.ids), int(data.ids.size), data.digest, layers, head)
+        known = replace(
+            self.model.provenance,
+            precision=self.request.precision,
+            layers=layers,
+            calibration=calibration,
+            timings=timings,
+        )
+        on_head = [self.trial.says] if self.trial else []
+        return known.remarked(*remarks(layers), *self._remarks_on_text(), *on_head)

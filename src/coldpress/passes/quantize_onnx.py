@@ -16,7 +16,7 @@ from __future__ import annotations
 import fnmatch
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.graphs.kernels import Encoding, fitting_block
 from coldpress.models.model import Model
+from coldpress.models.planned import Planned
+from coldpress.models.provenance import CalibrationRecord, QuantizedLayer, Timing
 from coldpress.parts import Closeness, Context, Pass, refuse
 from coldpress.rules.block_quantized_products import slow_encoding
 from coldpress.target import Target
@@ -89,17 +91,17 @@ class QuantizeOnnx(Pass):
     def closeness(self) -> Closeness:
         return _CLOSENESS[self._bits]
 
-    def check(self, model: Model, target: Target) -> None:
+    def check(self, model: Model | Planned, target: Target) -> None:
         self._check_precision()
         for bits in {self._bits, self._head_bits, self._embedding_bits}:
             if bits is not None:
                 self._check_kernel(bits, target)
         self._refuse_unread_data()
-        if self.algorithm in _CALIBRATED and model.path.exists():
+        if self.algorithm in _CALIBRATED and isinstance(model, Model):
             from coldpress.graphs.imported.requantize import Graph
             from coldpress.models.model import find_graphs
 
-            for name, file in find_graphs(model.path).items():  # none yet where a pass before makes them
+            for name, file in find_graphs(model.path).items():
                 self._check_feeds(Graph.open(name, file), model)
 
     def _check_precision(self) -> None:
@@ -146,27 +148,26 @@ class QuantizeOnnx(Pass):
         graphs = self._open(model, ctx.target)
         numbers = sum(graph.numbers for graph in graphs)
         used = {file for graph in graphs for file in external_files(graph.model)}
-        text, calibrations = self._calibrations(graphs, model, ctx)
+        data, calibrations = self._calibrations(graphs, model, ctx)
         opened = time.perf_counter()
-        how = How(self._quantizer(), self._accuracy(ctx.target), ctx.target.thread_count, ctx.progress)
-        layers = []
+        how = How(
+            self._plain_algorithm, self._quantizer(), self._accuracy(ctx.target), ctx.target.thread_count, ctx.progress
+        )
+        layers: list[QuantizedLayer] = []
         for graph, calibration in zip(graphs, calibrations, strict=True):
             layers += write(graph, ctx.scratch, how, calibration)
         carry_over(model.path, used, ctx.scratch)
-        timings = [
-            {"step": "read the graph", "seconds": opened - started},
-            {"step": "quantize the weights", "seconds": time.perf_counter() - opened},
-        ]
-        notes = {
-            **model.notes,
-            "precision": self.precision,
-            "warnings": [*model.notes.get("warnings", []), *_remarks(graphs), *self._unscaled(layers)],
-            "layers": [{"algorithm": self._plain_algorithm, **layer} for layer in layers],
-            "calibration": text and {**text, "layers": [layer for layer in layers if "output_error" in layer]},
-            "source_weights": numbers,
-            "timings": timings,
-        }
-        return Model(ctx.scratch, "onnx", "", notes)
+        fitted = tuple(layer for layer in layers if layer.output_error is not None)
+        known, done = model.provenance, time.perf_counter()
+        provenance = replace(
+            known,
+            source=replace(known.source, weights=numbers),
+            precision=self.precision,
+            layers=tuple(layers),
+            calibration=data and replace(data, layers=fitted),
+            timings=(Timing("read the graph", opened - started), Timing("quantize the weights", done - opened)),
+        )
+        return Model(ctx.scratch, "onnx", "", provenance.remarked(*_remarks(graphs), *self._unscaled(layers)))
 
     @property
     def _bits(self) -> int:
@@ -241,8 +242,8 @@ class QuantizeOnnx(Pass):
 
     def _calibrations(
         self, graphs: list[Graph], model: Model, ctx: Context
-    ) -> tuple[dict[str, Any] | None, list[Calibration | None]]:
-        """What is noted of the data, and how each graph is fed with it."""
+    ) -> tuple[CalibrationRecord | None, list[Calibration | None]]:
+        """What is known of the data, and how each graph is fed with it."""
         if self.algorithm not in _CALIBRATED:
             return None, [None] * len(graphs)
         from coldpress.data.texts.calibration import windows
@@ -257,10 +258,9 @@ class QuantizeOnnx(Pass):
         if (file := self._arrays) is not None:
             samples = sum(1 for _ in inputs[0].of_arrays(file))
             arrays = [Calibration(self.algorithm, engine, partial(own.of_arrays, file), samples) for own in inputs]
-            return {"text": f"{file.name}, {samples} samples"}, list(arrays)
+            return CalibrationRecord(f"{file.name}, {samples} samples"), list(arrays)
         text = windows(_folder(model), self._text(), ctx.seed)
-        notes = {"text": text.sources, "windows": len(text.ids), "tokens": text.tokens, "digest": text.digest}
-        return notes, [
+        return CalibrationRecord(text.sources, len(text.ids), text.tokens, text.digest), [
             Calibration(self.algorithm, engine, partial(own.of_windows, text.ids), len(text.ids)) for own in inputs
         ]
 
@@ -294,11 +294,11 @@ class QuantizeOnnx(Pass):
 
         return {"rtn": rtn, "kquant": kquant, "hqq": hqq}[self._plain_algorithm]
 
-    def _unscaled(self, layers: Iterable[dict[str, Any]]) -> list[str]:
+    def _unscaled(self, layers: Iterable[QuantizedLayer]) -> list[str]:
         """Which layers got no AWQ scales, where they were asked for."""
         if self.algorithm not in ("awq", "best"):
             return []
-        names = [layer["name"] for layer in layers if "tokens" in layer and "alpha" not in layer]
+        names = [layer.name for layer in layers if layer.tokens is not None and layer.alpha is None]
         return [f"without AWQ scales, as no norm alone makes their inputs: {_listed(names)}"] if names else []
 
 

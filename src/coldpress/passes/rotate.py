@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from coldpress.errors import ColdpressError
 from coldpress.models.model import Model
+from coldpress.models.planned import Planned, settings_of
 from coldpress.parts import Context, Pass
 from coldpress.target import Target
 
@@ -57,7 +58,7 @@ class Rotate(Pass):
     max_memory: float | None = _option(None, "gigabytes that running the network on the data may take")
     trust_remote_code: bool = _option(False, "run model code that comes with the model")
 
-    def check(self, model: Model, target: Target) -> None:
+    def check(self, model: Model | Planned, target: Target) -> None:
         from coldpress.calibration.rotation import check_rotation
 
         if self.rotation == "quarot":
@@ -67,8 +68,11 @@ class Rotate(Pass):
                         f"{entry.name} has no effect with the rotation quarot, which is random",
                         hint="use spinquant, which is learned",
                     )
-        if (model.path / "config.json").is_file():
-            check_rotation(json.loads((model.path / "config.json").read_text(encoding="utf-8")))
+        if (folder := settings_of(model)) is not None:
+            check_rotation(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+
+    def foretold(self, model: Model | Planned) -> Planned:
+        return Planned("hf", replace(model.provenance, rotation=self.rotation), settings_of(model))
 
     def run(self, model: Model, ctx: Context) -> Model:
         import numpy as np
@@ -84,7 +88,7 @@ class Rotate(Pass):
         device = "cuda" if ctx.target.device == "gpu" and torch.cuda.is_available() else "cpu"
         decoder = Layerwise(model.path, ids, device=device, trust_remote_code=self.trust_remote_code)
         if self._is_settled(decoder):
-            return replace(model, notes={**model.notes, "warnings": [*model.notes.get("warnings", []), _SETTLED]})
+            return replace(model, provenance=model.provenance.remarked(_SETTLED))
         rotations = Rotations.random(decoder, ctx.seed)
         facts: dict[str, Any] = {"pass": self.version, "model": model.key, "seed": ctx.seed}
         if text is not None:
@@ -92,8 +96,8 @@ class Rotate(Pass):
             rotations = replace(rotations, stream=self._learned(decoder, rotations, facts, ctx))
         with ctx.kept("rotate", facts) as work:
             rotate_checkpoint(decoder, ctx.scratch, work, rotations, ctx.progress)
-        remarks = [*model.notes.get("warnings", []), *([_UNTIED] if decoder.is_tied else [])]
-        return Model(ctx.scratch, "hf", "", {**model.notes, "warnings": remarks, "rotation": self.rotation})
+        provenance = replace(model.provenance, rotation=self.rotation)
+        return Model(ctx.scratch, "hf", "", provenance.remarked(*([_UNTIED] if decoder.is_tied else [])))
 
     def _is_settled(self, decoder: Layerwise) -> bool:
         """Whether all weights of the layers lie on the grid already."""

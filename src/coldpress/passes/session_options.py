@@ -6,13 +6,15 @@ They are written beside the graph, in ``session_options.json``, which coldpress'
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from coldpress.errors import ColdpressError
 from coldpress.graphs.imported.folder import load_graph
 from coldpress.graphs.imported.options import LEVELS, MODES, write_options
 from coldpress.models.model import Model, find_graphs
+from coldpress.models.planned import Planned
+from coldpress.models.provenance import SessionChoice, TriedOptions
 from coldpress.parts import SAME, Closeness, Context, Pass, option
 from coldpress.rules.int8_products import Int8Products
 from coldpress.target import Target
@@ -35,7 +37,7 @@ class SessionOptions(Pass):
     def closeness(self) -> Closeness:
         return SAME
 
-    def check(self, model: Model, target: Target) -> None:
+    def check(self, model: Model | Planned, target: Target) -> None:
         if not self.options:
             raise ColdpressError("no option of the session is set", hint="set intra_op_num_threads, for instance")
         for name in ("intra_op_num_threads", "inter_op_num_threads"):
@@ -58,11 +60,11 @@ class SessionOptions(Pass):
         return {**found, **({"config_entries": self.config_entries} if self.config_entries else {})}
 
 
-def with_options(model: Model, ctx: Context, options: dict[str, Any]) -> Model:
-    """The model with session options beside it, and remarks on what is slow with them."""
+def with_options(model: Model, ctx: Context, options: dict[str, Any], tried: tuple[TriedOptions, ...] = ()) -> Model:
+    """The model with session options beside it, chosen among those ``tried``, and remarks on what is slow with them."""
     merged, remarks = write_options(model.path, ctx.scratch, options)
     for name, file in find_graphs(model.path).items():
         found = Int8Products().look(load_graph(file), ctx.target, merged)
         remarks += [f"{name}: {finding.problem}" for finding in found]
-    warnings = [*model.notes.get("warnings", []), *remarks]
-    return Model(ctx.scratch, "onnx", "", {**model.notes, "session_options": merged, "warnings": warnings})
+    provenance = replace(model.provenance, session=SessionChoice(merged, tried))
+    return Model(ctx.scratch, "onnx", "", provenance.remarked(*remarks))

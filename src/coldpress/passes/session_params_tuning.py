@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, ClassVar
 
@@ -22,6 +22,8 @@ from coldpress.errors import ColdpressError
 from coldpress.graphs.imported.options import LEVELS, MODES
 from coldpress.graphs.session import Session
 from coldpress.models.model import Model, files_of, find_graphs
+from coldpress.models.planned import Planned
+from coldpress.models.provenance import TriedOptions
 from coldpress.parts import SAME, Closeness, Context, DataSource, Pass, option
 from coldpress.passes.session_options import with_options
 from coldpress.target import Target
@@ -55,7 +57,7 @@ class SessionParamsTuning(Pass):
     def closeness(self) -> Closeness:
         return SAME
 
-    def check(self, model: Model, target: Target) -> None:
+    def check(self, model: Model | Planned, target: Target) -> None:
         for name, known in (("optimization_levels", LEVELS), ("execution_modes", MODES)):
             for value in getattr(self, name):
                 if value not in known:
@@ -83,12 +85,11 @@ class SessionParamsTuning(Pass):
         race = _Race(model, ctx, feed, self, size)
         race.run()
         best = race.best()
-        made = with_options(model, ctx, best.options)
+        by_time = sorted(race.tried, key=lambda one: one.ms)
+        tried = tuple(TriedOptions(one.options, one.ms, one.noise_ms, len(one.turns_ms)) for one in by_time)
+        made = with_options(model, ctx, best.options, tried)
         remark = f"session options: {_said(best.options)} takes {best.ms:.3g} ms, the default {race.tried[0].ms:.3g} ms"
-        table = [{"options": one.options, "median_ms": one.ms, "noise_ms": one.noise_ms, "turns": len(one.turns_ms)}
-                 for one in sorted(race.tried, key=lambda one: one.ms)]  # fmt: skip
-        warnings = [*made.notes["warnings"], f"{remark} (on {feeds.text})"]
-        return Model(ctx.scratch, "onnx", "", {**made.notes, "session_tuning": table, "warnings": warnings})
+        return replace(made, provenance=made.provenance.remarked(f"{remark} (on {feeds.text})"))
 
     def combinations(self, target: Target) -> list[dict[str, Any]]:
         """All options to try; the first is ONNX Runtime's default with the target's threads."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from coldpress.models.model import Model
+from coldpress.models.planned import Planned, settings_of, weights_of
 from coldpress.parts import Context, Pass, option
 from coldpress.target import Target
 
@@ -22,15 +23,19 @@ class TakeTextModel(Pass):
 
     trust_remote_code: bool = option("run configuration code that comes with the model", False)
 
-    def check(self, model: Model, target: Target) -> None:
+    def check(self, model: Model | Planned, target: Target) -> None:
         """Refuse a text model that cannot be pressed, before its weights are copied."""
         from coldpress.graphs.trust import require_right
 
-        require_right(model.path, trust_remote_code=self.trust_remote_code)
+        if (folder := settings_of(model)) is not None:
+            require_right(folder, trust_remote_code=self.trust_remote_code)
+
+    def foretold(self, model: Model | Planned) -> Planned:
+        return Planned("hf", model.provenance, settings_of(model), weights_of(model))
 
     def run(self, model: Model, ctx: Context) -> Model:
         from coldpress.models.text_part import take_text_model
 
         ctx.progress("taking the text model", 0, 1)
         take_text_model(model.path, ctx.scratch, trust_remote_code=self.trust_remote_code)
-        return Model(ctx.scratch, "hf", "", model.notes)
+        return Model(ctx.scratch, "hf", "", model.provenance)

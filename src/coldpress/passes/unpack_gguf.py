@@ -6,10 +6,11 @@ undone. Networks: llama (also Mistral and SmolLM2), Qwen 2 and 3, Gemma 2 and 3,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from coldpress.models.model import Model
+from coldpress.models.planned import Planned
 from coldpress.parts import Context, Pass
 from coldpress.target import Target
 
@@ -22,13 +23,13 @@ class UnpackGguf(Pass):
     produces: ClassVar[str] = "hf"
     needs: ClassVar[tuple[str, ...]] = ("gguf",)
 
-    def check(self, model: Model, target: Target) -> None:
+    def check(self, model: Model | Planned, target: Target) -> None:
         from coldpress.models.gguf.file import read_gguf
         from coldpress.models.gguf.tokenizer import special_tokens
         from coldpress.models.gguf.unpack import tensor_names
         from coldpress.models.tokenizers.chat_template import ChatTemplate
 
-        if not model.path.exists():
+        if isinstance(model, Planned):
             return
         gguf = read_gguf(model.path)
         tensor_names(gguf)
@@ -36,7 +37,10 @@ class UnpackGguf(Pass):
             ChatTemplate(template, special_tokens(gguf), str(model.path)).check()
 
     def run(self, model: Model, ctx: Context) -> Model:
+        from coldpress.models.gguf.file import read_gguf
         from coldpress.models.gguf.unpack import unpack
 
-        notes = unpack(model.path, ctx.scratch, ctx.progress)
-        return Model(path=ctx.scratch, format="hf", key="", notes={**model.notes, **notes})
+        file, known = read_gguf(model.path), model.provenance
+        remarks = unpack(file, ctx.scratch, ctx.progress)
+        source = replace(known.source, architecture=file.architecture, gguf_types=file.kinds(), lattice=file.lattice)
+        return Model(ctx.scratch, "hf", "", replace(known, source=source).remarked(*remarks))

@@ -18,6 +18,7 @@ from coldpress.jobs.system import Executor
 from coldpress.models import adapter_folder
 from coldpress.models.azure import is_resource, refuse_remote
 from coldpress.models.model import Model, content_key
+from coldpress.models.planned import Planned
 from coldpress.models.sources import find_model, hub_config
 from coldpress.packaging import check_package
 from coldpress.parts import schema
@@ -68,14 +69,27 @@ class Report:
 GoalsOf = Callable[["_Run", Model, dict[str, dict[str, Any]]], list[dict[str, Any]]]
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Run:
     workflow: Workflow
     executor: Executor
     console: Console
     command: str | None
-    results: list[tuple[Step, Result]] = field(default_factory=list)
-    opened: list[Opened] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Passed:
+    """What passes made of a source, one after the other.
+
+    ``model``: of the last one. ``origin``: what it is compared with, the source in its first Hugging Face form, with its adapters
+    if any. ``results``: each pass with all its parameters. ``opened``: what was found by opening graphs on the way.
+    """
+
+    source: Model
+    model: Model
+    origin: Origin
+    results: tuple[tuple[Step, Result], ...] = ()
+    opened: tuple[Opened, ...] = ()
 
 
 def run(
@@ -113,15 +127,17 @@ def _checked(request: _Run, source: Model, steps: Sequence[Step], overwrite: boo
     workflow, console = request.workflow, request.console
     prepared = _prepared(workflow, steps, source)
     output = Path(workflow.output) if workflow.output else None
-    work = _keys(request, source, steps) if prepared is None else [_search_key(request, prepared)]
+    work = _keys(request, source, steps) if prepared is None else [_search_key(request, prepared, source)]
     identity = _identity(workflow, source, work)
     if output is not None:
         known = is_current(output, identity)
         if known is not None and not workflow.run.clean_cache:
             console.say(f"{output} is up to date")
-            return Report(known, Model(output, known["format"], content_key(output), {}), up_to_date=True)
+            return Report(known, Model(output, known["format"], content_key(output)), up_to_date=True)
         check_output(output, overwrite or known is not None)
-    made = _finished(request, source, steps, _goals) if prepared is None else _searched(request, prepared, work[0])
+    made = (
+        _finished(request, source, steps, _goals) if prepared is None else _searched(request, prepared, source, work[0])
+    )
     if output is not None:
         best = Candidate(made.model, {**made.report, "identity": identity}, workflow.resolved().to_yaml())
         publish(best, output, Beside(made.candidates, made.texts, workflow.packaging, workflow.artifacts))
@@ -155,14 +171,18 @@ def dry_run(
     ``say`` is told what could not be checked, as it is not on this machine, unless it is among the ``needed``: model, data.
     """
 
+    told: set[str] = set()
+
     @contextmanager
     def attempt() -> Iterator[None]:
         try:
             yield
         except NotAtHand as error:
-            say(f"not checked: {error.message}")
+            if error.message not in told:
+                say(f"not checked: {error.message}")
+            told.add(error.message)
 
-    source = Model(Path(workflow.model), recipes.expected_format(workflow), "")
+    source: Model | Planned = Planned(recipes.expected_format(workflow))
     with nullcontext() if "model" in needed else attempt():
         if not is_resource(workflow.model) and hub_config(workflow.model) is None:
             source = find_model(workflow.model, trust_remote_code=workflow.trust_remote_code, say=say)
@@ -175,7 +195,7 @@ _Attempt = Callable[[], AbstractContextManager[None]]
 
 
 def _prepared(
-    workflow: Workflow, steps: Sequence[Step], source: Model, attempt: _Attempt = nullcontext
+    workflow: Workflow, steps: Sequence[Step], source: Model | Planned, attempt: _Attempt = nullcontext
 ) -> Prepared | None:
     """Check a request whole, before any work; what a search needs to know, where something is left open."""
     check_request(workflow.verify, source)
@@ -193,11 +213,13 @@ def _prepared(
     return None
 
 
-def _check_passes(steps: Sequence[Step], source: Model, target: Target, attempt: _Attempt = nullcontext) -> str:
+def _check_passes(
+    steps: Sequence[Step], source: Model | Planned, target: Target, attempt: _Attempt = nullcontext
+) -> str:
     """The format that the last pass gives, if each can do its work."""
     current = source
     for step in steps:
-        before, current = current, replace(current, format=parts.find("passes", step.type).produces)
+        before, current = current, Planned(parts.find("passes", step.type).produces)
         with attempt():
             current = step.check(before, target)
     return current.format
@@ -215,38 +237,36 @@ class _Made:
 
 def _finished(request: _Run, source: Model, steps: Sequence[Step], goals_of: GoalsOf) -> _Made:
     """The result of passes that leave nothing open, verified and measured; ``goals_of`` says which goals it meets."""
-    request = replace(request, results=[], opened=[])
-    workflow = request.workflow
-    origin, pressed = _pass_by_pass(request, source, steps)
-    verdict = _verdict(request, source, pressed, origin)
+    passed = _pass_by_pass(request, source, steps)
+    verdict = _verdict(request, passed)
     request.console.say(_verdict_line(verdict))
-    measured = _measure(request, pressed)
-    report = Finished(workflow, source, pressed, verdict, measured, request.results, request.command).report()
+    measured = _measure(request, passed.model)
+    finished = Finished(request.workflow, source, passed.model, verdict, measured, passed.results, request.command)
     goals = goals_of(request, source, measured)
-    return _Made(pressed, {**report, "goals": goals} if goals else report)
+    return _Made(passed.model, finished.report() | ({"goals": goals} if goals else {}))
 
 
 def _goals(request: _Run, source: Model, measured: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     return reached_goals(request.workflow, measured, lambda measure: _numbers(request, source, measure))
 
 
-def _searched(request: _Run, prepared: Prepared, key: str) -> _Made:
+def _searched(request: _Run, prepared: Prepared, source: Model, key: str) -> _Made:
     """The best result of a search, verified and measured; others that are kept beside it."""
-    workflow, source = request.workflow, prepared.source
+    workflow = request.workflow
     quiet = replace(request, console=replace(request.console, say=lambda line: None))
     if prepared.workers > 1:  # steps of points side by side would take turns in one bar
-        quiet.executor = replace(request.executor, progress=silent)
+        quiet = replace(quiet, executor=replace(request.executor, progress=silent))
 
     def passes(steps: Sequence[Step]) -> Model:
         _check_passes(steps, source, workflow.target)
-        return _pass_by_pass(replace(quiet, results=[], opened=[]), source, steps)[1]
+        return _pass_by_pass(quiet, source, steps).model
 
     def measure_anew(model: Model, measure: Measure) -> dict[str, Any]:
         return dict(request.executor.measured_anew(_metric_job(request, model, measure)).numbers)
 
     bench = Bench(passes, lambda model, measure: _numbers(quiet, model, measure), measure_anew)
     with request.executor.store.kept(f"search-{key}") as folder:
-        found = search(prepared, bench, folder, request.console.say)
+        found = search(prepared, source, bench, folder, request.console.say)
         journal = (folder / JOURNAL).read_text(encoding="utf-8")
     best = _best(request, source, found)
     chosen = next(iter(best))
@@ -284,31 +304,39 @@ def _best(request: _Run, source: Model, found: Found) -> dict[int, _Made]:
 _PASSED_OVER = 5
 
 
-def _search_key(request: _Run, prepared: Prepared) -> str:
+def _search_key(request: _Run, prepared: Prepared, source: Model) -> str:
     """What a search goes on under: the same passes, values, metrics, data and versions, and so the same trials."""
     keys = set()
     for point in prepared.space.each_value():
-        jobs, model = _jobs(request, prepared.source, prepared.space.steps_at(point))
+        jobs, model = _jobs(request, source, prepared.space.steps_at(point))
         keys |= {job.key for job in jobs}
         keys |= {_metric_job(request, model, measure).key for measure in prepared.measures}
     facts = json.dumps([prepared.facts, sorted(keys)], sort_keys=True)
     return hashlib.sha256(facts.encode()).hexdigest()
 
 
-def _pass_by_pass(request: _Run, source: Model, steps: Sequence[Step]) -> tuple[Origin, Model]:
-    """What the result is compared with (the source in its first Hugging Face form, with its adapters if any), and the result."""
-    model, origin = source, _origin(Origin(source), source)
+def _pass_by_pass(request: _Run, source: Model, steps: Sequence[Step]) -> _Passed:
+    passed = _Passed(source, source, _origin(Origin(source), source))
     for step in steps:
-        job = _job(request, step, model)
-        result = request.executor.result(job)
-        assert result.model is not None
-        request.results.append((Step(step.type, dict(job.parameters)), result))
-        request.console.say(f"{step.type}: {_what_came(result, model)}")
-        before, model = model, result.model
-        origin = _origin(origin, model)
-        if model.format == "onnx" and not (step is steps[-1] and _is_run_later(request.workflow, origin, model)):
-            request.opened.append(_opened(request, step, before, model, origin))
-    return origin, model
+        passed = _next(request, passed, step, is_last=step is steps[-1])
+    return passed
+
+
+def _next(request: _Run, passed: _Passed, step: Step, is_last: bool) -> _Passed:
+    """What there is after one more pass."""
+    before = passed.model
+    if passed.results:  # what was checked before any work was what the pass before had foretold
+        step.check(before, request.workflow.target)
+    job = _job(request, step, before)
+    result = request.executor.result(job)
+    assert result.model is not None
+    model = result.model
+    request.console.say(f"{step.type}: {_what_came(result, before)}")
+    origin, opened = _origin(passed.origin, model), passed.opened
+    if model.format == "onnx" and not (is_last and _is_run_later(request.workflow, origin, model)):
+        opened = (*opened, _opened(request, step, before, model, origin))
+    results = (*passed.results, (Step(step.type, dict(job.parameters)), result))
+    return _Passed(passed.source, model, origin, results, opened)
 
 
 def _opened(request: _Run, step: Step, before: Model, model: Model, origin: Origin) -> Opened:
@@ -326,19 +354,19 @@ def _is_run_later(workflow: Workflow, origin: Origin, model: Model) -> bool:
     return workflow.verify.enabled and workflow.target.is_here and is_compared_as_text(origin, model)
 
 
-def _verdict(request: _Run, source: Model, model: Model, origin: Origin) -> Verdict:
+def _verdict(request: _Run, passed: _Passed) -> Verdict:
     """The verdict on a result, and the pass that broke it, if one did."""
-    workflow = request.workflow
-    verdict = verify(model, origin, workflow, request.executor)
-    found = request.opened
-    if verdict.verdict == WORSE and len(request.results) > 1:
-        models = [source, *(result.model for _, result in request.results if result.model)]
-        pairs = zip(models, models[1:], (step for step, _ in request.results), strict=False)
-        found = [
+    workflow, origin = request.workflow, passed.origin
+    verdict = verify(passed.model, origin, workflow, request.executor)
+    found = passed.opened
+    if verdict.verdict == WORSE and len(passed.results) > 1:
+        models = [passed.source, *(result.model for _, result in passed.results if result.model)]
+        pairs = zip(models, models[1:], (step for step, _ in passed.results), strict=False)
+        found = tuple(
             _opener(request).result(step, before, after, compare=True)
             for before, after, step in pairs
             if before.format == after.format == "onnx"
-        ]
+        )
     return with_graphs(verdict, found, is_whole=workflow.verify.enabled and origin.source.format == "onnx")
 
 
@@ -346,7 +374,7 @@ def _what_came(result: Result, model: Model) -> str:
     """How long it took; or why the model is as it was."""
     assert result.model is not None
     if result.model.path == model.path:
-        return str(result.model.notes["warnings"][-1])
+        return result.model.provenance.remarks[-1]
     return "found in the cache" if result.cached else f"{result.seconds:.1f} s"
 
 
@@ -358,7 +386,7 @@ def _origin(known: Origin, model: Model) -> Origin:
     if model.format == "adapter":
         base = adapter_folder.read(model.path).base
         is_known = known.source.format == "hf"
-        return Origin(known.source if is_known else Model(base, "hf", content_key(base), model.notes), model)
+        return Origin(known.source if is_known else Model(base, "hf", content_key(base), model.provenance), model)
     if model.format == "hf" and (known.source.format != "hf" or known.attached is not None):
         return Origin(model, merged=known.attached)
     return known
@@ -376,7 +404,7 @@ def _jobs(request: _Run, source: Model, steps: Sequence[Step]) -> tuple[list[Job
     jobs, model = [], source
     for step in steps:
         jobs.append(_job(request, step, model))
-        model = Model(model.path, jobs[-1].part_class.produces, jobs[-1].key, model.notes)
+        model = Model(model.path, jobs[-1].part_class.produces, jobs[-1].key, model.provenance)
     return jobs, model
 
 
@@ -411,14 +439,14 @@ def verify_pressed(model: str, workflow: Workflow, store: Store, console: Consol
     done = _passes_in(Path(model))
     strictest = "fp32"
     precision = next((one["parameters"]["precision"] for one in done if "precision" in one["parameters"]), strictest)
-    notes = {"precision": precision, **pressed.notes}
     steps = recipes.complete(workflow, original)
     if original.format != "adapter":
         attached = (one for one in done if one["name"] == "attach_adapters")
         steps = (*steps, *(Step(one["name"], one["parameters"]) for one in attached))
     executor = Executor(workflow.system.make(), store, console.progress)
-    origin, _ = _pass_by_pass(_Run(workflow, executor, console, None), original, steps)
-    verdict = verify(replace(pressed, notes=notes), origin, workflow, executor)
+    origin = _pass_by_pass(_Run(workflow, executor, console, None), original, steps).origin
+    known = replace(pressed.provenance, precision=precision)
+    verdict = verify(replace(pressed, provenance=known), origin, workflow, executor)
     if original.format != "onnx" or pressed.format != "onnx" or pressed.key == original.key:
         return verdict
     limit = added_up([Step(one["name"], one["parameters"]) for one in done])

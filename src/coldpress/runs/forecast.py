@@ -23,6 +23,7 @@ from coldpress.models import adapter_folder
 from coldpress.models.checkpoint import Span
 from coldpress.models.model import Model
 from coldpress.models.packed import tensors_to_press, usual_grid
+from coldpress.models.planned import Planned
 from coldpress.models.sources import find_model, hub_config
 from coldpress.passes.press import AS_STORED, Press
 from coldpress.passes.quantize import Quantize
@@ -111,10 +112,11 @@ def plan(workflow: Workflow, say: Callable[[str], None] = lambda line: None) -> 
     """
     config = hub_config(workflow.model)
     if config is not None:
-        model, shape = Model(Path(workflow.model), "hf", ""), shape_from_config(config)
+        model: Model | Planned = Planned("hf")
+        shape = shape_from_config(config)
     else:
-        model = find_model(workflow.model, trust_remote_code=workflow.trust_remote_code, say=say)
-        shape = shape_of(replace(model, path=adapter_folder.base_of(model.path)))
+        model = found = find_model(workflow.model, trust_remote_code=workflow.trust_remote_code, say=say)
+        shape = shape_of(replace(found, path=adapter_folder.base_of(found.path)))
     steps = tuple(step for step in recipes.complete(workflow, model) if not _passed_over(step, shape))
     press = next((made for step in steps if isinstance(made := step.make(), Press)), None)
     if press is None:
@@ -125,7 +127,7 @@ def plan(workflow: Workflow, say: Callable[[str], None] = lambda line: None) -> 
         made = step.make()
         if step.type in ("attach_adapters", "press"):
             made.check(current, workflow.target)
-        current = replace(current, format=made.produces, notes={**current.notes, **made.foretold()})
+        current = made.foretold(current)
     quantize = next((made for step in steps if isinstance(made := step.make(), Quantize)), None)
     planned = _predict(workflow, shape, press, quantize)
     measured = quantize is not None and quantize.head_bits == 0 and not shape.total_stored

@@ -18,6 +18,7 @@ from coldpress.jobs.job import Job, Result
 from coldpress.jobs.system import Executor
 from coldpress.measuring.tolerance import relative_limit
 from coldpress.models.model import Model, files_of
+from coldpress.models.planned import Planned
 from coldpress.parts import Closeness
 from coldpress.parts.schema import plain
 from coldpress.runs.verification import UNVERIFIED, VERIFIED, WORSE, Verdict
@@ -148,7 +149,7 @@ def added_up(steps: Sequence[Step]) -> Closeness | None:
     return Closeness(sum(limit.relative for limit in known), f"the limits of {names} together")
 
 
-def check_tolerance(workflow: Workflow, source: Model) -> None:
+def check_tolerance(workflow: Workflow, source: Model | Planned) -> None:
     """Refuse limits, and texts, that say nothing about a model made from an ONNX model; before any work."""
     if source.format != "onnx" or not workflow.verify.enabled:
         return

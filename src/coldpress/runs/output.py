@@ -49,7 +49,7 @@ class Candidate:
     @property
     def place(self) -> str:
         """A model with adapters lies in a folder of its own, where apps look for it and for them."""
-        return "model" if self.model.notes.get("adapters") else ""
+        return "model" if self.model.provenance.adapters else ""
 
 
 @dataclass(frozen=True)

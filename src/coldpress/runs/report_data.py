@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +15,7 @@ from coldpress.jobs.job import Result
 from coldpress.models import adapter_folder
 from coldpress.models.checkpoint import Checkpoint
 from coldpress.models.model import Model
+from coldpress.models.provenance import CalibrationRecord, Provenance, QuantizedLayer, Timing, WrittenAdapter
 from coldpress.parts import schema
 from coldpress.runs.verification import Verdict
 from coldpress.target import machine
@@ -50,16 +51,15 @@ class Finished:
 
     def report(self) -> dict[str, Any]:
         """All that there is to say, as plain data."""
-        notes, verdict = self.model.notes, self.verdict
+        known, verdict = self.model.provenance, self.verdict
         measures = recipes.metrics_for(self.workflow, self.model)
-        passes = [{"step": step.type, "seconds": result.seconds} for step, result in self.results]
         return {
             "coldpress": _version("coldpress"),
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "format": self.model.format,
             "verdict": verdict.verdict,
             "reasons": verdict.reasons,
-            "source": _source(self.source, notes, verdict),
+            "source": _source(self.source, known, verdict),
             "target": schema.plain(self.workflow.target),
             "passes": _history(self.source, self.results),
             "quality": {name: value for name, value in verdict.numbers.items() if name not in ("answers", "adapters")},
@@ -67,11 +67,13 @@ class Finished:
             "answers": [{"prompt": answer["question"], **answer} for answer in verdict.numbers.get("answers", [])],
             **{_SECTIONS.get(name, name): values for name, values in self.measured.items()},
             "directions": {label: _directions(one) for label, one in zip(labels_of(measures), measures, strict=True)},
-            **_adapters(notes.get("adapters", []), verdict),
-            "layers": notes.get("layers", []),
-            "calibration": notes.get("calibration"),
-            **({"tuning": notes["tuning"]} if "tuning" in notes else {}),
-            "timings": [*(notes.get("timings") or passes), {"step": "verify", "seconds": verdict.seconds}],
+            **_adapters(known.adapters, verdict),
+            "layers": _layers(known.layers),
+            "calibration": _calibration(known.calibration),
+            **({"tuning": schema.plain(known.tuning)} if known.tuning else {}),
+            **({"session": schema.plain(known.session)} if known.session else {}),
+            **({"extra": schema.plain(known.extra)} if known.extra else {}),
+            "timings": schema.plain([*_timings(self.source, self.results), Timing("verify", verdict.seconds)]),
             "seconds": sum(result.seconds for _, result in self.results if not result.cached),
             "machine": machine(),
             "versions": {name: found for name in _REPORTED_VERSIONS if (found := _version(name))},
@@ -82,10 +84,33 @@ class Finished:
 _SECTIONS = {"generation": "speed"}
 
 
-def _adapters(made: Sequence[Mapping[str, Any]], verdict: Verdict) -> dict[str, Any]:
+def _timings(source: Model, results: Sequence[tuple[Step, Result]]) -> Iterator[Timing]:
+    """The parts of each pass where it tells them, else the whole of it."""
+    before = source
+    for step, result in results:
+        assert result.model is not None
+        told = result.model.provenance.timings
+        is_new = told != before.provenance.timings
+        yield from told if is_new else (Timing(step.type, result.seconds),)
+        before = result.model
+
+
+def _layers(layers: Sequence[QuantizedLayer]) -> list[dict[str, Any]]:
+    """What is known of each layer."""
+    return [{**schema.plain(layer), "exact": layer.is_exact} for layer in layers]
+
+
+def _calibration(record: CalibrationRecord | None) -> dict[str, Any] | None:
+    if record is None:
+        return None
+    known = {name: value for name, value in schema.plain(record).items() if value is not None}
+    return {**known, "layers": _layers(record.layers)}
+
+
+def _adapters(made: Sequence[WrittenAdapter], verdict: Verdict) -> dict[str, Any]:
     """What is known of each adapter, if there are any: its file, and how far it is from PEFT's."""
     compared = {one["name"]: one for one in verdict.numbers.get("adapters", [])}
-    return {"adapters": [{**one, **compared.get(one["name"], {})} for one in made]} if made else {}
+    return {"adapters": [{**schema.plain(one), **compared.get(one.name, {})} for one in made]} if made else {}
 
 
 def _history(source: Model, results: Sequence[tuple[Step, Result]]) -> list[dict[str, Any]]:
@@ -116,28 +141,28 @@ def _directions(measure: Measure) -> dict[str, dict[str, str]]:
     return {name: {"better": value.better, "unit": value.unit} for name, value in values.items()}
 
 
-def _source(source: Model, notes: Any, verdict: Verdict) -> dict[str, Any]:
+def _source(source: Model, known: Provenance, verdict: Verdict) -> dict[str, Any]:
     return {
-        "name": source.notes.get("source", str(source.path)),
+        "name": source.provenance.source.name or str(source.path),
         "key": source.key,
         "format": source.format,
-        "origin": source.notes.get("origin"),
-        "architecture": notes.get("architecture"),
-        "parameters": notes.get("source_weights"),
+        "origin": source.provenance.source.origin,
+        "architecture": known.source.architecture,
+        "parameters": known.source.weights,
         "bytes": sum(file.stat().st_size for file in _weight_files(source)),
-        "notes": [*_remarks(notes), *_on_prompts(verdict.numbers)],
+        "notes": [*_remarks(known), *_on_prompts(verdict.numbers)],
     }
 
 
-def _remarks(notes: Any) -> list[str]:
+def _remarks(known: Provenance) -> list[str]:
     """What one must know of the source to read the report rightly."""
-    remarks = list(notes.get("warnings", []))
-    if " bits" in notes.get("lattice", ""):
-        exact = sum(layer["exact"] for layer in notes.get("layers", []))
+    remarks, lattice = list(known.remarks), known.source.lattice
+    if lattice and " bits" in lattice:
+        exact = sum(layer.is_exact for layer in known.layers)
         remarks.insert(
             0,
-            f"The source was quantized before (GGUF: {notes['lattice']}), so its losses say little about the quantizer; "
-            f"{exact} of {len(notes.get('layers', []))} layers hold its values exactly.",
+            f"The source was quantized before (GGUF: {lattice}), so its losses say little about the quantizer; "
+            f"{exact} of {len(known.layers)} layers hold its values exactly.",
         )
     return remarks
 

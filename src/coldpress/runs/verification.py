@@ -12,8 +12,9 @@ from coldpress.errors import ColdpressError
 from coldpress.jobs.job import Job
 from coldpress.jobs.system import Executor
 from coldpress.measuring.tolerance import TOLERANCES, Tolerance, judge, judge_adapter, limits_broken, parse_tolerance
-from coldpress.models.adapter_folder import base_of
 from coldpress.models.model import Model
+from coldpress.models.planned import Planned, settings_of
+from coldpress.models.provenance import HeldOutLoss
 from coldpress.models.tokenizers.tokenizer import has_tokenizer, writes_text
 from coldpress.parts.schema import plain
 from coldpress.workflow import Verify, Workflow
@@ -42,14 +43,14 @@ class Verdict:
     seconds: float = 0.0
 
 
-def tolerance_of(precision: str, spec: str | None) -> Tolerance:
+def tolerance_of(precision: str | None, spec: str | None) -> Tolerance:
     """The limits for a precision, with those that the user set put over them."""
-    standard = TOLERANCES.get(precision, TOLERANCES["int4"])
+    standard = TOLERANCES.get(precision or "int4", TOLERANCES["int4"])
     wanted = plain(parse_tolerance(spec)) if spec else {}
     return replace(standard, **{name: limit for name, limit in wanted.items() if limit is not None})
 
 
-def check_request(request: Verify, source: Model) -> None:
+def check_request(request: Verify, source: Model | Planned) -> None:
     """Raise ColdpressError for limits that cannot be read, files that do not exist, and a source that cannot be asked anything.
 
     All of that before any work.
@@ -60,8 +61,9 @@ def check_request(request: Verify, source: Model) -> None:
     for file in request.data:
         if not Path(file).is_file():
             raise ColdpressError(f"text to verify on: '{file}' does not exist")
-    if request.enabled and source.format in ("hf", "adapter"):
-        _check_tokenizer(base_of(source.path))
+    folder = settings_of(source)
+    if request.enabled and source.format in ("hf", "adapter") and folder is not None:
+        _check_tokenizer(folder)
 
 
 def _check_tokenizer(folder: Path) -> None:
@@ -93,7 +95,7 @@ def verify(model: Model, origin: Origin, workflow: Workflow, executor: Executor)
     if not workflow.verify.enabled:
         return Verdict(UNVERIFIED, ["verification was turned off"])
     found = _against_source(model, origin, workflow, executor)
-    if origin.merged is None or not origin.source.notes.get("generates", True):
+    if origin.merged is None or not origin.source.provenance.generates:
         return found
     merging = _against_peft(origin.source, origin.merged, workflow, executor)
     if model.key == origin.source.key:
@@ -113,7 +115,7 @@ _OF_MERGING = ("kl", "top1_agreement")
 
 def _against_peft(merged: Model, before: Model, workflow: Workflow, executor: Executor) -> Verdict:
     """Compare a merged model with PEFT's network of its base and the adapter."""
-    tolerance = tolerance_of(str(merged.notes["precision"]), workflow.verify.tolerance)
+    tolerance = tolerance_of(merged.provenance.precision, workflow.verify.tolerance)
     options = {"files": list(workflow.verify.data), "trust_remote_code": workflow.trust_remote_code}
     result = executor.result(Job("metric", "divergence", options, merged, workflow.target, before))
     reasons = [f"merged, against PEFT's network: {why}" for why in judge(result.numbers, tolerance)]
@@ -124,13 +126,14 @@ def _against_source(model: Model, origin: Origin, workflow: Workflow, executor: 
     source, request, target = origin.source, workflow.verify, workflow.target
     is_source = model.key == source.key or (origin.attached is not None and model.key == origin.attached.key)
     if is_source:
-        return _tuned(model) if "tuning" in model.notes else Verdict(UNVERIFIED, [_NOTHING_ELSE])
-    tolerance = tolerance_of(str(model.notes.get("precision", "int4")), request.tolerance)
+        tuning = model.provenance.tuning
+        return Verdict(UNVERIFIED, [_NOTHING_ELSE]) if tuning is None else _tuned(model, tuning.held_out)
+    tolerance = tolerance_of(model.provenance.precision, request.tolerance)
     if model.format == "onnx" and not target.is_here:
         return Verdict(
             UNVERIFIED, [f"{target.provider} is not installed here, so the model could not be run"], {}, tolerance
         )
-    if not model.notes.get("generates", True):
+    if not model.provenance.generates:
         return Verdict(UNVERIFIED, ["only models that generate text are compared with their source yet"], {}, tolerance)
     if source.format != "hf":
         return Verdict(UNVERIFIED, ["only models made from a Hugging Face model are compared with their source yet"])
@@ -152,19 +155,18 @@ def _against_source(model: Model, origin: Origin, workflow: Workflow, executor: 
 
 def is_compared_as_text(origin: Origin, model: Model) -> bool:
     """Whether the result is run and compared with its Hugging Face source, as models that generate text are."""
-    return origin.source.format == "hf" and bool(model.notes.get("generates", True))
+    return origin.source.format == "hf" and model.provenance.generates
 
 
 _NOTHING_ELSE = "it is the model that a later result would be compared with, and is compared with nothing itself"
 
 
-def _tuned(model: Model) -> Verdict:
+def _tuned(model: Model, held_out: HeldOutLoss) -> Verdict:
     """A model that was trained answers otherwise than before; what counts is whether it does better on rows held out."""
-    held_out: Mapping[str, Any] = model.notes["tuning"]["held_out"]
-    before, after = held_out["loss_before"], held_out.get("loss_after")
+    before, after = held_out.loss_before, held_out.loss_after
     if before is None or after is None:
         return Verdict(UNVERIFIED, ["no rows were held out, so nobody knows whether training made it better"])
-    change = f"from {before:.3f} to {after:.3f} on {held_out['rows']} rows that were held out"
+    change = f"from {before:.3f} to {after:.3f} on {held_out.rows} rows that were held out"
     change += "" if model.format == "adapter" else ", before the adapter was merged"
     if not after < before:
         return Verdict(WORSE, [f"training did not help: the loss went {change}"])
@@ -176,13 +178,14 @@ def _worst_noted(model: Model) -> str | None:
 
     They cannot where something was scaled or rotated within the network, and need not where that was measured.
     """
-    noted = model.notes.get("layers", []) if model.notes.get("rotation") else []
-    layers = (model.notes.get("calibration") or {}).get("layers", noted)
-    for error, what in (("output_error", "output"), ("relative_error", "weights")):
-        known = [layer for layer in layers if layer.get(error) is not None]
-        if known:
-            worst = max(known, key=lambda layer: layer[error])
-            return f"the worst layer is {worst['name']}: rounding changed its {what} by {worst[error]:.1%}"
+    known = model.provenance
+    layers = known.calibration.layers if known.calibration else known.layers if known.rotation else ()
+    outputs = {layer.name: layer.output_error for layer in layers if layer.output_error is not None}
+    weights = {layer.name: layer.relative_error for layer in layers}
+    for errors, what in ((outputs, "output"), (weights, "weights")):
+        if errors:
+            worst = max(errors, key=lambda name: errors[name])
+            return f"the worst layer is {worst}: rounding changed its {what} by {errors[worst]:.1%}"
     return None
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from coldpress import parts
 from coldpress.errors import ColdpressError
 from coldpress.models.model import Model
+from coldpress.models.planned import Planned
 from coldpress.parts import schema
 from coldpress.search.check import check_passes
 from coldpress.search.evaluate import Bench, Evaluator
@@ -49,7 +50,6 @@ class Prepared:
     search: Search
     measures: tuple[Measure, ...]
     objectives: tuple[Objective, ...]
-    source: Model
     seed: int
     workers: int
 
@@ -67,7 +67,7 @@ class Prepared:
         }
 
 
-def prepare(workflow: Workflow, steps: Sequence[Step], source: Model) -> Prepared:
+def prepare(workflow: Workflow, steps: Sequence[Step], source: Model | Planned) -> Prepared:
     """Check a workflow's search. ``steps`` are its passes with those that the source's format needs.
 
     Raises ColdpressError for whatever can be told to be wrong: nothing to search, passes that do not fit, goals that mean nothing.
@@ -82,10 +82,10 @@ def prepare(workflow: Workflow, steps: Sequence[Step], source: Model) -> Prepare
             hint="give a number of a metric a goal, such as {type: size, goals: {model_bytes: {priority: 1}}}",
         )
     measures, workers = tuple(workflow.metrics or ()), workflow.system.make().workers
-    return Prepared(space, asked, measures, tuple(objectives), source, workflow.seed, workers)
+    return Prepared(space, asked, measures, tuple(objectives), workflow.seed, workers)
 
 
-def check_goals(workflow: Workflow, source: Model, formats: set[str]) -> list[Objective]:
+def check_goals(workflow: Workflow, source: Model | Planned, formats: set[str]) -> list[Objective]:
     """The goals of a workflow. ``formats``: those that the result may have.
 
     Raises ColdpressError for metrics that cannot measure the result, and goals that mean nothing.
@@ -114,29 +114,29 @@ def _check_metric(label: str, measure: Measure, formats: set[str]) -> None:
         )
 
 
-def _measurable(measure: Measure, model: Model) -> bool:
+def _measurable(measure: Measure, model: Model | Planned) -> bool:
     return model.format in measure.make().accepts
 
 
-def search(prepared: Prepared, bench: Bench, folder: Path, say: Say) -> Found:
-    """Do a search. ``folder`` holds its history, from which it goes on."""
-    judge = Judge(prepared.objectives, _source_numbers(prepared, bench, say))
-    evaluate = Evaluator(bench, prepared.measures, judge, prepared.source, prepared.search.first_look)
+def search(prepared: Prepared, source: Model, bench: Bench, folder: Path, say: Say) -> Found:
+    """Do a search for the passes of ``source``. ``folder`` holds its history, from which it goes on."""
+    judge = Judge(prepared.objectives, _source_numbers(prepared, source, bench, say))
+    evaluate = Evaluator(bench, prepared.measures, judge, source, prepared.search.first_look)
     directions = {one.label: one.sign > 0 for one in ranking_of(prepared.objectives)}
     history = History(folder / JOURNAL, directions, prepared.space.dimensions)
     request = Request(prepared.space, prepared.search, judge, evaluate, prepared.seed, say, prepared.workers)
     found = run(request, history)
-    return replace(found, finals=finals(found, prepared.measures, prepared.source, bench, folder))
+    return replace(found, finals=finals(found, prepared.measures, source, bench, folder))
 
 
-def _source_numbers(prepared: Prepared, bench: Bench, say: Say) -> dict[str, float]:
+def _source_numbers(prepared: Prepared, source: Model, bench: Bench, say: Say) -> dict[str, float]:
     """What the metrics give for the source; a failure matters only where a goal is set against it."""
     found: dict[str, float] = {}
     for label, measure in zip(labels_of(prepared.measures), prepared.measures, strict=True):
-        if not _measurable(measure, prepared.source):
+        if not _measurable(measure, source):
             continue
         try:
-            found |= numbers_of(label, bench.measure(prepared.source, measure))
+            found |= numbers_of(label, bench.measure(source, measure))
         except ColdpressError as error:
             if any(one.is_relative for one in prepared.objectives if one.measure is measure):
                 raise

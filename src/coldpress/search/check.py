@@ -7,6 +7,7 @@ from itertools import islice
 
 from coldpress.errors import ColdpressError
 from coldpress.models.model import Model
+from coldpress.models.planned import Planned
 from coldpress.search.space import Space, some_values
 from coldpress.target import Target
 from coldpress.workflow import Step
@@ -15,15 +16,15 @@ from coldpress.workflow import Step
 _LOOKED_THROUGH = 256
 
 
-def check_passes(space: Space, source: Model, target: Target) -> set[str]:
+def check_passes(space: Space, source: Model | Planned, target: Target) -> set[str]:
     """The formats that the last pass may give.
 
     Raises ColdpressError where a pass gets a format that it does not take, whatever the alternatives before it that lead there, and
     for a pass of which no combination of parameters is possible.
     """
-    reached: dict[str, tuple[Model, list[str]]] = {source.format: (source, [])}
+    reached: dict[str, tuple[Model | Planned, list[str]]] = {source.format: (source, [])}
     for slot in space.alternatives():
-        after: dict[str, tuple[Model, list[str]]] = {}
+        after: dict[str, tuple[Model | Planned, list[str]]] = {}
         for model, way in reached.values():
             for option in slot:
                 made, name = (model, "") if option is None else _checked(option, model, target, way)
@@ -32,7 +33,7 @@ def check_passes(space: Space, source: Model, target: Target) -> set[str]:
     return set(reached)
 
 
-def _checked(option: Space, model: Model, target: Target, way: list[str]) -> tuple[Model, str]:
+def _checked(option: Space, model: Model | Planned, target: Target, way: list[str]) -> tuple[Model | Planned, str]:
     refused: ColdpressError | None = None
     for step in islice(_variants(option), _LOOKED_THROUGH):
         try:

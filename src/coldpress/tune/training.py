@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from coldpress.errors import ColdpressError
+from coldpress.models.provenance import HeldOutLoss, Tuning
 from coldpress.tune.arguments import Arguments
 from coldpress.tune.checkpoints import last_checkpoint
 from coldpress.tune.loss import SummedLoss
@@ -58,32 +59,35 @@ class Training:
                 wrapped.to("cuda")
         check_ids(self.rows, self.network.get_input_embeddings().weight.shape[0])
 
-    def run(self, progress: Progress) -> dict[str, Any]:
-        """Train to the end, going on from the last checkpoint; what there is to tell."""
+    def run(self, method: str, progress: Progress) -> Tuning:
+        """Train to the end, going on from the last checkpoint; ``method`` is what the record calls it."""
         trainer = self._trainer(progress)
         resume = last_checkpoint(self.folder)
         before = self._loss_before(trainer)
         trainer.run(resume, saves=self.arguments.saves_by_time)
-        held_out = {"rows": len(self.held_out), "tokens": self.held_out.tokens, "loss_before": before}
-        if before is not None:
-            held_out["loss_after"] = trainer.mean_loss(self.held_out)
-        times = trainer.step_seconds
-        return {
-            "steps": trainer.state.global_step,
-            "epochs": round(float(trainer.state.epoch or 0), 3),
-            "rows_in_step": self.arguments.rows_in_step * count(),
-            "trained_parameters": sum(one.numel() for one in self.model.parameters() if one.requires_grad),
-            "seconds_per_step": statistics.median(times) if times else None,
-            "step_seconds": [round(one, 4) for one in times[-_CURVE_POINTS:]],
-            "scored_tokens": trainer.scored,
-            "resumed_at": trainer.resumed_at,
-            "device": self.setting.device,
-            "dtype": str(self.setting.dtype).removeprefix("torch."),
-            "packed": self._packer.joins,
-            "checkpointing": self._checkpoints,
-            "loss": curve(trainer.losses),
-            "held_out": held_out,
-        }
+        after = None if before is None else trainer.mean_loss(self.held_out)
+        times, loss = trainer.step_seconds, tuple(curve(trainer.losses))
+        return Tuning(
+            method,
+            HeldOutLoss(len(self.held_out), self.held_out.tokens, before, after),
+            rows=len(self.rows),
+            tokens=self.rows.tokens,
+            truncated_rows=self.rows.truncated + self.held_out.truncated,
+            unscored_rows=self.rows.unscored,
+            steps=trainer.state.global_step,
+            epochs=round(float(trainer.state.epoch or 0), 3),
+            rows_in_step=self.arguments.rows_in_step * count(),
+            trained_parameters=sum(one.numel() for one in self.model.parameters() if one.requires_grad),
+            seconds_per_step=statistics.median(times) if times else None,
+            step_seconds=tuple(round(one, 4) for one in times[-_CURVE_POINTS:]),
+            scored_tokens=trainer.scored,
+            resumed_at=trainer.resumed_at,
+            device=self.setting.device,
+            dtype=str(self.setting.dtype).removeprefix("torch."),
+            packed=self._packer.joins,
+            checkpointing=self._checkpoints,
+            loss=loss,
+        )
 
     def _trainer(self, progress: Progress) -> AdapterTrainer:
         arguments = self.arguments
@@ -156,8 +160,8 @@ def keeps_rows_apart(loss: SummedLoss) -> bool:
     return bool((joined - alone).abs().mean() <= allowed)
 
 
-def curve(losses: list[float]) -> list[list[float]]:
+def curve(losses: list[float]) -> list[tuple[int, float]]:
     """Pairs of step and loss, means of neighbouring steps where there are many."""
     size = -(-len(losses) // _CURVE_POINTS) or 1
     spans = [losses[start : start + size] for start in range(0, len(losses), size)]
-    return [[min((place + 1) * size, len(losses)), statistics.fmean(span)] for place, span in enumerate(spans)]
+    return [(min((place + 1) * size, len(losses)), statistics.fmean(span)) for place, span in enumerate(spans)]

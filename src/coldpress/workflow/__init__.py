@@ -12,6 +12,7 @@ from coldpress.errors import ColdpressError
 from coldpress.jobs.store import Store
 from coldpress.jobs.system import System
 from coldpress.models.model import Model
+from coldpress.models.planned import Planned
 from coldpress.parts import option, schema
 from coldpress.target import Target
 
@@ -58,8 +59,8 @@ class Step:
         closed = {name: value for name, value in self.parameters.items() if name not in left_open}
         return replace(self, parameters={**schema.plain(Step(self.type, closed).make()), **left_open})
 
-    def check(self, model: Model, target: Target) -> Model:
-        """Raise ColdpressError unless the pass can do its work on ``model``; returns a stand-in for what it makes."""
+    def check(self, model: Model | Planned, target: Target) -> Model | Planned:
+        """Raise ColdpressError unless the pass can do its work on ``model``; returns what it is going to make."""
         made = self.make()
         parts.check_needs(type(made))
         if model.format not in made.accepts:
@@ -68,7 +69,7 @@ class Step:
                 hint=_way_to(made.accepts, model.format, self.type),
             )
         made.check(model, target)
-        return Model(model.path, made.produces, "", {**model.notes, **made.foretold()})
+        return made.foretold(model)
 
 
 def _way_to(accepted: tuple[str, ...], given: str, name: str) -> str:
@@ -107,7 +108,7 @@ class Measure:
         made: parts.Metric = schema.build(part, self.parameters, where or f"metrics.{self.type}")
         return made
 
-    def check(self, model: Model) -> None:
+    def check(self, model: Model | Planned) -> None:
         """Raise ColdpressError when something that the metric needs is not installed, or its data is not what it should be."""
         made = self.make()
         parts.check_needs(type(made))

@@ -10,6 +10,7 @@ from typing import Any
 from coldpress import parts
 from coldpress.errors import ColdpressError
 from coldpress.models.model import Model
+from coldpress.models.planned import Planned
 from coldpress.target import Target
 from coldpress.workflow import Measure, Step, Workflow
 
@@ -183,7 +184,7 @@ def _check_device(device: str) -> None:
             )
 
 
-def complete(workflow: Workflow, model: Model) -> tuple[Step, ...]:
+def complete(workflow: Workflow, model: Model | Planned) -> tuple[Step, ...]:
     """The workflow's passes, after those that bring the model into a format the first of them accepts."""
     steps = tuple(one for step in workflow.passes for one in _attached_first(step))
     if model.format not in ("hf", "gguf"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from coldpress import Context, Model, Pass
@@ -18,4 +18,6 @@ class Crush(Pass):
 
     def run(self, model: Model, ctx: Context) -> Model:
         log(f"crush {self.bits}")
-        return Model(write(ctx.scratch, {**settings(model.path), "bits": self.bits}), "onnx", "")
+        made = write(ctx.scratch, {**settings(model.path), "bits": self.bits})
+        known = model.provenance
+        return Model(made, "onnx", "", replace(known, extra={**known.extra, "crush": {"bits": self.bits}}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import ClassVar
 
-from coldpress import ColdpressError, Context, Model, Pass, Target
+from coldpress import ColdpressError, Context, Model, Pass, Planned, Target
 from coldpress_lab import log, settings, write
 
 
@@ -20,7 +20,7 @@ class Dial(Pass):
     extra: int | None = field(default=None, metadata={"help": "only for the fancy mode"})
     tags: tuple[str, ...] = field(default=(), metadata={"help": "words that are kept"})
 
-    def check(self, model: Model, target: Target) -> None:
+    def check(self, model: Model | Planned, target: Target) -> None:
         if self.extra is not None and self.mode != "fancy":
             raise ColdpressError("extra has no effect without the fancy mode", hint="use mode fancy")
 

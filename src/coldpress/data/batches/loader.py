@@ -14,6 +14,7 @@ from coldpress.data.texts.rows import Row, Table, tables
 from coldpress.data.texts.tokenization import longest_input, pretrained_tokenizer
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.models.model import Model
+from coldpress.models.planned import Planned
 from coldpress.parts import Batch, Context, Data, option
 
 _SHUFFLED_AT_ONCE = 4096
@@ -117,7 +118,7 @@ class RowLoader(Loader):
         """Every row with its place."""
         return chain.from_iterable(map(placed_rows, self.tables()))
 
-    def check(self, model: Model) -> None:
+    def check(self, model: Model | Planned) -> None:
         first = next(self.rows())
         for column in self.columns:
             first[column]

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -21,6 +20,7 @@ from coldpress.graphs.imported.inputs import Feed
 from coldpress.graphs.imported.weights import Weight, by_size
 from coldpress.graphs.layout import Quantized
 from coldpress.graphs.stream import _write_codes as write_codes
+from coldpress.models.provenance import QuantizedLayer
 from coldpress.quant.awq import awq
 from coldpress.quant.calibrated import calibrate
 from coldpress.quant.gptq import shrink, to_numpy, to_torch
@@ -63,16 +63,16 @@ class Fitter:
     _scales: dict[Weight, Floats] = field(default_factory=dict)
     _alphas: dict[Weight, float] = field(default_factory=dict)
 
-    def run(self, data: np.ndarray) -> dict[Weight, dict[str, Any]]:
-        """What is noted of each weight: its errors, and what the algorithm says."""
-        notes = {}
+    def run(self, data: np.ndarray) -> dict[Weight, QuantizedLayer]:
+        """Write the codes of all weights; returns their errors, and what the algorithm says of them."""
+        done: dict[Weight, QuantizedLayer] = {}
         for group in by_size(list(self.entries), MOST_GRAM_BYTES):
             grams = self._grams(group)
             self._fold(group, grams)
             for weight in group:
-                notes[weight] = self._fit(weight, _sum([grams[name] for name in weight.inputs]), data)
-                self.progress("quantizing", len(notes), len(self.entries))
-        return notes
+                done[weight] = self._fit(weight, _sum([grams[name] for name in weight.inputs]), data)
+                self.progress("quantizing", len(done), len(self.entries))
+        return done
 
     def _grams(self, group: list[Weight]) -> dict[str, Gram]:
         asked = {name: weight.columns for weight in group for name in weight.inputs}
@@ -97,7 +97,7 @@ class Fitter:
             for weight in fold.weights:
                 self._scales[weight], self._alphas[weight] = scales, found.alpha
 
-    def _fit(self, weight: Weight, gram: Gram, data: np.ndarray) -> dict[str, Any]:
+    def _fit(self, weight: Weight, gram: Gram, data: np.ndarray) -> QuantizedLayer:
         """Quantize one weight in chunks of rows and write it; the errors of the whole."""
         entry = self.entries[weight]
         sums = np.zeros(5)
@@ -107,16 +107,20 @@ class Fitter:
             size = float(np.square(values, dtype=np.float64).sum())
             sums += (squared_error(values, made.codes), size, *made.squares.sum(axis=1))
         missed, size, output, rtn_output, power = sums
-        return {
-            "algorithm": self.calibration.algorithm,
-            "relative_error": math.sqrt(missed / size) if size else 0.0,
-            "output_error": math.sqrt(output / power) if power > 0 else 0.0,
-            "rtn_output_error": math.sqrt(rtn_output / power) if power > 0 else 0.0,
-            "damp": made.damp,
-            "fallback": made.fallback,
-            "tokens": gram.tokens,
-            **({"alpha": self._alphas[weight]} if weight in self._alphas else {}),
-        }
+        return QuantizedLayer(
+            weight.layer,
+            weight.role,
+            **asdict(entry.encoding),
+            algorithm=self.calibration.algorithm,
+            relative_error=math.sqrt(missed / size) if size else 0.0,
+            bytes=entry.bytes,
+            output_error=math.sqrt(output / power) if power > 0 else 0.0,
+            rtn_output_error=math.sqrt(rtn_output / power) if power > 0 else 0.0,
+            tokens=gram.tokens,
+            damp=made.damp,
+            fallback=made.fallback,
+            alpha=self._alphas.get(weight),
+        )
 
 
 def _sum(grams: list[Gram]) -> Gram:

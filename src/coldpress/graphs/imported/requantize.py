@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -20,9 +19,10 @@ from coldpress.graphs.imported.folds import find_folds
 from coldpress.graphs.imported.rewrite import Rewriter, place_rest
 from coldpress.graphs.imported.weights import Found, Weight, find_weights
 from coldpress.graphs.kernels import Encoding
-from coldpress.graphs.layout import Layout
+from coldpress.graphs.layout import Layout, Quantized
 from coldpress.graphs.stream import Quantizer, fill
 from coldpress.models.checkpoint import Span
+from coldpress.models.provenance import QuantizedLayer
 
 _DTYPES = {ir.DataType.FLOAT: "float32", ir.DataType.FLOAT16: "float16", ir.DataType.BFLOAT16: "bfloat16"}
 
@@ -63,19 +63,20 @@ class Graph:
 
 @dataclass(frozen=True)
 class How:
-    """How weights are quantized: ``quantizer`` does every weight, or those that ``calibration`` cannot.
+    """How weights are quantized: ``quantizer``, which reports call ``algorithm``, does every weight, or those that ``calibration`` cannot.
 
     ``accuracy_level`` is what MatMulNBits gets; ``progress(what, done, total)`` is called as often as there is something new.
     """
 
+    algorithm: str
     quantizer: Quantizer
     accuracy_level: int = 0
     threads: int = 1
     progress: Progress = lambda what, done, total: None
 
 
-def write(graph: Graph, folder: Path, how: How, calibration: Calibration | None = None) -> list[dict[str, Any]]:
-    """Write the quantized graph and its data file below ``folder``; returns what is noted of each layer.
+def write(graph: Graph, folder: Path, how: How, calibration: Calibration | None = None) -> list[QuantizedLayer]:
+    """Write the quantized graph and its data file below ``folder``; returns what rounding did to each layer.
 
     With ``calibration`` weights are fitted to their inputs; tables that nothing is multiplied with have none.
     """
@@ -91,7 +92,7 @@ def write(graph: Graph, folder: Path, how: How, calibration: Calibration | None 
     for weight, entry in entries.items():
         rewriter.replace(weight, entry)
     copies = place_rest(graph.model, layout, spans)
-    notes: dict[Weight, dict[str, Any]] = {}
+    done: dict[Weight, QuantizedLayer] = {}
     if layout.size_bytes:
         fitted = {weight: entry for weight, entry in entries.items() if calibration and weight.inputs}
         plain = {weight: entry for weight, entry in entries.items() if weight not in fitted}
@@ -102,26 +103,27 @@ def write(graph: Graph, folder: Path, how: How, calibration: Calibration | None 
             threads=how.threads,
             progress=lambda done, total: how.progress("quantizing", done, total),
         )
-        notes = {weight: {"relative_error": loss.relative_error} for weight, loss in zip(plain, losses, strict=True)}
+        done = {
+            weight: _plainly(weight, entry, how.algorithm, loss.relative_error)
+            for (weight, entry), loss in zip(plain.items(), losses, strict=True)
+        }
         data = np.memmap(folder / layout.data, mode="r+", dtype=np.uint8)
         if calibration:
-            notes |= Fitter(graph.file, graph.model.graph, fitted, folds, calibration, how.progress).run(data)
+            done |= Fitter(graph.file, graph.model.graph, fitted, folds, calibration, how.progress).run(data)
         for span, place in copies:
             copy_bytes(span, place, data)
         data.flush()
     (folder / ".inline").unlink(missing_ok=True)
     ir.save(graph.model, target)
-    return [
-        {
-            "name": weight.layer,
-            "role": weight.role,
-            **asdict(entry.encoding),
-            **notes[weight],
-            "exact": notes[weight]["relative_error"] == 0.0,
-            "bytes": entry.bytes,
-        }
-        for weight, entry in entries.items()
-    ]
+    return [done[weight] for weight in entries]
+
+
+def _plainly(weight: Weight, entry: Quantized, algorithm: str, error: float) -> QuantizedLayer:
+    """A weight that was quantized without data."""
+    grid = asdict(entry.encoding)
+    return QuantizedLayer(
+        weight.layer, weight.role, **grid, algorithm=algorithm, relative_error=error, bytes=entry.bytes
+    )
 
 
 def _for_scales(dtypes: set[str], quantizer: Quantizer) -> Quantizer:

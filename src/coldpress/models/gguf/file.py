@@ -102,9 +102,10 @@ class GgufFile:
                 votes[tensor.kind] += int(np.prod(tensor.shape))
         return votes.most_common(1)[0][0] if votes else next(iter(self.kinds()), "F32")
 
-    def describe(self) -> dict[str, Any]:
-        """What a report says about the number formats of the file."""
-        return {"gguf_types": self.kinds(), "lattice": LATTICES.get(self.main_kind(), self.main_kind())}
+    @property
+    def lattice(self) -> str:
+        """The grid that most of its weights lie on, in words."""
+        return LATTICES.get(self.main_kind(), self.main_kind())
 
 
 def read_gguf(path: Path) -> GgufFile:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from coldpress.errors import ColdpressError, did_you_mean
-from coldpress.models.gguf.file import GgufFile, Tensor, read_gguf
+from coldpress.models.gguf.file import GgufFile, Tensor
 from coldpress.models.gguf.tokenizer import write_tokenizer
 
 Progress = Callable[[str, float, float], None]
@@ -158,21 +158,19 @@ ARCHITECTURES = {
 }
 
 
-def unpack(gguf_path: Path, folder: Path, progress: Progress = lambda what, done, total: None) -> dict[str, Any]:
-    """Write the model in a GGUF file as a Hugging Face folder; return notes on what was in it.
+def unpack(file: GgufFile, folder: Path, progress: Progress = lambda what, done, total: None) -> list[str]:
+    """Write the model in a GGUF file as a Hugging Face folder; returns what one must know of its tokenizer.
 
-    The notes: ``architecture``, ``gguf_types`` (tensors per number format), ``lattice`` (where most weights lie) and
-    ``warnings``. Memory use is bounded by 4 million values, not by the largest tensor.
+    Memory use is bounded by 4 million values, not by the largest tensor.
     """
-    file = read_gguf(gguf_path)
     names = tensor_names(file)
     folder.mkdir(parents=True, exist_ok=True)
     config = model_config(file)
     _write_json(folder / "config.json", config)
     _write_json(folder / "generation_config.json", _token_ids(file))
-    warnings = write_tokenizer(file, folder)
+    remarks = write_tokenizer(file, folder)
     _write_weights(file, names, folder / "model.safetensors", progress)
-    return {"architecture": file.architecture, **file.describe(), "warnings": warnings}
+    return remarks
 
 
 def architecture_of(file: GgufFile) -> Architecture:
