@@ -9,6 +9,7 @@ import pytest
 
 import coldpress
 from coldpress import ColdpressError
+from coldpress.calibration import saliency
 from coldpress.models.packed import read_packed
 from coldpress.networks.reference import Reference
 from tests.packed_folders import logits_of
@@ -57,6 +58,18 @@ def test_a_second_algorithm_does_not_run_the_model_again(tiny_model, quantize, t
 
     monkeypatch.setattr(layerwise.Layerwise, "run", never)
     quantize(tiny_model, "second", algorithm="awq")
+
+
+def test_tokens_count_alike_where_nobody_can_weigh_them(tiny_model, quantize, monkeypatch):
+    assert quantize(tiny_model, "weighed", algorithm="best").data["calibration"]["weighed"]
+
+    def fails(*args, **kwargs):
+        raise ColdpressError("it has no gradient")
+
+    monkeypatch.setattr(saliency, "saliency", fails)
+    found = quantize(tiny_model, "alike", algorithm="best", num_samples=5).data
+    assert not found["calibration"]["weighed"]
+    assert any("count alike: it has no gradient" in note for note in found["source"]["notes"])
 
 
 def test_other_data_is_other_work(tiny_model, quantize, tmp_path, text):

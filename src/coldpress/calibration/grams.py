@@ -30,10 +30,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from coldpress.calibration.saliency import Saliency
 from coldpress.errors import WORK_FAILED, ColdpressError, naming
 from coldpress.networks import heap
 from coldpress.networks.decoder_layer import Watcher
-from coldpress.networks.layerwise import Layerwise, States
+from coldpress.networks.layerwise import Layerwise, States, states_file
 from coldpress.quant.grid import Floats, Grid, dequantize
 from coldpress.quant.rtn import rtn
 
@@ -56,11 +57,12 @@ _TOKENS = 2048
 class Gram:
     """The ``matrix [K, K]`` of the input that ``modules`` share, summed over ``tokens``; ``read`` gives it.
 
-    ``scales [K]``: what the input has been divided by since.
+    ``alike``: how many tokens of equal weight would tell as much. ``scales [K]``: what the input has been divided by since.
     """
 
     modules: tuple[str, ...]
     tokens: int
+    alike: int
     read: Callable[[], Floats]
     scales: Floats | None = None
 
@@ -79,7 +81,7 @@ class Gram:
 
 
 #: as `_NewFile.put`
-Put = Callable[[Sequence[str], Floats, int], None]
+Put = Callable[[Sequence[str], Floats, int, int], None]
 
 
 class GramFolder:
@@ -103,7 +105,7 @@ class GramFolder:
         with self._open(layer) as archive:
             facts = json.loads(archive.read(_FACTS))
         return [
-            Gram(tuple(fact["modules"]), fact["tokens"], partial(self._read, layer, place))
+            Gram(tuple(fact["modules"]), fact["tokens"], fact["alike"], partial(self._read, layer, place))
             for place, fact in enumerate(facts)
         ]
 
@@ -173,11 +175,11 @@ class _NewFile:
         self._archive = zipfile.ZipFile(self._scratch, "w")
         self._facts: list[dict[str, Any]] = []
 
-    def put(self, modules: Sequence[str], triangle: Floats, tokens: int) -> None:
+    def put(self, modules: Sequence[str], triangle: Floats, tokens: int, alike: int) -> None:
         """Add the matrix that some modules share, as its upper triangle row by row."""
         with self._archive.open(f"{len(self._facts)}.npy", "w", force_zip64=True) as member:
             np.lib.format.write_array(member, triangle)
-        self._facts.append({"tokens": tokens, "modules": list(modules)})
+        self._facts.append({"tokens": tokens, "alike": alike, "modules": list(modules)})
 
     def hold(self, inputs: Floats) -> None:
         """Add inputs ``[tokens, width]`` as they are."""
@@ -197,10 +199,12 @@ def collect(
     folder: Path,
     skip: Callable[[str], bool] = lambda name: False,
     progress: Progress = lambda *_: None,
+    counting: Saliency | None = None,
 ) -> GramFolder:
     """Fill ``folder`` with the Gram matrices of all layers and of the head's input; what is there is not done again.
 
-    ``grid`` is what the weights are rounded to on the way, those of linears that ``skip`` names excepted.
+    ``grid`` is what the weights are rounded to on the way, those of linears that ``skip`` names excepted. ``counting``: how
+    much each token counts; all alike where it says nothing.
     """
     found, layers = GramFolder(folder), decoder.layers
     decoder.in_bfloat16 = multiplies_in_bfloat16(decoder.device)
@@ -215,9 +219,9 @@ def collect(
             weights = decoder.weights(layer).changed(
                 {f"{name}.weight": partial(_rounded, module=name, grid=grid) for name in rounded}
             )
-            after, file = _states_file(folder, place + 1, decoder), found.new(layer)
+            after, file = states_file(folder / f"{place + 1}.npy.part", decoder), found.new(layer)
             run_to = lambda windows, place=place: progress("calibrating", place * size + windows, total)  # noqa: E731
-            watch = _Watch(layer, partial(disk.write, file.put), run_to)
+            watch = _Watch(layer, partial(disk.write, file.put), run_to, counting or {})
             decoder.run(layer, weights, states, after, watch)
             watch.left(watch.modules)
             disk.write(_commit, folder, place, after, file)
@@ -270,14 +274,9 @@ def _resume(decoder: Layerwise, found: GramFolder) -> tuple[int, States]:
         return done, np.load(file, mmap_mode="r")
     for old in found.folder.iterdir():
         old.unlink()
-    states = _states_file(found.folder, 0, decoder)
+    states = states_file(found.folder / "0.npy.part", decoder)
     decoder.embed(states)
     return 0, _named(found.folder, 0, states)
-
-
-def _states_file(folder: Path, place: int, decoder: Layerwise) -> States:
-    shape, kind = (*decoder.ids.shape, decoder.width), np.int16 if decoder.in_bfloat16 else np.float32
-    return np.lib.format.open_memmap(folder / f"{place}.npy.part", mode="w+", dtype=kind, shape=shape)
 
 
 def _named(folder: Path, place: int, states: States) -> States:
@@ -315,7 +314,7 @@ def _put_head(decoder: Layerwise, states: States, file: _NewFile) -> None:
         is_held = places % step == step - 1  # no text begins with one
         held.append(rows[is_held].float().cpu().numpy())
         total.add(rows[~is_held])
-    file.put([HEAD], total.triangle(), total.tokens)
+    file.put([HEAD], total.triangle(), total.tokens, total.alike)
     file.hold(np.concatenate(held))
     file.close()
 
@@ -326,8 +325,8 @@ class _Watch(Watcher):
     Linears that are given the very same tensor share a matrix, under the name of the first.
     """
 
-    def __init__(self, layer: str, put: Put, progress: Callable[[float], None]):
-        self._layer, self._put, self._progress = layer, put, progress
+    def __init__(self, layer: str, put: Put, progress: Callable[[float], None], counting: Saliency):
+        self._layer, self._put, self._progress, self._counting = layer, put, progress, counting
         self._sums: dict[str, _Sum] = {}
         self._members: dict[str, list[str]] = {}
         self._last: list[tuple[torch.Tensor, str]] = []
@@ -337,7 +336,8 @@ class _Watch(Watcher):
         if leader is None or leader == module:
             self._last = [*self._last, (inputs, module)][-2:]
             if module not in self._sums:
-                self._members[module], self._sums[module] = [module], _Sum(inputs.shape[-1], inputs.device)
+                self._members[module] = [module]
+                self._sums[module] = _Sum(inputs.shape[-1], inputs.device, self._counting.get(module))
             self._sums[module].add(inputs)
         elif module not in self._members[leader]:
             self._members[leader].append(module)
@@ -355,7 +355,7 @@ class _Watch(Watcher):
             total = self._sums.pop(leader)
             triangle = total.triangle()
             self._check(leader, triangle)
-            self._put(self._members[leader], triangle, total.tokens)
+            self._put(self._members[leader], triangle, total.tokens, total.alike)
 
     def _check(self, leader: str, sums: Floats) -> None:
         if not np.isfinite(sums).all():
@@ -367,20 +367,34 @@ class _Watch(Watcher):
 
 
 class _Sum:
-    """``X'X`` summed over batches in float32, on the device; only strips above the diagonal are computed."""
+    """``X'X`` summed over batches in float32, on the device; only strips above the diagonal are computed.
 
-    def __init__(self, size: int, device: Any):
+    ``counts [tokens]``: how much each token counts, in the order in which they come; None: all alike.
+    """
+
+    def __init__(self, size: int, device: Any, counts: Floats | None = None):
         import torch
 
         self._sum, self.tokens = torch.zeros(size, size, dtype=torch.float32, device=device), 0
+        self._counts = None if counts is None else torch.from_numpy(counts).to(device)
 
     def add(self, values: torch.Tensor) -> None:
         rows = values.reshape(-1, values.shape[-1])
+        if self._counts is not None:
+            rows = rows * self._counts[self.tokens : self.tokens + len(rows), None].sqrt().to(rows)
         self.tokens += len(rows)
         for part in rows.split(_TOKENS):
             for start in range(0, len(self._sum), _STRIP):
                 stop = start + _STRIP
                 self._sum[:stop, start:stop] += part[:, :stop].T @ part[:, start:stop]
+
+    @property
+    def alike(self) -> int:
+        """How many tokens of equal weight would tell as much."""
+        if self._counts is None:
+            return self.tokens
+        seen = self._counts[: self.tokens].double()
+        return int(seen.sum().square() / seen.square().sum())
 
     def triangle(self) -> Floats:
         """The upper triangle of the sum row by row, ``[K * (K + 1) / 2]``."""

@@ -146,7 +146,7 @@ class LayerQuantizer:
                 gram.matrix,
                 grid,
                 self.algorithm,
-                tokens=gram.tokens,
+                tokens=gram.alike,
                 seconds=self.seconds,
                 device=self.decoder.device,
             )
@@ -206,7 +206,7 @@ class LayerQuantizer:
             if power and sum(weight.size for weight in (*chosen.values(), *own.values())) > _SEARCHED_WEIGHTS:
                 break
             chosen |= own
-            power += [to_numpy(shrink(to_torch(gram.matrix), gram.tokens))] * len(own)
+            power += [to_numpy(shrink(to_torch(gram.matrix), gram.alike))] * len(own)
         return awq(list(chosen.values()), power, self.grids[next(iter(chosen))], heads=fold.heads)
 
     def _told(self, module: str, weight: Floats, made: Calibrated, gram: Gram | None) -> QuantizedLayer:

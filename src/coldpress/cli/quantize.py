@@ -22,7 +22,8 @@ from coldpress.passes.quantize import ALGORITHMS, Quantize
 from coldpress.passes.rotate import ROTATIONS
 
 _ALGORITHM_HELP = (
-    "How weights are rounded; best is AWQ scales, GPTQ and a polish; quarot and spinquant are a rotation before it. "
+    "How weights are rounded; best is AWQ scales, GPTQ and a polish, with tokens weighed by what they matter; "
+    "quarot and spinquant are a rotation before it. "
     "[default: best]"
 )
 

@@ -92,6 +92,7 @@ class CalibrationRecord:
     """What weights were fitted to. ``text``: where it came from, in words; ``windows`` of together ``tokens``; ``digest`` of these.
 
     ``layers``: those that were fitted, as they were then. ``head``: what was measured of the head, where its bits were left open.
+    ``weighed``: whether each token counted by what it matters for the answers.
     """
 
     text: str | None = None
@@ -100,6 +101,7 @@ class CalibrationRecord:
     digest: str | None = None
     layers: tuple[QuantizedLayer, ...] = ()
     head: HeadRecord | None = None
+    weighed: bool = False
 
 
 @dataclass(frozen=True)

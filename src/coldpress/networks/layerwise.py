@@ -72,7 +72,7 @@ class Layerwise:
     ):
         self.folder, self.ids, self.batch, self.device = Path(folder), ids, batch, device
         self.in_bfloat16 = False
-        self._scratch, self._shards = scratch, Shards(self.folder)
+        self._scratch, self._trusted, self._shards = scratch, trust_remote_code, Shards(self.folder)
         self._model, found = empty_model(self.folder, self._shards, trust_remote_code)
         if found is None:
             raise _refusal(self._model, self.folder, "transformers computes some of them from several stored tensors")
@@ -212,7 +212,7 @@ class Layerwise:
             seen: list[torch.Tensor] = []
             calls: list[_Call] = []
             self._calls[part.stop - part.start] = calls
-            with torch.inference_mode(), self._in_parts(), self._layers_as(_recorder(seen, calls)):
+            with torch.no_grad(), self._in_parts(), self._layers_as(_recorder(seen, calls)):
                 self._body()(input_ids=self._tokens(part), use_cache=False)
             _put(states, part, seen[0])
 
@@ -223,7 +223,7 @@ class Layerwise:
         import torch
 
         found = self._layers[layer]
-        with torch.inference_mode(), self._in_parts(), loaded(found.module, found.of_all, weights, self._like):
+        with torch.inference_mode(), self._in_parts(), loaded(found.module, found.of_all, weights, self.like):
             if found.experts is not None:
                 self._take_turns(found, weights, states, after, watcher)
                 return
@@ -247,8 +247,8 @@ class Layerwise:
                         self._outputs(layer, states, part)
             for place in turns.reached():
                 own = layer.of_experts[place]
-                with loaded(experts.get_submodule(str(place)), own, weights, self._like):
-                    turns.turn(place, self.batch * tokens, self._like)
+                with loaded(experts.get_submodule(str(place)), own, weights, self.like):
+                    turns.turn(place, self.batch * tokens, self.like)
                 watcher.left([name.removesuffix(".weight") for name in own])
                 watcher.ran(windows * (place + 1) / len(layer.of_experts))
             with running_as([experts], turns.give):
@@ -259,13 +259,13 @@ class Layerwise:
     def _outputs(self, layer: DecoderLayer, states: States, part: slice) -> torch.Tensor:
         """What a layer makes of a part of the windows."""
         call = self._call(part.stop - part.start, list(self._layers.values()).index(layer))
-        cast = partial(_cast, self._like.dtype)
-        found = layer.module(cast(self._states(states, part)), *cast(call.args), **cast(call.kwargs))
+        to_like = partial(cast, self.like.dtype)
+        found = layer.module(to_like(self._states(states, part)), *to_like(call.args), **to_like(call.kwargs))
         output: torch.Tensor = found[0] if isinstance(found, tuple) else found
         return output
 
     @property
-    def _like(self) -> torch.Tensor:
+    def like(self) -> torch.Tensor:
         """A tensor of the kind that layers work with, on the device."""
         import torch
 
@@ -276,7 +276,7 @@ class Layerwise:
         import torch
 
         for part in self._batches():
-            last = partial(_constant, self._states(states, part))
+            last = partial(constant, self._states(states, part))
             with torch.inference_mode(), self._in_parts(), self._layers_as(last):
                 found = self._body()(input_ids=self._tokens(part), use_cache=False).last_hidden_state
             yield part, found
@@ -285,7 +285,7 @@ class Layerwise:
         """The logits ``[windows, tokens, vocabulary]`` for outputs of the last layer; ``head``: weights in place of its own."""
         import torch
 
-        module, last = self._model.get_output_embeddings(), partial(_constant, _tensor(states).to(self.device))
+        module, last = self._model.get_output_embeddings(), partial(constant, tensor_of(states).to(self.device))
         if head is not None:
             module.forward = lambda inputs: torch.nn.functional.linear(inputs, head, module.bias)
         try:
@@ -316,7 +316,7 @@ class Layerwise:
         return torch.as_tensor(ids).to(self.device)
 
     def _states(self, states: States, part: slice) -> torch.Tensor:
-        return _tensor(np.array(states[part])).to(self.device)
+        return tensor_of(np.array(states[part])).to(self.device)
 
     def _body(self) -> Any:
         body = getattr(self._model, self._model.base_model_prefix or " ", None)
@@ -350,20 +350,20 @@ def _refusal(model: Any, folder: Path, why: str) -> ColdpressError:
     )
 
 
-def _cast(dtype: torch.dtype, value: Any) -> Any:
+def cast(dtype: torch.dtype, value: Any) -> Any:
     """The float tensors in a value, a tuple or a mapping as ``dtype``; all else as it is."""
     import torch
 
     if isinstance(value, torch.Tensor):
         return value.to(dtype) if value.is_floating_point() else value
     if isinstance(value, tuple):
-        return tuple(_cast(dtype, item) for item in value)
+        return tuple(cast(dtype, item) for item in value)
     if isinstance(value, dict):
-        return {key: _cast(dtype, item) for key, item in value.items()}
+        return {key: cast(dtype, item) for key, item in value.items()}
     return value
 
 
-def _constant(value: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+def constant(value: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     """The forward of a layer that gives what is known already."""
     return value
 
@@ -380,7 +380,8 @@ def _recorder(seen: list[torch.Tensor], calls: list[_Call]) -> Callable[..., Any
     return forward
 
 
-def _tensor(states: States) -> torch.Tensor:
+def tensor_of(states: States) -> torch.Tensor:
+    """Hidden states as torch knows them, the same memory."""
     import torch
 
     tensor = torch.from_numpy(states)
@@ -394,3 +395,9 @@ def _put(states: States, part: slice, found: torch.Tensor) -> None:
         states[part] = found.to(torch.bfloat16).view(torch.int16).cpu().numpy()
     else:
         states[part] = found.float().cpu().numpy()
+
+
+def states_file(file: Path, decoder: Layerwise) -> States:
+    """A mapped file for the hidden states of all windows."""
+    kind = np.int16 if decoder.in_bfloat16 else np.float32
+    return np.lib.format.open_memmap(file, mode="w+", dtype=kind, shape=(*decoder.ids.shape, decoder.width))

@@ -3,7 +3,8 @@
 One run over a calibration text gives the Gram matrix ``X'X`` of every linear's input (the Gram pass, calibration/grams.py); it is
 kept, so another algorithm or budget on the same text does not run the model again. From these matrices each layer is
 quantized alone: AWQ scales where they can be folded, clipping, GPTQ with static groups and act-order, a polish. One layer is in
-memory at a time, each finished layer is committed, and a run that was killed goes on from there.
+memory at a time, each finished layer is committed, and a run that was killed goes on from there. ``best`` counts tokens by what they
+matter for the answers (calibration/saliency.py).
 
 The result is a Hugging Face folder that plain transformers loads, in the format of compressed-tensors, GPTQ or AWQ. ``auto-opt``
 presses it to ONNX with exactly these codes.
@@ -64,7 +65,9 @@ class Quantize(Pass):
     reads: ClassVar[tuple[str, ...]] = ("data_files",)
     version: ClassVar[int] = 4
 
-    algorithm: str = _option("best", "best is AWQ scales, GPTQ and a polish together", ALGORITHMS)
+    algorithm: str = _option(
+        "best", "best is AWQ scales, GPTQ and a polish together, with tokens weighed by what they matter", ALGORITHMS
+    )
     precision: str = _option("int4", "bits of a weight", PRECISIONS)
     group_size: int = _option(32, "weights that share a scale, along the inputs of a layer", (16, 32, 64, 128, 256))
     symmetric: bool | None = _option(None, "grid without zero points; default: only for 8 bits")
@@ -246,6 +249,7 @@ class _Run:
 
         self.request, self.model, self.ctx = request, model, ctx
         self.trial: Trial | None = None
+        self.remarks: list[str] = []
         heap.keep_small()
         self.windows = windows(model.path, request.text(model.path), ctx.seed) if request.needs_data else None
         heap.give_back()  # the tokenizer's
@@ -374,15 +378,31 @@ class _Run:
             "rounded": "rtn, unless on the grid; some inputs of the head are held",
             "bfloat16": multiplies_in_bfloat16(self.decoder.device),
         }
-        plain = [name for name in self.shapes if self.chosen.stays_float(name)]
-        with self.ctx.kept("grams", {**facts, "float": plain}) as folder:
-            self.decoder.batch = self.decoder.windows_at_once(self.request.max_memory)
-            collecting = partial(collect, self.decoder, grid, folder, lambda name: name in plain)
+        self.decoder.batch = self.decoder.windows_at_once(self.request.max_memory)
+        counting = self._saliency(facts)
+        self.weighs_tokens = counting is not None
+        plain = [name for name in self.shapes if self.weighs_tokens or self.chosen.stays_float(name)]
+        with self.ctx.kept("grams", {**facts, "float": plain, "weighed": self.weighs_tokens}) as folder:
+            collecting = partial(collect, self.decoder, grid, folder, lambda name: name in plain, counting=counting)
             if not self._is_small:
                 yield collecting(self.ctx.progress)
                 return
             with self._half_the_threads(), GrowingGrams(folder, collecting) as grams:
                 yield grams
+
+    def _saliency(self, facts: dict[str, Any]) -> Any:
+        """How much each token counts for `best`; None where all count alike, as with experts."""
+        from coldpress.calibration.saliency import saliency
+
+        if self.request.algorithm != "best" or any(map(self.decoder.experts, self.decoder.layers)):
+            return None
+        self.decoder.in_bfloat16 = facts["bfloat16"]
+        try:
+            with self.ctx.kept("saliency", facts) as folder:
+                return saliency(self.decoder, folder, self.ctx.progress)
+        except ColdpressError as error:
+            self.remarks.append(f"All tokens of the calibration text count alike: {error.message}")
+            return None
 
     @property
     def _is_small(self) -> bool:
@@ -493,7 +513,9 @@ class _Run:
         data, head = self.windows, self.trial.record if self.trial else None
         calibration = CalibrationRecord(layers=layers, head=head)
         if data is not None:
-            calibration = CalibrationRecord(data.sources, len(data.ids), int(data.ids.size), data.digest, layers, head)
+            calibration = CalibrationRecord(
+                data.sources, len(data.ids), int(data.ids.size), data.digest, layers, head, self.weighs_tokens
+            )
         known = replace(
             self.model.provenance,
             precision=self.request.precision,
@@ -502,4 +524,4 @@ class _Run:
             timings=timings,
         )
         on_head = [self.trial.says] if self.trial else []
-        return known.remarked(*remarks(layers), *self._remarks_on_text(), *on_head)
+        return known.remarked(*self.remarks, *remarks(layers), *self._remarks_on_text(), *on_head)

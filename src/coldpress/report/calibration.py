@@ -20,6 +20,7 @@ def calibration(report: Report) -> str:
         return ""
     tokens, windows = number(found, "tokens"), number(found, "windows")
     text = f"{quantity(tokens)} tokens in {quantity(windows)} windows of {escape(plain(found.get('text', '')))}"
+    text += ", each counted by what it matters for the answers" if found.get("weighed") else ""
     head = "".join(f'<th scope="col">{name}</th>' for name in _COLUMNS)
     rows = "".join(_row(layer) for layer in layers)
     return (

@@ -164,7 +164,10 @@ def _calibrate_s(shape: Shape, quantize: Quantize, threads: int) -> float:
     if not quantize.needs_data:
         return _CALIBRATE_START_S
     sweeps = {"best": 20}.get(quantize.algorithm, 5)
-    work = shape.linear * (3 * quantize.tokens(shape.widest) + sweeps * (shape.hidden + shape.widest) / 2)
+    tokens = quantize.tokens(shape.widest)
+    work = shape.linear * (3 * tokens + sweeps * (shape.hidden + shape.widest) / 2)
+    if quantize.algorithm == "best":
+        work += tokens * (3 * shape.linear + 2 * shape.embedding)  # forward, again, and back
     return _CALIBRATE_START_S + work / (_CALIBRATE_FLOPS_PER_SECOND_AND_THREAD * threads)
 
 
