@@ -27,9 +27,9 @@ def test_a_graph_comes_from_one_worker_started_early_or_not(tiny_model, tmp_path
         with begun(tiny_model, tmp_path, request) as graph:
             assert len(workers()) == 1
             assert set(before) <= set(workers())
-            layouts, notes = graph.result()
+            layouts, built = graph.result()
     assert [layout.data for layout in layouts] == ["model.onnx.data"]
-    assert notes["generates"]
+    assert built.generates
     assert {"model.onnx", "genai_config.json", "tokenizer.json"} <= {file.name for file in tmp_path.iterdir()}
     assert workers() == []
 

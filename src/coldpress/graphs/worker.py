@@ -2,7 +2,7 @@
 
 It runs apart from the process that moves weights, so that the memory of the libraries that build graphs is given back
 before the first weight is read, and so that what it does to its imports (see ``deferred_torch``) stays its own.
-The last line it prints is its answer as JSON. It imports transformers before it is asked, so that it can be started early.
+The last line it prints is its answer as JSON. It imports transformers and onnx-ir before it is asked, so that it can be started early.
 """
 
 from __future__ import annotations
@@ -220,6 +220,7 @@ if __name__ == "__main__":
     gc.disable()  # it lives for two seconds, and most of what it makes is kept
     with suppress(ImportError):  # said where it is needed
         _import_transformers()
+        import coldpress.graphs.capture  # noqa: F401  with onnx-ir
     if asked := sys.stdin.readline().strip():
         try:
             result = main(Path(asked))

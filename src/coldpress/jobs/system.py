@@ -49,8 +49,8 @@ class System:
                 hint="run it on this machine with --system local",
             )
 
-    def started_early(self, job: Job) -> AbstractContextManager[None]:
-        """Start what a job will need, before it is sure that it will be sent; what was not used is ended."""
+    def started_early(self, name: str) -> AbstractContextManager[None]:
+        """Start what the pass of this name will need, before it is sure that it will be sent; what was not used is ended."""
         return nullcontext()
 
     def map(self, jobs: Iterable[Job], store: Store, progress: Progress = silent) -> Iterator[tuple[Job, Result]]:
@@ -83,11 +83,6 @@ class Executor:
             done = self.system.map(unknown.values(), self.store, self.progress)
             found |= {job.key: result for job, result in done}
         return [found[job.key] for job in jobs]
-
-    def started_early(self, job: Job) -> AbstractContextManager[None]:
-        """Let the system start what a job will need, unless its result is in the store."""
-        job = self.placed(job)
-        return nullcontext() if lookup(job, self.store) is not None else self.system.started_early(job)
 
     def result(self, job: Job) -> Result:
         """The result of one job."""

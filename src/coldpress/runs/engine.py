@@ -24,7 +24,7 @@ from coldpress.packaging import check_package
 from coldpress.parts import schema
 from coldpress.runs.log import logged
 from coldpress.runs.opening import Opened, Opener, added_up, check_tolerance, with_graphs
-from coldpress.runs.output import Beside, Candidate, check_output, is_current, publish
+from coldpress.runs.output import Beside, Candidate, check_output, is_current, is_written, publish
 from coldpress.runs.report_data import Finished, read_report
 from coldpress.runs.verification import WORSE, Origin, Verdict, check_request, is_compared_as_text, judges, verify
 from coldpress.search import (
@@ -116,10 +116,9 @@ def run(
 
 def _run(request: _Run, overwrite: bool) -> Report:
     workflow, console = request.workflow, request.console
-    source = find_model(workflow.model, trust_remote_code=workflow.trust_remote_code, say=console.say)
-    steps = recipes.complete(workflow, source)
-    with _started_early(request, source, steps):
-        return _checked(request, source, steps, overwrite)
+    with _started_early(request):
+        source = find_model(workflow.model, trust_remote_code=workflow.trust_remote_code, say=console.say)
+        return _checked(request, source, recipes.complete(workflow, source), overwrite)
 
 
 def _checked(request: _Run, source: Model, steps: Sequence[Step], overwrite: bool) -> Report:
@@ -144,11 +143,18 @@ def _checked(request: _Run, source: Model, steps: Sequence[Step], overwrite: boo
     return Report(made.report, made.model)
 
 
-def _started_early(request: _Run, source: Model, steps: Sequence[Step]) -> AbstractContextManager[None]:
-    """What the first pass needs, started while the request is checked."""
-    with suppress(ColdpressError):  # what is wrong is said by the checks
-        if steps and not steps[0].is_open:
-            return request.executor.started_early(_job(request, steps[0], source))
+def _started_early(request: _Run) -> AbstractContextManager[None]:
+    """What the first pass needs, started while the model is read and the request is checked.
+
+    Nothing where the model is not at hand yet, or where there is a result already that may be up to date.
+    """
+    workflow = request.workflow
+    model, output = Path(workflow.model), workflow.output
+    if model.exists() and not (output and is_written(Path(output))):
+        with suppress(ColdpressError):  # what is wrong is said by the checks
+            steps = recipes.complete(workflow, Model(model, recipes.expected_format(workflow), ""))
+            if steps and not steps[0].is_open:
+                return request.executor.system.started_early(steps[0].type)
     return nullcontext()
 
 

@@ -28,6 +28,11 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise ColdpressError(f"output folder '{output}' is not empty", hint="choose another, or add --overwrite")
 
 
+def is_written(output: Path) -> bool:
+    """Whether a run has written the folder, so that it may be up to date."""
+    return (output / _REPORT).is_file()
+
+
 def is_current(output: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     """The report of an output folder that holds exactly what this request would write; else None."""
     try:

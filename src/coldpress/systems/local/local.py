@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar
 
+from coldpress import parts
 from coldpress.jobs.job import Job, Progress, Result, execute, silent
 from coldpress.jobs.store import Store
 from coldpress.jobs.system import System
@@ -19,8 +20,9 @@ class Local(System):
 
     title: ClassVar[str] = "this machine"
 
-    def started_early(self, job: Job) -> AbstractContextManager[None]:
-        return job.part_class.started_early() if job.kind == "pass" else nullcontext()
+    def started_early(self, name: str) -> AbstractContextManager[None]:
+        early: AbstractContextManager[None] = parts.find("passes", name).started_early()
+        return early
 
     def map(self, jobs: Iterable[Job], store: Store, progress: Progress = silent) -> Iterator[tuple[Job, Result]]:
         for job in jobs:
