@@ -41,13 +41,14 @@ _TEMPER = 0.5
 
 def saliency(decoder: Layerwise, folder: Path, progress: Progress) -> Saliency:
     """For all windows of a decoder without experts; what is in ``folder`` already is not found again."""
-    file = folder / "saliency.npz"
+    from safetensors.numpy import load_file, save_file
+
+    file = folder / "saliency.safetensors"
     if not file.is_file():
         found = _found(Differentiable.of(decoder, decoder.folder, decoder.ids), folder, progress)
-        np.savez(folder / "part.npz", **found)
-        os.replace(folder / "part.npz", file)
-    with np.load(file) as kept:
-        return dict(kept)
+        save_file(found, folder / "saliency.part")
+        os.replace(folder / "saliency.part", file)
+    return load_file(file)
 
 
 def _found(decoder: Differentiable, folder: Path, progress: Progress) -> dict[str, Floats]:
@@ -73,7 +74,7 @@ def _places(decoder: Differentiable, start: int, squares: Floats) -> slice:
 
 
 def _tempered(squares: Floats) -> Floats:
-    roots: Floats = (squares / max(float(squares.mean()), np.finfo(np.float32).tiny)) ** np.float32(_TEMPER)
+    roots: Floats = (squares / max(float(squares.mean()), float(np.finfo(np.float32).tiny))) ** np.float32(_TEMPER)
     mean = float(roots.mean())
     return roots / np.float32(mean) if mean > 0 else np.ones_like(roots)
 
