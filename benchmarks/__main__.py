@@ -55,7 +55,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(NAMES)}; default all")
     parser.add_argument("--rounds", type=int, default=0, help="turns of each contender; default: the benchmark's own")
     parser.add_argument("--threads", type=int, default=2, help="threads of each contender; default 2")
-    parser.add_argument("--layers", type=int, default=0, help="press_phi_shape with fewer layers than 32")
+    parser.add_argument("--layers", type=int, default=0, help="the 3.8B shape with fewer layers than 32")
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()), help="where models are made")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", help="folder for the JSON")
     parser.add_argument("--keep", action="store_true", help="leave the source models in --scratch, and use those there")

@@ -28,7 +28,7 @@ _OUTPUT_DISK = 0.8  # the same; two models of a third of its size, if the cache 
 _SHALLOW, _DEEP = 4, 12
 #: what the calibrated default may take for all layers
 _DEFAULT_MINUTES, _DEFAULT_GB = 10.0, 2.5
-_TOKENIZER_VOCABULARY = 49_152  # that of the tokenizer in the folder, which a calibration text needs
+TOKENIZER_VOCABULARY = 49_152  # that of the tokenizer in the folder, which a calibration text needs
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
 _CONFIG = {
     "architectures": ["Phi3ForCausalLM"],
@@ -64,7 +64,7 @@ def run(options: Options) -> Outcome:
     depths = {depth: _peak_mb(depth, options) for depth in (_SHALLOW, _DEEP)}
     with random_checkpoint(layers, options) as folder:
         measured, remarks = _compare(folder, layers, options)
-    with random_checkpoint(layers, options, _TOKENIZER_VOCABULARY) as folder:
+    with random_checkpoint(layers, options, TOKENIZER_VOCABULARY) as folder:
         default = press(coldpress(folder, None, options.threads), options)
     ratio = depths[_DEEP] / depths[_SHALLOW]
     growth = Claim(f"anonymous memory with {_DEEP} layers over that with {_SHALLOW}", ratio, 1.1)

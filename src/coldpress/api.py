@@ -28,8 +28,8 @@ def optimize_workflow(
 ) -> Workflow:
     """The workflow behind ``auto-opt`` and ``optimize``.
 
-    ``options``: ``device``, ``provider``, ``threads``, ``no_verify``, ``tolerance``, ``eval_data``, ``trust_remote_code``,
-    ``adapter_path`` (PEFT folders), and the parameters of the pass ``press``.
+    ``options``: ``device``, ``provider``, ``threads``, ``no_verify``, ``tolerance``, ``eval_data``, ``verify_memory`` (gigabytes),
+    ``trust_remote_code``, ``adapter_path`` (PEFT folders), and the parameters of the pass ``press``.
     """
     return _workflow(model_name_or_path, output_path, recipes.press_recipe, options)
 
@@ -43,7 +43,8 @@ def _workflow(
     """The workflow of a recipe: the options that are not the recipe's say for what target, and how it is verified."""
     target = resolve_target(**{name: options.pop(name) for name in _TARGET if name in options})
     texts = tuple(map(str, options.pop("eval_data", ())))
-    verify = Verify(not options.pop("no_verify", False), options.pop("tolerance", None), texts)
+    limit, memory = options.pop("tolerance", None), options.pop("verify_memory", None)
+    verify = Verify(not options.pop("no_verify", False), limit, texts, memory)
     trust = bool(options.get("trust_remote_code"))
     workflow = Workflow(
         model=str(model),
@@ -108,7 +109,7 @@ def finetune_workflow(
     model_name_or_path: str | Path, output_path: str | Path | None = TUNED, **options: Any
 ) -> Workflow:
     """The workflow behind ``finetune``; ``options`` as in `finetune`. Without a device it is a GPU where torch finds one."""
-    for name in ("eval_data", "no_verify", "tolerance"):
+    for name in ("eval_data", "no_verify", "tolerance", "verify_memory"):
         if name in options:
             hint = "rows held out are the verdict: eval_files, eval_split or eval_dataset_size"
             raise ColdpressError(f"{name} has no effect on finetune", hint=hint)

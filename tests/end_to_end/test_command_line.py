@@ -99,11 +99,16 @@ def test_doing_it_twice_does_no_work_and_output_is_guarded(run, tiny_model, tmp_
     assert json.loads((tmp_path / "out/report.json").read_text())["layers"][0]["block_size"] == 64
 
 
-def test_an_unverified_model_is_called_so(run, tiny_model, tmp_path):
-    done = run("auto-opt", "-m", tiny_model, "-o", "out", "--no_verify", "--json")
+def test_an_unverified_model_is_called_so_and_other_weights_are_named(run, make_model, tmp_path):
+    model = make_model()
+    (model / "pytorch_model.bin").write_bytes(b"weights of another save")
+    done = run("auto-opt", "-m", model, "-o", "out", "--no_verify", "--json")
     assert done.returncode == 0
-    assert json.loads(done.stdout)["verdict"] == "unverified"
-    assert "Not verified" in (tmp_path / "out/report.html").read_text()
+    report, page = json.loads(done.stdout), (tmp_path / "out/report.html").read_text()
+    assert report["verdict"] == "unverified" and "Not verified" in page
+    [remark] = report["source"]["notes"]
+    assert "pytorch_model.bin beside model.safetensors" in remark
+    assert remark in page and done.stderr == f"note: {remark}\n"
 
 
 def test_worse_than_the_tolerance_is_exit_3_and_names_a_layer(run, tiny_model, tmp_path):

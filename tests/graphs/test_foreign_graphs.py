@@ -52,6 +52,17 @@ def test_tensors_elsewhere_are_refused_by_all_alike(tmp_path, location, message)
             run_pass(name, source)
 
 
+@pytest.mark.parametrize(("key", "value"), [("offset", "-4"), ("offset", "begin"), ("length", "8")])
+def test_tensors_at_no_place_are_refused(tmp_path, key, value):
+    source = saved(dense(), tmp_path / "source", external=True)
+    model = onnx.load(source / "model.onnx", load_external_data=False)
+    [entry] = [entry for entry in model.graph.initializer[0].external_data if entry.key == key]
+    entry.value = value
+    (source / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ColdpressError, match=rf"'first' has 3072 bytes, and shall lie at .*{value}"):
+        find_model(str(source))
+
+
 # Operators and names
 
 

@@ -7,11 +7,13 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from coldpress.data.texts import heldout
 from coldpress.errors import ColdpressError
 from coldpress.measuring.losses import perplexity, token_losses
 from coldpress.metrics.perplexity import Perplexity
+from coldpress.networks.shards import Shards
 
 
 def test_source_and_float_model_have_the_same(pressed, tiny_source, context):
@@ -19,6 +21,12 @@ def test_source_and_float_model_have_the_same(pressed, tiny_source, context):
     source, model = metric.measure(tiny_source, context), metric.measure(pressed("fp32"), context)
     assert model["perplexity"] == pytest.approx(source["perplexity"], rel=1e-4)
     assert model["scored_tokens"] == 3 * 47
+
+
+def test_the_source_is_what_transformers_loads(tiny_source, context, monkeypatch):
+    before = Perplexity(windows=1, tokens=48).measure(tiny_source, context)
+    monkeypatch.setattr(Shards, "tensor", lambda self, name: torch.zeros(self.shape(name)))
+    assert Perplexity(windows=1, tokens=48).measure(tiny_source, context) == before
 
 
 def test_a_model_that_knows_nothing_has_the_vocabulary():

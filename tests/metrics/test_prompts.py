@@ -98,8 +98,8 @@ def test_a_text_begins_once_with_bos_or_not_at_all(tmp_path: Path, template):
 @pytest.mark.parametrize(
     ("template", "edit", "said"),
     [
-        (CHATML, lambda content: content["pre_tokenizer"].update(add_prefix_space=True), "instead of .*Ġ"),
-        (CHATML, lambda content: content.update(normalizer={"type": "Lowercase"}), "Latin letters|prose"),
+        (CHATML, lambda content: content["pre_tokenizer"].update(add_prefix_space=True), "instead of .*Ġ.*add_prefix_space, which"),
+        (CHATML, lambda content: content.update(normalizer={"type": "Lowercase"}), "(Latin letters|prose).*has Lowercase, which"),
         ("{% for m in messages %}{{ m.content|upper }}{% endfor %}", None, "onnxruntime-genai refuses it"),
         ("{% for m in messages %}{{ m.content|length }}{% endfor %}", None, "numbers: .*begins"),
         (CHATML, lambda content: content["model"].update(type="WordPiece", unk_token="<s>", max_input_chars_per_word=99,
@@ -169,6 +169,44 @@ def test_a_blank_is_put_before_what_transformers_puts_one_before(tmp_path: Path,
     assert "texts that are not put into the chat template" in numbers["rare_differences"]
     (result / "tokenizer_module.json").write_text(json.dumps({"tokenizer_class": "GemmaTokenizer"}))
     assert compare_prompts(source, result)["prompts_differ"] > 0
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["before the whole text", "before every piece"])
+def test_the_prompts_of_a_base_model_are_alike_but_for_blanks_at_their_beginning(tmp_path: Path, legacy: bool):
+    named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "legacy": legacy}
+    numbers = compare_prompts(*model(tmp_path, None, as_llama, tokenizer_class="LlamaTokenizer", **named))
+    assert (numbers["prompts_differ"], numbers["prompt_difference"]) == (0, None)
+    assert "texts that begin with blanks" in numbers["rare_differences"]
+    assert "texts that end with blanks" not in numbers["rare_differences"]
+
+
+#: of published models that do not chat, and of DeepSeek's
+FALCON = [
+    {"type": "Punctuation", "behavior": "Contiguous"},
+    {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+    {"type": "Digits", "individual_digits": False},
+    {"type": "Split", "pattern": {"Regex": "[0-9][0-9][0-9]"}, "behavior": "Isolated", "invert": False},
+]
+DEEPSEEK = [
+    *(
+        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+        for pattern in (
+            r"\p{N}{1,3}",
+            "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+            r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        )
+    ),
+    {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+]
+
+
+@pytest.mark.parametrize(("steps", "template"), [(FALCON, None), (DEEPSEEK, CHATML)], ids=["falcon", "deepseek"])
+def test_steps_of_published_pre_tokenizers_are_taken_alike(tmp_path: Path, steps: list, template: str | None):
+    def edit(content: dict) -> None:
+        content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
+
+    numbers = compare_prompts(*model(tmp_path, template, edit))
+    assert (numbers["prompts_differ"], numbers["prompt_difference"]) == (0, None)
 
 
 def test_text_that_is_only_copied_is_a_remark(tmp_path: Path):

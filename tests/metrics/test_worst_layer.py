@@ -7,8 +7,9 @@ import shutil
 import numpy as np
 import pytest
 
-from coldpress.metrics.worst_layer import layer_errors, worst_layer
+from coldpress.metrics.worst_layer import WorstLayer, layer_errors, worst_layer
 from coldpress.networks.reference import Reference
+from coldpress.networks.shards import Shards
 
 WINDOW = np.arange(20, 60)
 
@@ -36,3 +37,12 @@ def test_the_spoiled_layer_is_named(module, pressed, tiny_source, tmp_path):
     name, error = worst_layer(folder, Reference(tiny_source.path), WINDOW, 2)
     assert name == module
     assert error > 0.5
+
+
+def test_layers_are_compared_with_what_transformers_loads_and_what_is_misread_is_named(
+    pressed, tiny_source, context, monkeypatch
+):
+    read, wrong = Shards.tensor, "model.layers.1.mlp.down_proj.weight"
+    monkeypatch.setattr(Shards, "tensor", lambda self, name: read(self, name) * (2 if name == wrong else 1))
+    found = WorstLayer().measure(pressed("fp32"), context)
+    assert found["relative_error"] < 1e-5 and found["misread"] == [wrong]

@@ -113,6 +113,7 @@ def test_what_is_more_than_low_rank_is_refused_with_the_way_out(llama, tmp_path,
     with pytest.raises(ColdpressError, match=said) as caught:
         peft.read(tmp_path).layers  # noqa: B018
     assert "merge_adapter_weights" in caught.value.hint
+    assert ("train it again without lora_bias" in caught.value.hint) == ("lora_bias" in settings)
 
 
 @pytest.mark.parametrize(

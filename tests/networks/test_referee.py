@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from coldpress.errors import WORK_FAILED, ColdpressError
 from coldpress.networks.referee import misread, reference_of
-from coldpress.networks.reference import Reference
 from coldpress.networks.shards import Shards
 from coldpress.quant.grid import Grid
+from tests.adapters import make_adapter
 from tests.architectures import checkpoint
 from tests.conftest import write_model
 from tests.packed_folders import ignoring_the_rest, pack_folder, transformers_logits
@@ -113,6 +113,25 @@ def test_a_head_of_its_own_is_kept_in_any_type(tmp_path: Path):
 
 def test_what_is_misread_is_found_in_the_whole_too(tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
     wrong, read = "model.layers.1.self_attn.k_proj.weight", Shards.tensor
-    assert misread(tiny_model, Reference(tiny_model)) == []
+    assert misread(tiny_model) == []
     monkeypatch.setattr(Shards, "tensor", lambda self, name: read(self, name) + (0.01 if name == wrong else 0))
-    assert misread(tiny_model, Reference(tiny_model)) == [wrong]
+    assert misread(tiny_model) == [wrong]
+
+
+@pytest.mark.parametrize("besides", ["nothing", ""])
+def test_an_adapter_is_put_on_one_more_of_what_transformers_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, besides: str
+):
+    """In bfloat16, and in the float32 in which the first one runs as it is. Our own reading of files has no part in it."""
+    folder = in_bfloat16(write_model(tmp_path / "m"), besides)
+    base = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tuned = make_adapter(base, tmp_path / "adapter", r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"])
+    with torch.inference_mode():
+        expected = tuned(torch.from_numpy(WINDOW)[None]).logits[0].numpy()
+    without = transformers_logits(folder, WINDOW)
+    monkeypatch.setattr(Shards, "tensor", lambda self, name: torch.full(self.shape(name), torch.nan))
+    reference, _ = reference_of(folder)
+    other = reference.another()
+    assert other.attach(tmp_path / "adapter") == "PEFT"
+    np.testing.assert_allclose(next(other.logits([WINDOW])), expected, atol=1e-5)
+    np.testing.assert_allclose(next(reference.logits([WINDOW])), without, atol=1e-5)

@@ -129,12 +129,13 @@ def test_ends_that_are_named_stay_float32(tmp_path):
         run_pass("onnx_float_to_float16", source, GPU, keep_io_types=("logits",))
 
 
-def test_numbers_beyond_float16_are_cut_and_said(tmp_path):
+@pytest.mark.parametrize("external", [True, False])
+def test_numbers_beyond_float16_are_cut_and_said(tmp_path, external):
     model = dense()
     weight = random(8, 96)
     weight[0, 0], weight[1, 1] = 1e6, 1e-9
     model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight, "first"))
-    made = run_pass("onnx_float_to_float16", saved(model, tmp_path / "source", external=True), GPU)
+    made = run_pass("onnx_float_to_float16", saved(model, tmp_path / "source", external=external), GPU)
     stored = next(one for one in loaded(made.path).graph.initializer if one.name == "first")
     values = onnx.numpy_helper.to_array(stored)
     assert values[0, 0] == 65504 and values[1, 1] > 0

@@ -248,3 +248,15 @@ def test_a_merge_by_path_is_compared_with_peft_and_pressed_after_attaching(tiny_
     report = coldpress.run(workflow, **cache)
     assert report.data["verdict"] == "verified"
     assert report.data["quality"]["merging"]["kl"] < 1e-6
+
+
+def test_biases_of_products_that_have_no_place_in_the_base_are_refused_with_a_way_that_works(
+    bases: Any, tmp_path: Path
+):
+    base = bases("llama")
+    trained(base.model, tmp_path / "adapter", "Lora", {"target_modules": QV, "lora_bias": True})
+    with pytest.raises(ColdpressError, match="the base layer has no bias") as caught:
+        merged(base.folder, tmp_path / "adapter", tmp_path / "merged")
+    assert "train it again without lora_bias" in (caught.value.hint or "")
+    trained(base.model, tmp_path / "without", "Lora", {"target_modules": QV})
+    merged(base.folder, tmp_path / "without", tmp_path / "works")

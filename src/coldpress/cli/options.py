@@ -51,9 +51,15 @@ def verify_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--eval_data", multiple=True, help="Text or jsonl file to compare on, instead of the shipped text."
     )(command)
     command = click.option("--tolerance", help="Limits, such as 0.1 (KL) or kl=0.1,ppl=1.05.")(command)
+    command = verify_memory_option(command)
     return click.option(
         "--no_verify", is_flag=True, help="Do not run the result or compare it with its source; the report will say so."
     )(command)
+
+
+def verify_memory_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    text = "Gigabytes that transformers' copy of the source may take in the comparison; default: half of what is free."
+    return click.option("--verify_memory", type=float, metavar="GB", help=text)(command)
 
 
 def common_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -78,4 +78,6 @@ def _verify(verify: Any, flags: dict[str, Any]) -> Any:
         changed["tolerance"] = flags.pop("tolerance")
     if "eval_data" in flags:
         changed["data"] = tuple(flags.pop("eval_data"))
+    if "verify_memory" in flags:
+        changed["max_memory"] = flags.pop("verify_memory")
     return replace(verify, **changed)

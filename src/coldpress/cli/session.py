@@ -27,7 +27,7 @@ class Session:
         self.store = store
         self._bar: Any = None
         self._task: tuple[str, Any] | None = None
-        logging.basicConfig(level=LEVELS[log_level], stream=sys.stderr, format="%(message)s")
+        logging.basicConfig(level=LEVELS[log_level], handlers=[_Logged()], format="%(message)s")
         for noisy in ("httpx", "filelock", "urllib3", "asyncio", "huggingface_hub"):
             logging.getLogger(noisy).setLevel(max(logging.WARNING, LEVELS[log_level]) if log_level else logging.DEBUG)
 
@@ -55,7 +55,7 @@ class Session:
         """Something that the user should know before the work; shown at log level 2 and below."""
         if self.log_level <= 2:
             self._stop_bar()
-            click.echo(f"{click.style('note:', fg='yellow')} {line}", err=True)
+            click.echo(_as_note(line), err=True)
 
     def progress(self, what: str, done: float, total: float) -> None:
         """How far the current step is, with the time left; only on a terminal.
@@ -106,3 +106,16 @@ class Session:
         if self._bar is not None:
             self._bar.stop()
             self._bar, self._task = None, None
+
+
+def _as_note(line: str) -> str:
+    return f"{click.style('note:', fg='yellow')} {line}"
+
+
+class _Logged(logging.Handler):
+    """What is logged, on stderr; coldpress' own warnings as notes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = self.format(record)
+        is_own = record.name.partition(".")[0] == "coldpress" and record.levelno == logging.WARNING
+        click.echo(_as_note(line) if is_own else line, err=True)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from coldpress.cli import VERBS
-from coldpress.cli.options import common_options, target_options
+from coldpress.cli.options import common_options, target_options, verify_memory_option
 
 
 @click.command("verify", help=VERBS["verify"])
@@ -16,6 +16,7 @@ from coldpress.cli.options import common_options, target_options
 @click.option("--source", help="The model it was made from; default: the one its report names.")
 @click.option("--tolerance", help="Limits, such as 0.1 (KL) or kl=0.1,ppl=1.05.")
 @click.option("--eval_data", multiple=True, help="Text or jsonl file to compare on, instead of the shipped text.")
+@verify_memory_option
 @click.option("--trust_remote_code", is_flag=True, help="Run code that comes with the source.")
 @target_options
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
@@ -30,7 +31,7 @@ def command(session: Any, model: str, source: str | None, as_json: bool, **argum
 
     target = resolve_target(**{key: arguments.pop(key) for key in ("device", "provider", "threads")})
     original = source or read_report(Path(model))["source"]["name"]
-    request = Verify(True, arguments["tolerance"], arguments["eval_data"])
+    request = Verify(True, arguments["tolerance"], arguments["eval_data"], arguments["verify_memory"])
     workflow = Workflow(original, target=target, verify=request, trust_remote_code=arguments["trust_remote_code"])
     verdict = verify_pressed(model, workflow, session.store, session.console)
     if as_json:

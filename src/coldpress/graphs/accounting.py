@@ -1,17 +1,14 @@
 """Every tensor of a checkpoint is somewhere in the graphs, and every weight of the graphs is from the checkpoint.
 
 A tensor that nothing reads is a part of the model that is lost in silence: a bias that the graph has no addition for, the scales of
-codes in a format that nobody noticed. So it stops the press by name, unless a reason is known: in the table here, in what
-transformers itself says it leaves out, or in the tensor's own values.
+codes in a format that nobody noticed. So it stops the press by name, unless a reason is known: in the table here, or in the
+tensor's own values. What transformers itself has no place for is taken out before (`capture`).
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -34,18 +31,12 @@ _LEFT_OUT: tuple[tuple[str, int | None, str], ...] = (
 _POSITIONS, _ROWS_IN_FRONT = r"(^|\.)embed_positions\.weight$", 2
 #: of graphs that give hidden states: heads that are no part of them
 _HEADS = r"(^|\.)(pooler|cls|vocab_transform|vocab_layer_norm|vocab_projector|lm_head|classifier|layernorm_head)\."
-_ASK = """
-import json, sys, transformers
-classes = [getattr(transformers, name, None) for name in sys.argv[1:]]
-found = [getattr(one, "_keys_to_ignore_on_load_unexpected", None) or [] for one in classes]
-print(json.dumps(sorted({pattern for patterns in found for pattern in patterns})))
-"""
 _NAMED = 5
 _PLACEHOLDER_VALUES = 2
 
 
 def require_all_read(
-    tensors: Mapping[str, Span], taken: Iterable[Span], whole: Iterable[str], hf_config: Mapping[str, Any], heads: bool
+    tensors: Mapping[str, Span], taken: Iterable[Span], whole: Iterable[str], heads: bool
 ) -> list[str]:
     """What was left out of a checkpoint with ``tensors`` for a reason that the reader of a report should know.
 
@@ -55,15 +46,11 @@ def require_all_read(
     left = _unread(tensors, taken, set(whole))
     remarks = []
     if not heads and (found := [name for name in left if re.search(_HEADS, name)]):
-        remarks.append(f"The graph gives hidden states; {_listed(found)} are left out.")
+        remarks.append(f"The graph gives hidden states; {listed(found)} are left out.")
         left = [name for name in left if name not in found]
-    lost = [name for name in left if not _is_excused(name, tensors)]
-    if lost:
-        declared = _declared_by_transformers(hf_config)
-        lost = [name for name in lost if not any(re.search(pattern, name) for pattern in declared)]
-    if lost:
+    if lost := [name for name in left if not _is_excused(name, tensors)]:
         raise ColdpressError(
-            f"the graph of this architecture does not read {_listed(lost)} of the checkpoint, so the result would be another model",
+            f"the graph of this architecture does not read {listed(lost)} of the checkpoint, so the result would be another model",
             hint="is config.json that of these weights? If it is, this model is not supported",
         )
     return remarks
@@ -105,26 +92,14 @@ def _is_excused(name: str, tensors: Mapping[str, Span]) -> bool:
     span = tensors[name]
     if any(re.search(pattern, name) and axes in (None, len(span.shape)) for pattern, axes, _ in _LEFT_OUT):
         return True
-    if name.endswith(".bias") and len(span.shape) == 1:
-        return not np.any(
-            span.rows(0, span.shape[0])
-        )  # AutoGPTQ writes biases where there are none: adding zeros is no loss
+    if (
+        name.endswith("bias") and span.shape
+    ):  # AutoGPTQ and BART write biases where there are none: adding zeros is no loss
+        return not np.any(span.rows(0, span.shape[0]))
     return is_own_head(name, tensors) is False
 
 
-def _declared_by_transformers(hf_config: Mapping[str, Any]) -> list[str]:
-    """Expressions for the tensors that transformers' class of an architecture says it does not load.
-
-    The classes need torch, which is hidden from this process; another one is asked.
-    """
-    names = [str(name) for name in hf_config.get("architectures") or []]
-    done = subprocess.run([sys.executable, "-c", _ASK, *names], capture_output=True, text=True, check=False)
-    if done.returncode:  # torch is not installed: nobody can say more
-        return []
-    found: list[str] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """The first of some names, and how many more there are."""
     shown = ", ".join(f"'{name}'" for name in names[:_NAMED])
     return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"

@@ -12,18 +12,20 @@ import logging
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.graphs import deferred_torch
-from coldpress.graphs.accounting import require_all_read, require_no_placeholders
+from coldpress.graphs.accounting import listed, require_all_read, require_no_placeholders
 from coldpress.graphs.corrections import correct, exact_attention
-from coldpress.graphs.settings import corrected
+from coldpress.graphs.settings import corrected, has_biases_in_doubt
 from coldpress.graphs.weights import Sources, sources_of, with_base_prefix
 from coldpress.models.checkpoint import Span
 from coldpress.models.packed import tensors_to_press
 from coldpress.models.ties import has_own_head
+from coldpress.networks.loading_report import loading_report, may_leave_out
 
 _NOT_FOR_MOBIUS = ("dtype", "torch_dtype", "quantization_config")
 #: providers that mobius has no graphs for; they take operators of the ONNX standard
@@ -70,6 +72,9 @@ def capture(folder: Path, *, provider: str, dtype: str, scratch: Path, trust_rem
     if has_own_head(tensors) and not hf_config.get("is_encoder_decoder"):
         hf_config["tie_word_embeddings"] = False
     known = _known_to_transformers(_config_for_mobius(hf_config, scratch), trust_remote_code)
+    if has_biases_in_doubt(known, tensors):
+        tensors, remark = _as_transformers_loads(folder, tensors, hf_config)
+        remarks += remark
     deferred_torch.defer()
     package, module = _build(scratch, hf_config, tensors, provider, dtype, trust_remote_code)
     if set(package) not in _SUPPORTED_COMPONENTS:
@@ -80,13 +85,44 @@ def capture(folder: Path, *, provider: str, dtype: str, scratch: Path, trust_rem
     _require_head([component.graph for component in package.values()], hf_config)
     for component in package.values():
         correct(component.graph, known, package.config)
+    filled = partial(_filled, package, module, scratch)
+    try:
+        sources, found = filled(tensors)
+    except ColdpressError:
+        as_loaded, remark = _as_transformers_loads(folder, tensors, hf_config)
+        if as_loaded == tensors:
+            raise
+        sources, found = filled(as_loaded)
+        remarks += remark
+    return Captured(dict(package.items()), sources.spans, package.config, hf_config, [*remarks, *found])
+
+
+def _as_transformers_loads(
+    folder: Path, tensors: dict[str, Span], hf_config: dict[str, Any]
+) -> tuple[dict[str, Span], list[str]]:
+    """The tensors by the names that they have in transformers' network, without those that it has no place for.
+
+    And what is to be said of these.
+    """
+    report = loading_report(folder, (hf_config.get("architectures") or [""])[0])
+    if report is None:
+        return tensors, []
+    left_out = [name for name in tensors if name in report.unused and may_leave_out(folder, tensors)]
+    kept = {
+        report.names.get(name, name): span for name, span in tensors.items() if name not in {*left_out, *report.ignored}
+    }
+    what = f"The checkpoint has {listed(left_out)}, which transformers does not load either: is config.json that of these weights?"
+    return kept, [what] if left_out else []
+
+
+def _filled(package: Any, module: Any, scratch: Path, tensors: dict[str, Span]) -> tuple[Sources, list[str]]:
+    """What fills the graphs, and remarks on what does not; ColdpressError where something is lost or lacking."""
     wanted = {str(name) for component in package.values() for name in component.graph.initializers}
     sources = sources_of(module, with_base_prefix(tensors, wanted), scratch)
-    remarks += _account(package, sources, tensors, hf_config)
-    return Captured(dict(package.items()), sources.spans, package.config, hf_config, remarks)
+    return sources, _account(package, sources, tensors)
 
 
-def _account(package: Any, sources: Sources, tensors: dict[str, Span], hf_config: dict[str, Any]) -> list[str]:
+def _account(package: Any, sources: Sources, tensors: dict[str, Span]) -> list[str]:
     """What the graphs leave out of the checkpoint; ColdpressError for what may not be."""
     graphs = [component.graph for component in package.values()]
     for graph in graphs:
@@ -95,7 +131,7 @@ def _account(package: Any, sources: Sources, tensors: dict[str, Span], hf_config
     taken = [span for name, span in sources.spans.items() if name in used]
     whole = frozenset[str]().union(*(origins for name, origins in sources.origins.items() if name in used))
     heads = any(output.name == "logits" for graph in graphs for output in graph.outputs)
-    return require_all_read(tensors, taken, whole, hf_config, heads)
+    return require_all_read(tensors, taken, whole, heads)
 
 
 def _config_for_mobius(config: dict[str, Any], scratch: Path) -> Path:

@@ -177,14 +177,18 @@ def _linear_outputs(graph: onnx.GraphProto) -> dict[str, tuple[str, ...]]:
 
 
 def _origins(name: str, made: Mapping[str, onnx.NodeProto], weights: set[str]) -> list[str]:
-    """The initializers that a tensor is only another shape, order or type of; none for a computed tensor."""
-    if name in weights:
-        return [name]
-    node = made.get(name)
-    if node is None or node.op_type not in _PASS_THROUGH:
-        return []
-    inputs = node.input if node.op_type == "Concat" else node.input[:1]
-    return [origin for each in inputs for origin in _origins(each, made, weights)]
+    """The initializers that a tensor is only another shape, order or type of, each once; none for a computed tensor."""
+    found, seen, waiting = [], set[str](), [name]
+    while waiting:
+        if (one := waiting.pop()) in seen:
+            continue
+        seen.add(one)
+        node = made.get(one)
+        if one in weights:
+            found.append(one)
+        elif node is not None and node.op_type in _PASS_THROUGH:
+            waiting += reversed(node.input if node.op_type == "Concat" else node.input[:1])
+    return found
 
 
 def _modules_of(weight: str) -> list[str]:

@@ -28,6 +28,17 @@ _ALWAYS: dict[str, dict[str, Any]] = {
 _BIASES = {"attn_qkv_bias": ".self_attn.q_proj", "attn_o_bias": ".self_attn.o_proj", "mlp_bias": ".mlp.down_proj"}
 
 
+def has_biases_in_doubt(config: Any, tensors: Collection[str]) -> bool:
+    """Whether a checkpoint has biases that its configuration, as transformers reads it, does not ask for.
+
+    Those of attention have no setting in many architectures that have them; those of an MLP have one.
+    """
+    attention, mlp = getattr(config, "attention_bias", None), getattr(config, "mlp_bias", None)
+    return (attention is False and any(".self_attn." in name and name.endswith("_proj.bias") for name in tensors)) or (
+        not mlp and any(".mlp." in name and name.endswith("_proj.bias") for name in tensors)
+    )
+
+
 def corrected(module_class: Any, config_class: Any, tensors: Collection[str]) -> Any:
     """A class of mobius' modules whose configuration is read right. ``tensors``: the names in the checkpoint."""
     from mobius import ArchitectureConfig

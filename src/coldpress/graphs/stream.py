@@ -218,8 +218,20 @@ class _Copy:
         target = (
             place[:, rows] if entry.transposed else place.reshape(-1, *place.shape[1:])[rows] if place.shape else place
         )
+        if entry.dtype == "float16":
+            _require_in_range(values, self.span)
         _write_cast(target, values.T if entry.transposed else values, entry.dtype)
         return entry.name, values.size, 0.0, 0.0
+
+
+def _require_in_range(values: np.ndarray, span: Span) -> None:
+    """Raise ColdpressError for numbers that would be infinite in float16."""
+    largest, most = float(np.abs(values).max(initial=0.0)), float(np.finfo(np.float16).max)
+    if largest > most:
+        raise ColdpressError(
+            f"tensor '{span.name}' in {span.file} goes to {largest:.6g}, float16 only to {most:.0f}",
+            hint="use --precision fp32, or bf16, which has the range of float32",
+        )
 
 
 _FLOATS = ("float32", "float16", "bfloat16")

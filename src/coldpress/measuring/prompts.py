@@ -14,6 +14,7 @@ from typing import Any
 from coldpress.data.texts import heldout
 from coldpress.errors import ColdpressError
 from coldpress.models.tokenizers.chat_template import read_chat_template, read_json, refusals, system_within_user
+from coldpress.models.tokenizers.genai_tokenizer import SPACE, steps_left_out
 from coldpress.models.tokenizers.tokenizer import has_tokenizer, pretrained_tokenizer, without_embedding
 from coldpress.serving.prompts import has_chat_template, prompt_ids
 
@@ -46,6 +47,9 @@ RARE = {
     "unusual blanks": "\u2003a\u2009b\u202fc\u3000d\u1680e\x0b\x0c\x1cf",
     "compatibility characters": "\ufb01 \u33a1 \u01c4 \U0001d4b3 \ue000",
 }
+_SPECIAL = "special tokens that are typed"
+#: rare in prompts that no template makes
+_RARE_IN_PROMPTS = {"texts that begin with blanks": "  one", "texts that end with blanks": "one  \n\n"}
 _MOST_CHARACTERS = 1 << 17
 _MOST_SOUGHT = 16
 _MOST_TOKENS = 24
@@ -63,6 +67,11 @@ class Source:
     @property
     def has_template(self) -> bool:
         return self._template is not None
+
+    @property
+    def begins_with_a_blank(self) -> bool:
+        """Whether the tokenizer puts a blank before a text, as SentencePiece does."""
+        return str(self.tokenizer.convert_ids_to_tokens(self._encoded("a", False))[0]).startswith(SPACE)
 
     def added_tokens(self) -> list[str]:
         """The special and added tokens for which the model has an embedding, special ones first."""
@@ -183,8 +192,11 @@ def compare_prompts(
     found: list[Source | Runtime] = [Runtime(result)] if (result / "genai_config.json").exists() else []
     found.append(Source(result))  # transformers reads the result as well
     asked = _asked if expected.has_template else lambda text: text
-    cases = [(name, asked(text)) for name, text in _texts(expected, files)]
-    rare_cases = [(name, asked(text)) for name, text in RARE.items()]
+    texts, rare_texts = _texts(expected, files), dict(RARE)
+    if not expected.has_template and expected.begins_with_a_blank:
+        texts, rare_texts = _as_prompts(texts), {**RARE, **_RARE_IN_PROMPTS, _SPECIAL: texts[_SPECIAL]}
+    cases = [(name, asked(text)) for name, text in texts.items()]
+    rare_cases = [(name, asked(text)) for name, text in rare_texts.items()]
     if expected.has_template:
         cases += chats(expected.sought)
     try:
@@ -198,21 +210,36 @@ def compare_prompts(
     return {
         "prompts_compared": len(cases),
         "prompts_differ": len(differences),
-        "prompt_difference": next(iter(differences), None),
+        "prompt_difference": f"{differences[0]}{_cause(result)}" if differences else None,
         "rare_differences": rare,
     }
+
+
+def _cause(result: Path) -> str:
+    """Why onnxruntime-genai may take texts otherwise, as the end of a sentence, and what to do about it."""
+    if not (steps := steps_left_out(read_json(result / "tokenizer.json"))):
+        return ""
+    return f"; the tokenizer has {', '.join(steps)}, which onnxruntime-genai leaves out: give it tokens that transformers made"
 
 
 def _asked(text: str) -> list[Message]:
     return [{"role": "user", "content": text}]
 
 
-def _texts(source: Source, files: Sequence[str | Path]) -> Iterator[tuple[str, str]]:
+def _texts(source: Source, files: Sequence[str | Path]) -> dict[str, str]:
     texts = [text[:_MOST_CHARACTERS] for text in heldout.texts(files)]
-    yield from zip((f"the text '{name}'" for name in heldout.names(files)), texts, strict=True)
-    yield from TYPED.items()
+    named = dict(zip((f"the text '{name}'" for name in heldout.names(files)), texts, strict=True))
     typed = "".join(f"a{token} b {token}\nc" for token in source.added_tokens()[:_MOST_TOKENS])
-    yield "special tokens that are typed", typed
+    return {**named, **TYPED, _SPECIAL: typed}
+
+
+def _as_prompts(texts: Mapping[str, str]) -> dict[str, str]:
+    """Texts as they are sent to a model that does not chat: whole, and beginning and ending with what is visible.
+
+    Where a tokenizer puts a blank before a text, onnxruntime-genai puts one also before a text that has it already, and behind special
+    tokens; only a template could take it away.
+    """
+    return {name: text.strip() for name, text in texts.items() if name != _SPECIAL}
 
 
 def _first_difference(

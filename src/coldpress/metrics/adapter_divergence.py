@@ -1,6 +1,6 @@
 """How far the adapters of an ONNX model are from PEFT's: the same prompt through both, adapter by adapter.
 
-The reference is the Hugging Face base with the adapter put on by PEFT itself, weights streamed. Where PEFT is not installed, or
+The reference is the Hugging Face base, as `referee` has it, with the adapter put on by PEFT itself. Where PEFT is not installed, or
 cannot put an adapter on (it is for fused layers that this base has apart, or the reverse), the low-rank products are added here.
 ``kl_without`` is the same divergence with the adapter left off. ``effect`` is how much of the change that the adapter makes to the
 source's logits it makes to the model's: 1 is all of it, whatever the base lost by rounding, which is in both of the model's logits.
@@ -9,7 +9,7 @@ source's logits it makes to the model's: 1 is all of it, whatever the base lost 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,7 +22,7 @@ from coldpress.metrics.divergence import kl_divergence
 from coldpress.metrics.perplexity import scoring_provider
 from coldpress.models import adapter_folder
 from coldpress.models.model import Model
-from coldpress.networks.reference import Reference
+from coldpress.networks.referee import MAX_MEMORY, reference_of
 from coldpress.parts import Context, Metric, Value
 
 
@@ -35,6 +35,7 @@ class AdapterDivergence(Metric):
 
     tokens: int = field(default=128, metadata={"help": "length of the prompt, taken from held-out text"})
     files: tuple[str, ...] = field(default=(), metadata={"help": "text or jsonl files instead of the built-in text"})
+    max_memory: float | None = field(default=None, metadata={"help": MAX_MEMORY})
     trust_remote_code: bool = field(default=False, metadata={"help": "run model code from the source folder"})
 
     values: ClassVar[Mapping[str, Value]] = {
@@ -45,6 +46,7 @@ class AdapterDivergence(Metric):
     accepts: ClassVar[tuple[str, ...]] = ("onnx",)
     reads: ClassVar[tuple[str, ...]] = ("files",)
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime", "transformers")
+    version: ClassVar[int] = 2
 
     def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
         if ctx.source is None or ctx.source.format != "adapter":
@@ -54,11 +56,12 @@ class AdapterDivergence(Metric):
         [window] = [window for _, window in heldout.named_windows(folder.base, self.tokens, 1, self.files)]
         decoder = Decoder(model.path, ctx.target.thread_count, scoring_provider(ctx))
         without = decoder.logits(window)
-        [source] = Reference(folder.base, self.trust_remote_code).logits([window])
+        base, voice = reference_of(folder.base, self.trust_remote_code, self.max_memory)
+        [source] = base.logits([window])
         found: list[dict[str, Any]] = []
         for name, path in zip(names, folder.adapters.values(), strict=True):
             file = adapter_file.beside(model.path, name, len(names))
-            reference = Reference(folder.base, self.trust_remote_code)
+            reference = base.another()
             put_on_by = reference.attach(path)
             [expected] = reference.logits([window])
             logits = decoder.logits(window, file)
@@ -70,6 +73,7 @@ class AdapterDivergence(Metric):
             "top1_agreement": min(one["top1_agreement"] for one in found),
             "logit_difference": max(one["logit_difference"] for one in found),
             "adapters": found,
+            "base": asdict(voice),
         }
 
 

@@ -24,7 +24,7 @@ from coldpress.metrics.perplexity import scoring_provider
 from coldpress.models import adapter_folder
 from coldpress.models.model import Model
 from coldpress.models.onnx_folder import read_genai_config, stop_tokens
-from coldpress.networks.referee import Voice, reference_of, voice_of_base
+from coldpress.networks.referee import MAX_MEMORY, Voice, reference_of, voice_of_base
 from coldpress.networks.reference import Reference
 from coldpress.parts import Context, Metric, Value
 from coldpress.serving.engine import Engine, Sampling
@@ -53,10 +53,7 @@ class Divergence(Metric):
     tokens: int = field(default=256, metadata={"help": "tokens in a window"})
     files: tuple[str, ...] = field(default=(), metadata={"help": "text or jsonl files instead of the built-in text"})
     new_tokens: int = field(default=40, metadata={"help": "length of each answer in tokens"})
-    max_memory: float | None = field(
-        default=None,
-        metadata={"help": "gigabytes that the source may take besides mapped files; default: half of what is free"},
-    )
+    max_memory: float | None = field(default=None, metadata={"help": MAX_MEMORY})
     trust_remote_code: bool = field(default=False, metadata={"help": "run model code from the source folder"})
 
     values: ClassVar[Mapping[str, Value]] = {
@@ -74,7 +71,7 @@ class Divergence(Metric):
     accepts: ClassVar[tuple[str, ...]] = ("onnx", "hf")
     reads: ClassVar[tuple[str, ...]] = ("files",)
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime-genai", "transformers")
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
 
     def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
         """The numbers, plus ``answers`` and how they were scored.

@@ -15,7 +15,7 @@ from coldpress.errors import ColdpressError
 from coldpress.graphs.scoring import Decoder
 from coldpress.measuring.losses import perplexity, token_losses
 from coldpress.models.model import Model
-from coldpress.networks.reference import Reference
+from coldpress.networks.referee import MAX_MEMORY, reference_of
 from coldpress.parts import Context, DataSource, Metric, Value, option
 
 _WINDOWS_AT_ONCE = 64
@@ -29,11 +29,13 @@ class Perplexity(Metric):
     windows: int = option("how many windows of the built-in text, or of files, to score", 8)
     tokens: int = option("tokens in such a window", 256)
     files: tuple[str, ...] = option("text or jsonl files instead of the built-in text", ())
+    max_memory: float | None = option(MAX_MEMORY, None)
     trust_remote_code: bool = option("run model code from the source folder", False)
 
     values: ClassVar[Mapping[str, Value]] = {"perplexity": Value("lower")}
     accepts: ClassVar[tuple[str, ...]] = ("onnx", "hf")
     reads: ClassVar[tuple[str, ...]] = ("files",)
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if self.data is not None and (self.windows, self.tokens, self.files) != (8, 256, ()):
@@ -68,7 +70,7 @@ class Perplexity(Metric):
 
     def _scorer(self, model: Model, ctx: Context) -> Callable[[list[np.ndarray]], Iterable[np.ndarray]]:
         if model.format == "hf":
-            return Reference(model.path, self.trust_remote_code).logits
+            return reference_of(model.path, self.trust_remote_code, self.max_memory)[0].logits
         decoder = Decoder(model.path, ctx.target.thread_count, scoring_provider(ctx))
         return partial(map, decoder.logits)
 

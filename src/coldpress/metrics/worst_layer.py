@@ -13,7 +13,7 @@ from coldpress.data.texts import heldout
 from coldpress.errors import ColdpressError
 from coldpress.graphs.scoring import Decoder
 from coldpress.models.model import Model
-from coldpress.networks.referee import misread
+from coldpress.networks.referee import MAX_MEMORY, misread, reference_of
 from coldpress.networks.reference import Reference
 from coldpress.parts import Context, Metric, Value
 
@@ -27,12 +27,13 @@ _JOINED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_pr
 class WorstLayer(Metric):
     """The layer of an ONNX model that departs most from ``ctx.source``; its name is among the details."""
 
+    max_memory: float | None = field(default=None, metadata={"help": MAX_MEMORY})
     trust_remote_code: bool = field(default=False, metadata={"help": "run model code from the source folder"})
 
     values: ClassVar[Mapping[str, Value]] = {"relative_error": Value("lower")}
     accepts: ClassVar[tuple[str, ...]] = ("onnx",)
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime", "transformers")
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
         if ctx.source is None or ctx.source.format != "hf":
@@ -40,12 +41,12 @@ class WorstLayer(Metric):
                 "worst_layer needs the Hugging Face model to compare with", hint="name it with --source"
             )
         window = heldout.windows(ctx.source.path, _LONGEST_WINDOW, 1)[0]
-        reference = Reference(ctx.source.path, self.trust_remote_code)
+        reference, _ = reference_of(ctx.source.path, self.trust_remote_code, self.max_memory)
         name, error = worst_layer(model.path, reference, window, ctx.target.thread_count)
         return {
             "name": name,
             "relative_error": error,
-            "misread": misread(ctx.source.path, reference, self.trust_remote_code),
+            "misread": misread(ctx.source.path, self.trust_remote_code),
         }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,9 @@ from coldpress.errors import ColdpressError
 
 if TYPE_CHECKING:
     import onnx
+
+#: bits of the types that share bytes, as ONNX numbers types: uint4, int4, float4e2m1, uint2, int2
+_SMALL = {21: 4, 22: 4, 23: 4, 25: 2, 26: 2}
 
 
 def check_external_of(file: Path) -> None:
@@ -54,12 +57,24 @@ def check_external(graph: onnx.GraphProto, folder: Path) -> None:
                     f"tensor '{tensor.name}' lies in {file}, which is missing", hint="is the copy complete?"
                 )
             sizes[file] = file.stat().st_size
-        end = int(facts.get("offset", 0)) + int(facts.get("length", _bytes(tensor)))
-        if end > sizes[file]:
+        start, length = _number(facts, "offset", 0), _number(facts, "length", _bytes(tensor))
+        if start is None or length != _bytes(tensor):
+            raise ColdpressError(
+                f"tensor '{tensor.name}' has {_bytes(tensor)} bytes, and shall lie at {facts.get('offset', 0)} of {file}, "
+                f"{facts.get('length', 'as many')} bytes long",
+                hint="save the graph again with its tensors in a file",
+            )
+        if (end := start + length) > sizes[file]:
             raise ColdpressError(
                 f"{file} is cut off: tensor '{tensor.name}' ends at byte {end}, the file has {sizes[file]}",
                 hint="download or copy the file again",
             )
+
+
+def _number(facts: Mapping[str, str], name: str, otherwise: int) -> int | None:
+    """A number of bytes as a graph says it; None for what is none."""
+    text = facts.get(name, str(otherwise))
+    return int(text) if text.isdecimal() else None
 
 
 def _external(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
@@ -74,7 +89,8 @@ def _external(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 
 def _bytes(tensor: onnx.TensorProto) -> int:
-    """The size of a tensor that does not tell it."""
+    """The size of a tensor by its shape and type."""
     from onnx import helper
 
-    return math.ceil(math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    bits = _SMALL.get(tensor.data_type) or 8 * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return math.ceil(math.prod(tensor.dims) * bits / 8)

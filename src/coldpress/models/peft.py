@@ -29,6 +29,9 @@ WEIGHTS = "adapter_model.safetensors"
 MERGE = (
     "merge it (coldpress run-pass merge_adapter_weights -m BASE --adapter_path ADAPTER -o MERGED) and go on with MERGED"
 )
+LORA_BIAS = "lora_bias"
+TRAIN_WITHOUT_BIAS = "train it again without lora_bias: there is no bias in its base to add these to"
+_MERGE_OR_TRAIN = f"if the base's layers have biases, {MERGE}; else {TRAIN_WITHOUT_BIAS}"
 _TRAIN_LORA = "train an adapter that changes weights, such as LoRA (coldpress finetune)"
 #: kinds that add tokens, routes or layers instead of changing weights
 _NO_WEIGHTS = (
@@ -54,7 +57,7 @@ _BEYOND = {
     "modules_to_save": "replaces whole modules (modules_to_save)",
     "trainable_token_indices": "replaces rows of the embedding (trainable_token_indices)",
     "target_parameters": "changes parameters that are no linear layers (target_parameters)",
-    "lora_bias": "has biases of its own (lora_bias)",
+    LORA_BIAS: "has biases of its own (lora_bias)",
     "use_qalora": "pools its inputs (QA-LoRA)",
     "use_bdlora": "is block-diagonal (BD-LoRA)",
     "kasa_config": "changes the weights of its base (KaSA)",
@@ -182,7 +185,7 @@ def read(folder: Path) -> Adapter:
         raise refusal(folder, f"is of the kind {method}; known are {', '.join(_PARTS)}")
     for key, why in _BEYOND.items():
         if config.get(key):
-            raise refusal(folder, why)
+            raise refusal(folder, why, _MERGE_OR_TRAIN if key == LORA_BIAS else MERGE)
     if config.get("task_type") not in (None, "CAUSAL_LM", "FEATURE_EXTRACTION"):
         raise refusal(folder, f"is for the task {config['task_type']}")
     if changes_base(config):
@@ -202,9 +205,9 @@ def acts_on_whole(config: Mapping[str, Any]) -> bool:
     return changes_base(config) or bool(config.get("target_parameters"))
 
 
-def refusal(folder: Path, why: str) -> ColdpressError:
+def refusal(folder: Path, why: str, hint: str = MERGE) -> ColdpressError:
     """What is said of an adapter that is more than slots hold."""
-    return ColdpressError(f"adapter '{folder}' {why}; a slot holds a low-rank product for a linear layer", hint=MERGE)
+    return ColdpressError(f"adapter '{folder}' {why}; a slot holds a low-rank product for a linear layer", hint=hint)
 
 
 def _by_pattern(config: Mapping[str, Any], key: str, module: str, otherwise: Any) -> Any:

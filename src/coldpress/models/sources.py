@@ -7,6 +7,7 @@ variables (HF_TOKEN, HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE).
 from __future__ import annotations
 
 import json
+import logging
 import re
 import tempfile
 import threading
@@ -27,6 +28,7 @@ from coldpress.models.text_part import is_multimodal, what_is_left_out
 from coldpress.models.weight_files import PICKLES, has_weights, weight_files
 
 Say = Callable[[str], None]
+_log = logging.getLogger(__name__)
 
 _FILES = {".gguf": "gguf", ".onnx": "onnx"}
 _INNER = "model"
@@ -61,9 +63,8 @@ def find_model(
     """The model that a user means by a path, a hub id or a hub URL; on disk when this returns.
 
     ``trust_remote_code`` permits models that bring their own Python code. ``revision`` is a branch, tag or commit
-    on the hub. ``say`` receives a line when the model comes from a place the user did not name, or when the folder
-    holds weights that are not read. The
-    provenance of the model names its source, as typed.
+    on the hub. ``say`` receives a line when the model comes from a place the user did not name; weights in the folder that
+    are not read are logged as a warning. The provenance of the model names its source, as typed.
     """
     name, revision = _without_url(name_or_path, revision)
     local = Path(name).expanduser()
@@ -78,7 +79,7 @@ def find_model(
     path, kind = _recognise(path, name, trust_remote_code)
     source, remarks = Source(name_or_path, origin, revision), _remarks(path, kind)
     for remark in remarks:
-        say(remark)
+        _log.warning(remark)
     if kind == "gguf":
         source = _described(source, path)
     return Model(path, kind, content_key(path), Provenance(source, remarks=remarks))

@@ -18,7 +18,7 @@ from torch import nn
 from coldpress.errors import ColdpressError
 from coldpress.models.adapter_base import EMBEDDINGS
 from coldpress.models.checkpoint import read_header
-from coldpress.models.peft import WEIGHTS
+from coldpress.models.peft import LORA_BIAS, TRAIN_WITHOUT_BIAS, WEIGHTS
 
 
 class Adapted:
@@ -98,7 +98,10 @@ class Adapted:
                     self._tuner._check_merge_allowed()
                     left = _unwrapped(wrapper)
             except (NotImplementedError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-                raise ColdpressError(f"PEFT cannot merge the adapter of '{inside[0][0]}': {error}") from error
+                hint = TRAIN_WITHOUT_BIAS if LORA_BIAS in str(error) else None
+                raise ColdpressError(
+                    f"PEFT cannot merge the adapter of '{inside[0][0]}': {error}", hint=hint
+                ) from error
             return {f"{inside[0][0]}.{local}": p.detach().float().clone() for local, p in left.named_parameters()}
 
 

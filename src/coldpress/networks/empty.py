@@ -107,7 +107,7 @@ def _stored_names(model: Any, shards: Shards, filled: Mapping[str, str]) -> dict
 
     ``filled``: stored name -> parameter where that is known already.
     """
-    rename = _renaming(model)
+    rename = renaming(model)
     names: dict[str, str] = {}
     for key in shards.names():
         name, is_converted = (filled[key], False) if key in filled else rename(key)
@@ -130,7 +130,7 @@ def _stored_names(model: Any, shards: Shards, filled: Mapping[str, str]) -> dict
     return names
 
 
-def _renaming(model: Any) -> Any:
+def renaming(model: Any) -> Any:
     """How transformers maps a stored name: name -> (name in the model, whether the values change too)."""
     try:
         from transformers.conversion_mapping import get_model_conversion_mapping

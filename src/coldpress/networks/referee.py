@@ -23,6 +23,8 @@ from coldpress.networks.empty import layer_names
 from coldpress.networks.loaded import CannotLoad, Loaded, load
 from coldpress.networks.reference import Reference
 
+#: what metrics say of their parameter of that name
+MAX_MEMORY = "gigabytes that the source may take besides mapped files; default: half of what is free"
 #: of the memory that is free, for what of a source cannot stay in mapped files
 _SHARE = 0.5
 _TORCH = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -168,13 +170,14 @@ def compare_part(folder: Path, whole: Reference, trust_remote_code: bool = False
     return count
 
 
-def misread(folder: Path, reference: Reference, trust_remote_code: bool = False) -> list[str]:
+def misread(folder: Path, trust_remote_code: bool = False) -> list[str]:
     """The parameters that coldpress reads otherwise than transformers, where the whole of a plain folder stays in mapped files."""
     stored = Checkpoint(folder).tensors
     if memory_needed(folder, stored):
         return []
     try:
-        return differing(reference.values(), load(folder, load_dtype(folder, stored), trust_remote_code))
+        found = load(folder, load_dtype(folder, stored), trust_remote_code)
+        return differing(Reference(folder, trust_remote_code).values(), found)
     except CannotLoad:
         return []
 

@@ -60,9 +60,21 @@ class Reference:
         self.folder, self._trust, self._adapter, self.streamed = Path(folder), trust_remote_code, None, False
         self._loaded, self._tensors, self._keys, self._model = found, found, {}, found.network
         if not found.is_plain_float32:
-            self._model = empty_like(found.network)
-            self._stream({name: name for name in found.values})
+            self._run_beside(found)
         return self
+
+    def another(self) -> Reference:
+        """One more of the same source, read alike, with a network of its own that an adapter may change."""
+        if self._loaded is None:
+            return Reference(self.folder, self._trust, self._cut)
+        other = Reference.of(self.folder, self._loaded, self._trust)
+        other._run_beside(self._loaded)
+        return other
+
+    def _run_beside(self, found: Loaded) -> None:
+        """Run a network without memory that takes its values from what transformers loaded."""
+        self._model = empty_like(found.network)
+        self._stream({name: name for name in found.values})
 
     @property
     def network(self) -> Any:

@@ -44,7 +44,7 @@ class OnnxFloatToFloat16(Pass):
     """Turn the float32 numbers of an ONNX graph into float16."""
 
     accepts: ClassVar[tuple[str, ...]] = ("onnx",)
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
     keep_io_types: bool | tuple[str, ...] = option("inputs and outputs stay float32: all, none, or those named", False)
@@ -90,7 +90,7 @@ class OnnxFloatToFloat16(Pass):
             source = load_graph(file)
             made, names = self._converted(file)
             _find_files(made, source)
-            cut = [name for name in names if self._round(made, source, name)]
+            cut = [name for name in names if self._round(made, source, name)] + self._cut_by_converter(made, source)
             save_graph(made, target)
             if cut:
                 remarks.append(f"numbers beyond the range of float16 were cut in {', '.join(cut[:4])}")
@@ -172,6 +172,22 @@ class OnnxFloatToFloat16(Pass):
             rounded, dtype=ir.DataType.FLOAT16, shape=tensor.shape, name=name
         )
         return bool(np.abs(tensor.numpy()).max(initial=0.0) > self.max_finite_val)
+
+    def _cut_by_converter(self, made: ir.Model, source: ir.Model) -> list[str]:
+        """Vectors and matrices in the graph itself that the converter cut. A single number says that something is masked."""
+        import onnx_ir as ir
+
+        return [
+            name
+            for name, value in source.graph.initializers.items()
+            if value.dtype == ir.DataType.FLOAT
+            and (tensor := value.const_value) is not None
+            and not isinstance(tensor, ir.ExternalTensor)
+            and tensor.size > 1
+            and name in made.graph.initializers
+            and made.graph.initializers[name].dtype == ir.DataType.FLOAT16
+            and float(np.abs(tensor.numpy()).max()) > self.max_finite_val
+        ]
 
 
 def _read_others(model: ir.Model) -> None:

@@ -57,7 +57,9 @@ def check_request(request: Verify, source: Model | Planned) -> None:
     """
     tolerance_of("fp32", request.tolerance)
     if request.max_memory is not None and not request.max_memory >= 0:
-        raise ColdpressError(f"verify: max_memory is {request.max_memory:g} GB", hint="it is a number of gigabytes")
+        raise ColdpressError(
+            f"verify: max_memory is {request.max_memory:g} GB", hint="it is a number of gigabytes, from 0 on"
+        )
     for file in request.data:
         if not Path(file).is_file():
             raise ColdpressError(f"text to verify on: '{file}' does not exist")
@@ -116,10 +118,16 @@ _OF_MERGING = ("kl", "top1_agreement")
 def _against_peft(merged: Model, before: Model, workflow: Workflow, executor: Executor) -> Verdict:
     """Compare a merged model with PEFT's network of its base and the adapter."""
     tolerance = tolerance_of(merged.provenance.precision, workflow.verify.tolerance)
-    options = {"files": list(workflow.verify.data), "trust_remote_code": workflow.trust_remote_code}
-    result = executor.result(Job("metric", "divergence", options, merged, workflow.target, before))
+    result = executor.result(Job("metric", "divergence", _how(workflow), merged, workflow.target, before))
     reasons = [f"merged, against PEFT's network: {why}" for why in judge(result.numbers, tolerance)]
     return Verdict(WORSE if reasons else VERIFIED, reasons, dict(result.numbers), tolerance, result.seconds)
+
+
+def _how(workflow: Workflow) -> dict[str, Any]:
+    """The parameters of a comparison with the source."""
+    request, trust = workflow.verify, workflow.trust_remote_code
+    memory = {} if request.max_memory is None else {"max_memory": request.max_memory}
+    return {"files": list(request.data), **memory, "trust_remote_code": trust}
 
 
 def _against_source(model: Model, origin: Origin, workflow: Workflow, executor: Executor) -> Verdict:
@@ -137,14 +145,13 @@ def _against_source(model: Model, origin: Origin, workflow: Workflow, executor: 
         return Verdict(UNVERIFIED, ["only models that generate text are compared with their source yet"], {}, tolerance)
     if source.format != "hf":
         return Verdict(UNVERIFIED, ["only models made from a Hugging Face model are compared with their source yet"])
-    trust = {"trust_remote_code": workflow.trust_remote_code}
-    memory = {} if request.max_memory is None else {"max_memory": request.max_memory}
-    job = Job("metric", "divergence", {"files": list(request.data), **memory, **trust}, model, target, source)
+    job = Job("metric", "divergence", _how(workflow), model, target, source)
     result = executor.result(job)
     reasons, numbers, seconds = judge(result.numbers, tolerance), dict(result.numbers), result.seconds
     if limits_broken(result.numbers, tolerance):
         noted = _worst_noted(model)
-        reasons.append(noted or _worst_layer(replace(job, part="worst_layer", parameters=trust), executor))
+        how = {name: value for name, value in job.parameters.items() if name != "files"}
+        reasons.append(noted or _worst_layer(replace(job, part="worst_layer", parameters=how), executor))
     if origin.attached is not None:
         job = replace(job, part="adapter_divergence", source=origin.attached)
         result = executor.result(job)

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 #: settings over those of tokenizer_config.json, and the tokenizer over tokenizer.json
 SETTINGS, TOKENIZER = "tokenizer_module.json", "tokenizer_genai.json"
-_SPACE = "\u2581"  # what SentencePiece writes for a blank
+SPACE = "\u2581"  # what SentencePiece writes for a blank
+#: steps of a normalizer that onnxruntime-genai does in some way, or that change nothing that is typed
+_NORMALIZERS = ("Sequence", "Prepend", "Replace", "Precompiled", "NFC")
 #: of more added tokens, those that the template or the tokenizer names are looked for at the beginning of a prompt
 _MOST_TOKENS = 64
 
@@ -45,6 +47,15 @@ def write_for_genai(made: Tokenizer, output: Path, template: str | None, named: 
     _write_json(output / SETTINGS, settings)
 
 
+def steps_left_out(content: dict[str, Any]) -> list[str]:
+    """What a tokenizer does to a text that onnxruntime-genai leaves out."""
+    normalizer, cuts = content.get("normalizer") or {}, content.get("pre_tokenizer") or {}
+    steps = [step["type"] for step in normalizer.get("normalizers", [normalizer]) if step]
+    cut = [step for step in cuts.get("pretokenizers", [cuts]) if step]
+    prefix = ["add_prefix_space"] if any(step.get("add_prefix_space") for step in cut) else []
+    return [*(step for step in steps if step not in _NORMALIZERS), *prefix]
+
+
 def _class_of(content: dict[str, Any]) -> str | None:
     """The class under which onnxruntime-genai reads a tokenizer of SentencePiece's kinds as it is meant.
 
@@ -56,7 +67,7 @@ def _class_of(content: dict[str, Any]) -> str | None:
     written = {step.get("replacement") for step in _decoders(content)} | {
         (step.get("pattern") or {}).get("String") for step in _decoders(content)
     }
-    return "GemmaTokenizer" if _SPACE in written else None
+    return "GemmaTokenizer" if SPACE in written else None
 
 
 def _decoders(content: dict[str, Any]) -> list[dict[str, Any]]:
@@ -80,7 +91,7 @@ def _without_blank(content: dict[str, Any]) -> dict[str, Any]:
 
 def _blank_at_first(template: str, tokens: list[str]) -> str:
     """The template, beginning with a blank where its prompt begins neither with one nor with a special token."""
-    without = " or ".join(f"prompt.startswith({literal(begin)})" for begin in (" ", _SPACE, *tokens))
+    without = " or ".join(f"prompt.startswith({literal(begin)})" for begin in (" ", SPACE, *tokens))
     return f'{_prompt(template)}{{%- if not ({without}) -%}}{{{{- " " -}}}}{{%- endif -%}}{{{{- prompt -}}}}'
 
 
