@@ -178,7 +178,7 @@ def _linear_outputs(graph: onnx.GraphProto) -> dict[str, tuple[str, ...]]:
 
 def _origins(name: str, made: Mapping[str, onnx.NodeProto], weights: set[str]) -> list[str]:
     """The initializers that a tensor is only another shape, order or type of, each once; none for a computed tensor."""
-    found, seen, waiting = [], set[str](), [name]
+    found, seen, waiting = list[str](), set[str](), [name]
     while waiting:
         if (one := waiting.pop()) in seen:
             continue
