@@ -33,6 +33,19 @@ def test_dynamic_products_are_near_and_other_files_come_along(tmp_path, external
     assert files(source) == {"model.onnx", "vocabulary.txt", *(["weights.bin"] if external else [])}
 
 
+@pytest.mark.parametrize("name", [DYNAMIC, STATIC])
+def test_weights_that_are_nodes_are_quantized(tmp_path, name):
+    model = dense()
+    constants = [helper.make_node("Constant", [], [one.name], value=one) for one in model.graph.initializer]
+    nodes = [*constants, *model.graph.node]
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend(nodes)
+    source = saved(model, tmp_path / "source")
+    made = run_pass(name, source)
+    assert "int8: 1 Gemm, 1 MatMul" in made.notes["warnings"]
+    assert is_near(computed(source, {"x": X}), computed(made.path, {"x": X}), 0.1)
+
+
 def test_a_scale_for_each_output_unless_one_is_asked_for(tmp_path):
     source = saved(dense(), tmp_path / "source")
     scales = {option: max(values.size for name, values in tensors(run_pass(DYNAMIC, source, per_channel=option).path).items()

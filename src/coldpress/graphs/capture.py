@@ -25,7 +25,7 @@ from coldpress.graphs.weights import Sources, sources_of, with_base_prefix
 from coldpress.models.checkpoint import Span
 from coldpress.models.packed import tensors_to_press
 from coldpress.models.ties import has_own_head
-from coldpress.networks.loading_report import loading_report, may_leave_out
+from coldpress.networks.loading_report import left_out, loading_report
 
 _NOT_FOR_MOBIUS = ("dtype", "torch_dtype", "quantization_config")
 #: providers that mobius has no graphs for; they take operators of the ONNX standard
@@ -107,12 +107,12 @@ def _as_transformers_loads(
     report = loading_report(folder, (hf_config.get("architectures") or [""])[0])
     if report is None:
         return tensors, []
-    left_out = [name for name in tensors if name in report.unused and may_leave_out(folder, tensors)]
+    unused = left_out(folder, tensors, report)
     kept = {
-        report.names.get(name, name): span for name, span in tensors.items() if name not in {*left_out, *report.ignored}
+        report.names.get(name, name): span for name, span in tensors.items() if name not in {*unused, *report.ignored}
     }
-    what = f"The checkpoint has {listed(left_out)}, which transformers does not load either: is config.json that of these weights?"
-    return kept, [what] if left_out else []
+    what = f"The checkpoint has {listed(unused)}, which transformers does not load either: is config.json that of these weights?"
+    return kept, [what] if unused else []
 
 
 def _filled(package: Any, module: Any, scratch: Path, tensors: dict[str, Span]) -> tuple[Sources, list[str]]:

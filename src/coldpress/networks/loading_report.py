@@ -19,6 +19,10 @@ from coldpress.models.checkpoint import Checkpoint, Span
 from coldpress.models.packed import quantization_config
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
+#: what belongs to codes of a quantized layer, in any format, and would be lost with them
+_OF_CODES = (
+    r"(scales?|scale_inv|qweight|q?zeros|zero_points?|g_idx|absmax|quant_map|quant_state[^.]*|codebooks?|codes)$"
+)
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,11 @@ def loading_report(folder: Path, architecture: str) -> LoadingReport | None:
     return LoadingReport(names, frozenset(unused), frozenset(ignored))
 
 
-def may_leave_out(folder: Path, tensors: Mapping[str, Span]) -> bool:
-    """Whether what transformers has no place for is no loss: nothing in the folder can be codes, which need their scales."""
-    return quantization_config(folder) is None and all(span.dtype in _FLOATS for span in tensors.values())
+def left_out(folder: Path, tensors: Mapping[str, Span], report: LoadingReport) -> list[str]:
+    """What transformers has no place for, and is no loss: nothing of a folder in which something can be codes, or scales for them."""
+    if quantization_config(folder) is not None or any(span.dtype not in _FLOATS for span in tensors.values()):
+        return []
+    return [name for name in tensors if name in report.unused and not re.search(_OF_CODES, name)]
 
 
 def _report(folder: Path, architecture: str) -> tuple[dict[str, str], list[str], list[str]]:

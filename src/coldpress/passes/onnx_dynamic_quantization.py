@@ -31,7 +31,7 @@ class OnnxDynamicQuantization(Pass):
     """Weights in int8, activations rounded while the model runs: no data needed."""
 
     accepts: ClassVar[tuple[str, ...]] = ("onnx",)
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
     precision: str = option("type of weights; signed ones are the fast ones", "int8", ("int8", "uint8"))

@@ -44,7 +44,7 @@ class OnnxStaticQuantization(Pass):
     """Weights and activations in int8, in ranges that a few batches show."""
 
     accepts: ClassVar[tuple[str, ...]] = ("onnx",)
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
     data: DataSource | None = option("where the calibration batches come from", None)

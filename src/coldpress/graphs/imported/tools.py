@@ -20,14 +20,18 @@ from coldpress.graphs.imported.opset import convert
 def working_copy(file: Path, folder: Path, least_opset: int = 0) -> Iterator[Path]:
     """A copy of a graph for tools that write beside it: every node has a name, every value a type, large tensors lie beside it.
 
+    Weights are initializers, for which the quantizers look alone: exporters such as Paddle's write them as nodes.
     ``least_opset``: an older graph is rewritten for it first. ColdpressError where that cannot be.
     """
+    from onnx_ir.passes.common import LiftConstantsToInitializersPass
+
     place = folder / ".work"
     place.mkdir()
     try:
         model = load_graph(file)
         if model.opset_imports.get("", least_opset) < least_opset:
             convert(model, least_opset, file.name)
+        LiftConstantsToInitializersPass()(model)
         for index, node in enumerate(model.graph.all_nodes()):
             node.name = node.name or f"{node.op_type}_{index}"
             while node.inputs and node.inputs[-1] is None:  # left out, which the quantizers take for a tensor
