@@ -78,7 +78,7 @@ def _unread(tensors: Mapping[str, Span], taken: Iterable[Span], whole: set[str])
     return [
         name
         for name, span in tensors.items()
-        if name not in whole and sum(math.prod(part.shape) for part in parts[name]) < _needed(name, span)
+        if name not in whole and sum(math.prod(part.shape) for part in parts[span.name]) < _needed(name, span)
     ]
 
 
