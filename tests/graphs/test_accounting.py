@@ -98,7 +98,7 @@ def test_what_transformers_has_no_place_for_is_left_out_and_named(make_model, pr
     loaded, found = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert found["unexpected_keys"] == set(names)
     pressed = press(folder)
-    [remark] = [one for one in pressed.notes["warnings"] if "transformers does not load" in one]
+    [remark] = [one for one in pressed.provenance.remarks if "transformers does not load" in one]
     assert sorted(names)[0] in remark
     expected = loaded(torch.tensor(window)[None]).logits[0].detach().numpy()
     np.testing.assert_allclose(Decoder(pressed.path).logits(window), expected, atol=1e-4)

@@ -42,7 +42,7 @@ def test_weights_that_are_nodes_are_quantized(tmp_path, name):
     model.graph.node.extend(nodes)
     source = saved(model, tmp_path / "source")
     made = run_pass(name, source)
-    assert "int8: 1 Gemm, 1 MatMul" in made.notes["warnings"]
+    assert "int8: 1 Gemm, 1 MatMul" in made.provenance.remarks
     assert is_near(computed(source, {"x": X}), computed(made.path, {"x": X}), 0.1)
 
 
