@@ -120,13 +120,26 @@ def test_the_errors_told_are_those_of_the_output() -> None:
         assert told == pytest.approx(missed / whole, rel=1e-3)
 
 
-def test_damping_raises_itself_until_the_matrix_can_be_factored() -> None:
-    weight, _ = make_layer(6, 16, 64)
-    inputs = np.random.default_rng(6).standard_normal((10, 64))
+@pytest.mark.parametrize("columns", [64, 450])
+def test_damping_raises_itself_until_the_matrix_can_be_factored(columns: int) -> None:
+    weight, _ = make_layer(6, 16, columns)
+    inputs = np.random.default_rng(6).standard_normal((columns // 6, columns))
     result = gptq(weight, (inputs.T @ inputs).astype(np.float32), Grid(4, 32, False), damp=0)
     assert result.fallback is None
     assert 0 < result.damp < 0.1
     assert result.error < result.rtn_error
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_each_row_is_rounded_as_if_it_were_alone(symmetric: bool) -> None:
+    weight, gram = make_layer(16, 2500, 100)
+    grid = Grid(4, 32, symmetric)
+    whole, parts = gptq(weight, gram, grid), [gptq(part, gram, grid) for part in np.split(weight, [10, 400])]
+    for name in ("codes", "scales") if symmetric else ("codes", "scales", "zero_points"):
+        together = np.concatenate([getattr(part.codes, name) for part in parts])
+        # sums of another length end with other last digits, which decide close calls
+        assert (getattr(whole.codes, name) == together).mean() > 0.999
+    assert np.allclose(whole.squares, np.concatenate([part.squares for part in parts], axis=1), rtol=0.02)
 
 
 def test_a_matrix_that_no_damping_helps_leaves_the_search_and_says_so() -> None:

@@ -35,6 +35,7 @@ from coldpress.errors import WORK_FAILED, ColdpressError, naming
 from coldpress.networks import heap
 from coldpress.networks.decoder_layer import Watcher
 from coldpress.networks.layerwise import Layerwise, States, states_file
+from coldpress.quant.gptq import multiplies_in_bfloat16
 from coldpress.quant.grid import Floats, Grid, dequantize
 from coldpress.quant.rtn import rtn
 
@@ -226,7 +227,7 @@ def collect(
             watch.left(watch.modules)
             disk.write(_commit, folder, place, after, file)
             states = after
-            heap.give_back()
+            heap.give_back(heap.LAYERS_BYTES)
     _put_head(decoder, states, found.new(HEAD))
     _remove_states(folder)
     return found
@@ -254,16 +255,6 @@ class _Disk:
         self._thread.shutdown()
         if kind is None:
             self._wait()
-
-
-def multiplies_in_bfloat16(device: str) -> bool:
-    """Whether the processor has products of bfloat16, and not only a slow imitation."""
-    import torch
-
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def _resume(decoder: Layerwise, found: GramFolder) -> tuple[int, States]:
@@ -405,9 +396,12 @@ class _Sum:
 def _square(triangle: Floats) -> Floats:
     """The symmetric matrix ``[K, K]`` of an upper triangle."""
     size = int((8 * len(triangle) + 1) ** 0.5) // 2
-    matrix, start = np.empty((size, size), np.float32), 0
+    matrix, start = np.zeros((size, size), np.float32), 0
     for row in range(size):
-        part = triangle[start : start + size - row]
-        matrix[row, row:] = matrix[row:, row] = part
+        matrix[row, row:] = triangle[start : start + size - row]
         start += size - row
+    for first in range(0, size, _STRIP):
+        own, rest = slice(first, first + _STRIP), slice(first + _STRIP, None)
+        matrix[rest, own] = matrix[own, rest].T
+        matrix[own, own] += np.triu(matrix[own, own], 1).T
     return matrix

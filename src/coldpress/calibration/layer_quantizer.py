@@ -212,7 +212,7 @@ class LayerQuantizer:
     def _told(self, module: str, weight: Floats, made: Calibrated, gram: Gram | None) -> QuantizedLayer:
         """What rounding did to a weight; its role and bytes are the caller's to say."""
         grid = self.grids[module]
-        size = float(np.square(weight, dtype=np.float64).sum())
+        size = float(np.einsum("rk,rk->r", weight, weight).sum(dtype=np.float64))
         return QuantizedLayer(
             module,
             "linear",

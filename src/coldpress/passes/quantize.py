@@ -15,9 +15,11 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -412,6 +414,11 @@ class _Run:
         layer, windows = self.decoder.memory(self.windows.ids.size // len(self.windows.ids))
         return self.decoder.device == "cpu" and self.ctx.target.thread_count > 1 and layer + windows < _SMALL_BYTES
 
+    @property
+    def _layers_at_once(self) -> int:
+        """Small layers are rounded in pairs: most steps are too small for torch to divide them."""
+        return 2 if self._is_small else 1
+
     @contextmanager
     def _half_the_threads(self) -> Iterator[None]:
         import torch
@@ -463,10 +470,10 @@ class _Run:
             self.decoder, self.grids, grams, request.algorithm, request.format, self.scale_dtype, request.polish_seconds
         )
         done: list[QuantizedLayer] = []
-        with self.ctx.kept("quantize", self._facts()) as work:
+        with self.ctx.kept("quantize", self._facts()) as work, ThreadPoolExecutor(self._layers_at_once) as pool:
             files, names = LayerFiles(work), [*self.decoder.layers, *ends]
-            for place, name in enumerate(self._with_head(names, worker)):
-                self.ctx.progress("quantizing", place, max(len(names), place + 1))
+
+            def finished(name: str) -> list[QuantizedLayer]:
                 found = files.quantized(name)
                 if found is None:
                     if name == LM_HEAD:
@@ -477,7 +484,12 @@ class _Run:
                         tensors, found = worker.layer(name)
                     files.put(name, tensors, found)
                     del tensors
-                    heap.give_back()
+                    heap.give_back(heap.LAYERS_BYTES)
+                return found
+
+            each = chain(pool.map(finished, list(names)), map(finished, self._head_after(names, worker)))
+            for place, found in enumerate(each):
+                self.ctx.progress("quantizing", place, max(len(names), place + 1))
                 done += found
             self.ctx.progress("quantizing", len(names), len(names))
             packed = {name: grid for name, grid in self.grids.items() if name != self.decoder.embedding}
@@ -487,9 +499,8 @@ class _Run:
             shutil.rmtree(work)
         return tuple(done)
 
-    def _with_head(self, names: list[str], worker: LayerQuantizer) -> Iterator[str]:
-        """These names one by one, and, where that is found to pay after them, the head's, which is added to them."""
-        yield from names
+    def _head_after(self, names: list[str], worker: LayerQuantizer) -> Iterator[str]:
+        """The head's name, where it is found to pay once these are done; it is added to them."""
         names += self._try_head(worker)
         yield from names[-1:] if self.trial and self.trial.pays else ()
 

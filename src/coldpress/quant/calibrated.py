@@ -117,7 +117,8 @@ def calibrate(  # noqa: PLR0913
         found = _Found(kquant(host, grid), fallback=_UNSEEN)
     else:
         found = _BY_GRAM[algorithm](layer)
-    return Calibrated(found.codes, found.damp, found.fallback, _told(layer, found), kept is not None)
+    squares = _told(layer, found, algorithm == "rtn")
+    return Calibrated(found.codes, found.damp, found.fallback, squares, kept is not None)
 
 
 def _check_name(algorithm: str, has_gram: bool) -> None:
@@ -162,7 +163,7 @@ class _Layer:
 
     def squares(self, codes: Codes) -> Squares:
         """The squared output of what codes miss, for each row."""
-        return self.inputs.seen(missed_by(self.values, codes)).double().cpu().numpy()
+        return self.inputs.seen(missed_by(self.values, codes).T).double().cpu().numpy()
 
 
 @dataclass
@@ -209,9 +210,12 @@ _BY_GRAM: dict[str, Callable[[_Layer], _Found]] = {
 }
 
 
-def _told(layer: _Layer, found: _Found) -> Squares:
+def _told(layer: _Layer, found: _Found, is_rtn: bool) -> Squares:
     """The squared outputs of what the codes found miss, of what `rtn` misses, and of the weight."""
     if found.squares is not None:
         return found.squares
-    whole = layer.inputs.seen(layer.values).double().cpu().numpy()
-    return np.stack([layer.squares(found.codes), layer.squares(rtn(layer.host, layer.grid)), whole])
+    whole, other = (
+        layer.inputs.seen(own.T, roughly=True).double().cpu().numpy()
+        for own in (layer.values, missed_by(layer.values, rtn(layer.host, layer.grid)))
+    )
+    return np.stack([other if is_rtn else layer.squares(found.codes), other, whole])

@@ -14,14 +14,15 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coldpress.quant.grid import Bytes, Codes, Floats, Grid, check_gram, dequantize
-from coldpress.quant.kquant import kquant
+from coldpress.quant.columns import Columns
+from coldpress.quant.grid import Bytes, Codes, Floats, Grid, TurnedGrids, check_gram, dequantize
+from coldpress.quant.kquant import kquant, quick_grids
 from coldpress.quant.rtn import rtn
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = "NDArray[Any] | torch.Tensor"
 
-#: columns that are worked on before the rest hears of them, in one product instead of one update for each
-_COLUMNS = 32
 #: rows that are worked on at once: few enough that a block of columns stays in the cache, and many that the steps of
 #: the interpreter, one for each column, cost little; fewer where that would be too many weights for the memory
 _ROWS, _LEAST_ROWS, _WEIGHTS = 4096, 512, 1 << 23
@@ -42,10 +41,12 @@ _LEAST_CORRELATION = 1e-6
 _TRUST, _USUAL_CORRELATION = 0.36, 0.004
 #: columns of a Gram matrix that are multiplied at once; what lies below the diagonal of these strips is not
 _STRIP = 256
+_PANEL = 192  # columns of a Cholesky factor that are computed at once
 #: rows of a matrix that are worked on at once where a copy of the whole would take much memory
 _SOME_ROWS = 1024
 #: an error below this share of what damping adds to it would be lost in the difference of the two
 _LOST = 0.05
+_NONE = 1e-12  # the share of the output that values miss which are right to the last place
 
 
 @dataclass
@@ -95,9 +96,9 @@ def gptq(
     factor = _Factor.of(inputs, act_order, damp)
     parts = _on_all_cores(partial(_some_rows, inputs=inputs, grid=grid, factor=factor), _row_parts(values))
     fallback = None
-    if factor.lower is None:
+    if factor.pivots is None:
         fallback = f"its Gram matrix is not positive definite, even damped by {factor.damp:g}"
-    kept = sum(float(part.is_first.sum()) for part in parts) / len(values) if factor.lower is not None else 0.0
+    kept = sum(float(part.is_first.sum()) for part in parts) / len(values) if factor.pivots is not None else 0.0
     squares = np.concatenate([part.squares for part in parts], axis=1)
     return GptqResult(stack([part.codes for part in parts]), factor.damp, fallback, kept, squares)
 
@@ -117,20 +118,33 @@ class Inputs:
     def of(cls, gram: torch.Tensor, tokens: int | None) -> Inputs:
         return cls(gram, gram.diagonal(), trust(gram, tokens))
 
-    def seen(self, weight: torch.Tensor) -> torch.Tensor:
-        """The squared output of each row of ``weight [rows, K]``, summed over the tokens as they were: ``[rows]``."""
-        return squared_outputs(weight, self.gram)
+    def seen(self, turned: torch.Tensor, *, roughly: bool = False) -> torch.Tensor:
+        """The squared output of each row of a weight ``[K, rows]``, summed over the tokens as they were: ``[rows]``.
 
-    def trusted(self, seen: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """From what `seen` gives for a weight to the squared output for the inputs as they are trusted."""
-        return seen if self.share == 1 else self.share * seen + (1 - self.share) * self._alone(weight)
+        ``roughly``: to some thousandths, where the processor is faster so.
+        """
+        if roughly and turned.dtype != self._rough.dtype:
+            return squared_outputs(turned.to(self._rough.dtype), self._rough).to(turned.dtype)
+        return squared_outputs(turned, self.gram)
 
-    def as_seen(self, trusted: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def alone(self, turned: torch.Tensor) -> torch.Tensor:
+        """The same for inputs that have nothing to do with each other."""
+        return turned.square().T @ self.power
+
+    def trusted(self, seen: torch.Tensor, alone: torch.Tensor) -> torch.Tensor:
+        """From what `seen` and `alone` give for a weight to the squared output for the inputs as they are trusted."""
+        return seen if self.share == 1 else self.share * seen + (1 - self.share) * alone
+
+    def as_seen(self, trusted: torch.Tensor, alone: torch.Tensor) -> torch.Tensor:
         """The way back."""
-        return trusted if self.share == 1 else (trusted - (1 - self.share) * self._alone(weight)) / self.share
+        return trusted if self.share == 1 else (trusted - (1 - self.share) * alone) / self.share
 
-    def _alone(self, weight: torch.Tensor) -> torch.Tensor:
-        return weight.square() @ self.power
+    @cached_property
+    def _rough(self) -> torch.Tensor:
+        import torch
+
+        fast = self.gram.dtype == torch.float32 and multiplies_in_bfloat16(self.gram.device.type)
+        return self.gram.to(torch.bfloat16) if fast else self.gram
 
 
 def shrink(gram: torch.Tensor, tokens: int | None) -> torch.Tensor:
@@ -164,6 +178,16 @@ def trust(gram: torch.Tensor, tokens: int | None) -> float:
     return float(tokens / (tokens + (32 * seen / correlation) ** 0.5))
 
 
+def multiplies_in_bfloat16(device: str) -> bool:
+    """Whether the processor has products of bfloat16, and not only a slow imitation."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
 def tokens_needed(columns: int) -> int:
     """Tokens that are trusted enough to give most of what more could, for a layer with so many inputs."""
     return math.ceil(_TRUST / (1 - _TRUST) * (32 * columns / _USUAL_CORRELATION) ** 0.5)
@@ -171,15 +195,17 @@ def tokens_needed(columns: int) -> int:
 
 @dataclass(frozen=True)
 class _Factor:
-    """The Cholesky factor ``lower [K, K]`` of a damped Gram matrix, or None where no damping makes one.
+    """The Cholesky factor ``L [K, K]`` of a damped Gram matrix: its ``pivots [K]``, or None where no damping makes one, and ``shares``.
 
     Its rows and columns are those of the inputs in ``order [K]``, the last of which is rounded first. So what a column
     shall make good of those before it stands below its pivot, and nothing is inverted: for the missed ``d`` of a row the
-    best value of the next column is ``w[j] + sum(lower[k, j] * d[k]) / lower[j, j]``. (With the order turned round, the
-    common form has the inverse's upper factor, which is the inverse of this one.) ``added [K]``: the damping in that order.
+    best value of the next column is ``w[j] + sum(shares[k, j] * d[k])``, with ``shares[k, j] = L[k, j] / L[j, j]``. (With the order
+    turned round, the common form has the inverse's upper factor, which is the inverse of this one.) What is above the diagonal of
+    ``shares`` means nothing. ``added [K]``: the damping in that order, ``power [K]`` what it was added to.
     """
 
-    lower: torch.Tensor | None
+    pivots: torch.Tensor | None
+    shares: torch.Tensor
     order: torch.Tensor
     damp: float
     added: torch.Tensor
@@ -192,18 +218,19 @@ class _Factor:
         order = torch.arange(len(inputs.power), device=inputs.power.device).flip(0)
         if act_order:
             order = inputs.power.argsort(descending=True, stable=True).flip(0)
-        turned, power, mean = inputs.gram[order][:, order], inputs.power[order], inputs.power.mean()
-        if inputs.share != 1:
-            turned *= inputs.share
+        power, mean = inputs.power[order], inputs.power.mean()
         while True:
             # inputs that were never seen need something on the diagonal even undamped
             added = torch.where(power == 0, mean * max(damp, _LEAST_DAMPING), mean * damp)
-            turned.diagonal().copy_(power + added)
-            lower, failed = torch.linalg.cholesky_ex(turned)
-            if not failed and bool(torch.isfinite(lower.diagonal()).all()):
-                return cls(lower, order, damp, added, power)
+            matrix = inputs.gram.index_select(0, order).index_select(1, order)
+            if inputs.share != 1:
+                matrix *= inputs.share
+            matrix.diagonal().copy_(power + added)
+            if _factorize(matrix):
+                pivots = matrix.diagonal().clone()
+                return cls(pivots, matrix.div_(pivots), order, damp, added, power)
             if damp >= _MOST_DAMPING:
-                return cls(None, order, damp, added, power)
+                return cls(None, matrix, order, damp, added, power)
             damp = min(max(damp * 10, _LEAST_DAMPING), _MOST_DAMPING)
 
     @property
@@ -215,10 +242,29 @@ class _Factor:
         """
         import torch
 
-        weights = self.power if self.lower is None else self.lower.diagonal().square()
+        weights = self.power if self.pivots is None else self.pivots.square()
         placed = torch.empty_like(weights)
         placed[self.order] = weights
         return to_numpy(placed)
+
+
+def _factorize(matrix: torch.Tensor) -> bool:
+    """Put the Cholesky factor into the lower triangle of ``matrix [K, K]``; False where there is none.
+
+    Strip by strip, so that nearly all is done in large products: LAPACK takes twice as long, and as much memory again.
+    """
+    import torch
+
+    for start in range(0, len(matrix), _PANEL):
+        done, own = slice(start), slice(start, start + _PANEL)
+        matrix[start:, own].addmm_(matrix[start:, done], matrix[own, done].T, alpha=-1)
+        corner, failed = torch.linalg.cholesky_ex(matrix[own, own])
+        if failed or not bool(torch.isfinite(corner.diagonal()).all()):
+            return False
+        matrix[own, own] = corner
+        rest = matrix[start + _PANEL :, own]
+        rest.copy_(torch.linalg.solve_triangular(corner.T, rest, upper=True, left=False))
+    return True
 
 
 def _row_parts(values: torch.Tensor) -> Sequence[torch.Tensor]:
@@ -253,96 +299,48 @@ def _some_rows(values: torch.Tensor, inputs: Inputs, grid: Grid, factor: _Factor
     """Of GPTQ's codes, or `kquant`'s without a factor, and `rtn`'s, those that leave each row the least error."""
     import torch
 
-    host = to_numpy(values)
-    first = kquant(host, grid, factor.importance, quick=factor.lower is not None)
-    other = rtn(host, grid)
-    if factor.lower is None:
-        missed = missed_by(values, first)
-        trusted = inputs.trusted(inputs.seen(missed), missed)
+    turned = values.T.contiguous()
+    grids, left = quick_grids(to_numpy(turned), grid, factor.importance)
+    missed = to_torch(left, turned)
+    seen_other, seen_weight = inputs.seen(missed, roughly=True), inputs.seen(turned, roughly=True)
+    other = inputs.trusted(seen_other, inputs.alone(missed))
+    if factor.pivots is None:
+        first = kquant(to_numpy(values), grid, factor.importance)
+        missed = missed_by(values, first).T
+        seen = inputs.seen(missed)
+        trusted = inputs.trusted(seen, inputs.alone(missed))
     else:
-        first, trusted, missed = _round(values, first, inputs, factor)
-    seen = inputs.as_seen(trusted, missed)
-    missed = missed_by(values, other)
-    seen_other = inputs.seen(missed)
-    is_first = trusted <= inputs.trusted(seen_other, missed)
-    squares = torch.stack([torch.where(is_first, seen, seen_other), seen_other, inputs.seen(values)])
+        first, trusted, seen = _round(turned, inputs, grids, factor)
+    is_first = trusted <= other + _NONE * seen_weight
+    squares = torch.stack([torch.where(is_first, seen, seen_other), seen_other, seen_weight])
     chosen = is_first.cpu().numpy()
-    codes = first if chosen.all() else _pick(chosen, first, other)
-    return _Part(codes, chosen, squares.clamp_min(0).double().cpu().numpy())
+    if not chosen.all():
+        first.put(~chosen, rtn(to_numpy(values[~is_first]), grid))
+    return _Part(first, chosen, squares.clamp_min(0).double().cpu().numpy())
 
 
 def _round(
-    values: torch.Tensor, start: Codes, inputs: Inputs, factor: _Factor
+    turned: torch.Tensor, inputs: Inputs, grids: TurnedGrids, factor: _Factor
 ) -> tuple[Codes, torch.Tensor, torch.Tensor]:
-    """Codes on the grids of ``start``, each column rounded to what makes good best what those before it missed.
+    """Codes of a weight ``[K, rows]``, each column rounded to what makes good best what those before it missed.
 
-    Also the squared error of each row's output, as the inputs are trusted, ``[rows]``; and what the codes miss, ``[rows, K]``.
+    Also the squared error of each row's output, as the inputs are trusted and as they were seen, ``[rows]``.
     """
     import torch
 
-    lower, order, count = factor.lower, factor.order, values.shape[1]
-    assert lower is not None
-    # columns become rows, so that each is one run of memory
-    goal = values.T.contiguous()[order]
-    missed, pivots = torch.empty_like(goal), lower.diagonal()
-    grids, block = _Grids.of(start, values), order // start.grid.block_size
-    found = torch.empty(goal.shape, dtype=torch.uint8, device=goal.device)
-    damped = torch.zeros_like(goal[0])
-    for stop in range(count, 0, -_COLUMNS):
-        part = slice(max(stop - _COLUMNS, 0), stop)
-        aim = torch.addmm(goal[part], (lower[stop:, part] / pivots[part]).T, missed[stop:])
-        own = grids.columns(block[part])
-        shares = (lower[part, part] / pivots[part]).T.contiguous()
-        steps = _round_columns(aim, goal[part], shares, own, missed[part])
-        found[order[part]] = (steps + own.zeros).to(torch.uint8)
-        # what remains of the aim is orthogonal to what other columns could do
-        damped += (aim.addcmul_(steps, own.scales, value=-1) * pivots[part, None]).square_().sum(dim=0)
-    trusted = damped - missed.square().T @ factor.added
-    missed = missed[order.argsort()].T
-    if bool((trusted < _LOST * damped).any()):
-        trusted = inputs.trusted(inputs.seen(missed), missed)
-    codes = np.repeat(zero_points(start)[..., None], start.grid.block_size, axis=2)
-    codes.reshape(len(codes), -1)[:, :count] = found.T.cpu().numpy()
-    return Codes(codes, start.scales, start.zero_points, start.grid), trusted, missed
-
-
-@dataclass
-class _Grids:
-    """The grids of some blocks, or columns: ``scales`` and ``zeros`` ``[columns, rows]``, and the largest code."""
-
-    scales: torch.Tensor
-    zeros: torch.Tensor
-    top: int
-
-    @classmethod
-    def of(cls, codes: Codes, like: torch.Tensor) -> _Grids:
-        scales, zeros = (to_torch(array, like).T.contiguous() for array in (codes.scales, zero_points(codes)))
-        return cls(scales, zeros, codes.grid.top)
-
-    def columns(self, blocks: torch.Tensor) -> _Grids:
-        """Those of the columns that lie in these blocks."""
-        return _Grids(self.scales[blocks], self.zeros[blocks], self.top)
-
-
-def _round_columns(
-    aim: torch.Tensor, goal: torch.Tensor, shares: torch.Tensor, grids: _Grids, missed: torch.Tensor
-) -> torch.Tensor:
-    """The steps of some columns, the last first, and what they miss of ``goal``; all but ``shares`` are ``[columns, rows]``.
-
-    ``shares [columns, columns]``: of what column k misses, ``shares[j, k]`` is added to the aim of column j.
-    """
-    import torch
-
-    low, high, steps = -grids.zeros, grids.top - grids.zeros, torch.empty_like(aim)
-    columns = zip(*(array.unbind(0) for array in (aim, goal, grids.scales, low, high, steps, missed)), strict=True)
-    done, count = missed.T, aim.shape[0]
-    for place, (value, weight, scale, least, most, step, left) in reversed(list(enumerate(columns))):
-        if place + 1 < count:
-            value.addmv_(done[:, place + 1 :], shares[place, place + 1 :])
-        torch.div(value, scale, out=step)
-        torch.clamp(step.round_(), least, most, out=step)
-        torch.addcmul(weight, step, scale, value=-1, out=left)
-    return steps
+    assert factor.pivots is not None
+    with torch.inference_mode():
+        loop = Columns(turned.index_select(0, factor.order), factor.shares, factor.pivots)
+        scales, low = to_torch(grids.scales, turned), -to_torch(grids.zeros, turned)
+        loop.run(scales, low, low + grids.grid.top, factor.order // grids.grid.block_size)
+        squares, inverse = loop.missed.square(), factor.order.argsort()
+        trusted = loop.damped - squares.T @ factor.added
+        alone = squares.T @ factor.power
+        seen = inputs.as_seen(trusted, alone)
+        if bool((trusted < _LOST * loop.damped).any()):
+            seen = inputs.seen(loop.missed[inverse])
+            trusted = inputs.trusted(seen, alone)
+        return grids.codes(loop.steps.index_select(0, inverse).cpu().numpy()), trusted, seen
 
 
 def stack(parts: Sequence[Codes]) -> Codes:
@@ -354,44 +352,26 @@ def stack(parts: Sequence[Codes]) -> Codes:
     return Codes(codes, scales, np.concatenate(zeros) if zeros else None, parts[0].grid)
 
 
-def _pick(is_first: NDArray[np.bool_], first: Codes, other: Codes) -> Codes:
-    """Each row from the first or from the other."""
-    picked = [
-        None if one is None or two is None else np.where(is_first.reshape(-1, *[1] * (one.ndim - 1)), one, two)
-        for one, two in (
-            (first.codes, other.codes),
-            (first.scales, other.scales),
-            (first.zero_points, other.zero_points),
-        )
-    ]
-    codes, scales, zeros = picked
-    assert codes is not None and scales is not None
-    return Codes(codes, scales, zeros, first.grid)
-
-
 def missed_by(values: torch.Tensor, codes: Codes) -> torch.Tensor:
     """What codes miss of ``values [rows, K]``."""
     return values - to_torch(dequantize(codes, values.shape[1]), values)
 
 
-def squared_outputs(weight: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
-    """The squared output of each row of ``weight [rows, K]``, summed over the tokens that made ``gram [K, K]``: ``[rows]``.
+def squared_outputs(turned: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
+    """The squared output of each row of a weight that is ``turned``, ``[K, rows]``, summed over the tokens: ``[rows]``.
 
-    A Gram matrix is symmetric: what lies below its diagonal counts by counting the other side twice.
+    ``gram [K, K]`` is of the same type. It is symmetric: what lies below its diagonal counts by counting the other side twice.
     """
     import torch
 
-    found = []
-    for rows in weight.split(_SOME_ROWS):
-        total = torch.zeros_like(rows[:, 0])
-        for start in range(0, len(gram), _STRIP):
-            strip = slice(start, start + _STRIP)
-            seen = rows[:, strip] @ gram[strip, strip]
-            if start:
-                seen.addmm_(rows[:, :start], gram[:start, strip], alpha=2)
-            total += (seen.mul_(rows[:, strip])).sum(dim=1)
-        found.append(total)
-    return torch.cat(found)
+    total = torch.zeros(turned.shape[1], dtype=torch.promote_types(turned.dtype, torch.float32), device=turned.device)
+    for start in range(0, len(gram), _STRIP):
+        strip = slice(start, start + _STRIP)
+        seen = gram[strip, strip] @ turned[strip]
+        if start:
+            seen.addmm_(gram[strip, :start], turned[:start], alpha=2)
+        total += (seen.mul_(turned[strip])).sum(dim=0, dtype=total.dtype)
+    return total
 
 
 def zero_points(codes: Codes) -> Bytes:

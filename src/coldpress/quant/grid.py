@@ -33,6 +33,8 @@ _HALF_RANGE = (np.float32(2.0**-14), np.float32(65504))
 #: weights that are worked on at once: few enough to stay in the cache, and enough that two threads, which take turns
 #: at the interpreter, seldom wait for each other (with a quarter of this, two threads are hardly faster than one)
 _CHUNK_WEIGHTS = 1 << 18
+#: rows of weights that are turned, of all blocks that are worked on at once
+_TURNED_ROWS = 2048
 #: smaller block ranges count as this, so that a block of zeros has a scale that is finite and can be divided by
 TINY = np.float32(2.0**-100)
 #: larger weights are refused: the sums of their squares would not fit into float32
@@ -90,6 +92,24 @@ class Grid:
         rounded: Floats = (bits + half_to_even & -(1 << missing)).view(np.float32)
         return rounded
 
+    def storable(self, scales: Floats, values: Floats) -> Floats:
+        """As `stored`, for blocks ``[block_size, G]`` with these values or steps; ColdpressError for scales beyond float16's range.
+
+        Scales below float16's normal numbers become the least of these: such a block is next to zero, and stays so. A block of
+        zeros is that whatever its scale.
+        """
+        found = self.stored(scales)
+        if self.scale_dtype != "float16":
+            return found
+        least, most = _HALF_RANGE
+        found = np.where(values.any(axis=0), np.maximum(found, least), np.float32(1))
+        if (found > most).any():
+            raise ColdpressError(
+                f"float16 scales reach to {most:.0f}, and a block of these weights needs {found.max():.2g}",
+                hint="store the scales as float32, or as bfloat16",
+            )
+        return found
+
 
 @dataclass
 class Codes:
@@ -103,6 +123,31 @@ class Codes:
     scales: Floats
     zero_points: Bytes | None
     grid: Grid
+
+    def put(self, which: NDArray[np.bool_], others: Codes) -> None:
+        """Take over these codes for some rows."""
+        self.codes[which], self.scales[which] = others.codes, others.scales
+        if self.zero_points is not None and others.zero_points is not None:
+            self.zero_points[which] = others.zero_points
+
+
+@dataclass
+class TurnedGrids:
+    """The grids of a weight that is turned, ``[K, rows]``: signed ``scales`` and ``zeros``, float32 ``[blocks, rows]``."""
+
+    scales: Floats
+    zeros: Floats
+    grid: Grid
+
+    def codes(self, steps: NDArray[np.int16]) -> Codes:
+        """The codes of steps ``[K, rows]``."""
+        (columns, rows), size = steps.shape, self.grid.block_size
+        whole = np.zeros((len(self.scales), size, rows), np.uint8)
+        whole.reshape(-1, rows)[:columns] = steps
+        whole += self.zeros.astype(np.uint8)[:, None]
+        codes = np.ascontiguousarray(whole.reshape(-1, rows).T).reshape(rows, -1, size)
+        zeros = None if self.grid.symmetric else np.ascontiguousarray(self.zeros.T.astype(np.uint8))
+        return Codes(codes, np.ascontiguousarray(self.scales.T), zeros, self.grid)
 
 
 @dataclass
@@ -143,6 +188,22 @@ def quantize(weight: Floats, grid: Grid, fit: Fitter) -> Codes:
     return Codes(codes.reshape(rows, blocks, grid.block_size), scales.reshape(rows, blocks), zeros, grid)
 
 
+def blocks_of(turned: Floats, grid: Grid) -> Iterator[tuple[slice, Floats]]:
+    """Runs of blocks (their place among all) of a weight that is turned, ``[K, rows]``, and their values ``[block_size, blocks * rows]``.
+
+    The last block is filled up with zeros. There are several at once where rows are few, and else a copy is seldom needed.
+    """
+    (columns, rows), size = turned.shape, grid.block_size
+    step = max(1, _TURNED_ROWS // max(rows, 1))
+    for start in range(0, grid.blocks(columns), step):
+        own = turned[start * size : (start + step) * size].astype(np.float32, copy=False)
+        missing = -len(own) % size
+        whole = np.pad(own, ((0, missing), (0, 0))) if missing else own
+        count = len(whole) // size
+        values = whole.reshape(count, size, rows).transpose(1, 0, 2).reshape(size, count * rows)
+        yield slice(start, start + count), values
+
+
 def round_to_grid(
     columns: Floats, grid: Grid, scales: Floats, zeros: Floats, out: Floats, span: tuple[Floats, Floats] | None = None
 ) -> Floats:
@@ -165,16 +226,7 @@ def _store(found: Fit, columns: Floats, grid: Grid) -> Fit:
 
     Scales below float16's normal numbers become the least of these: such a block is next to zero, and stays so.
     """
-    scales = grid.stored(found.scales)
-    if grid.scale_dtype == "float16":
-        least, most = _HALF_RANGE
-        # a block without any steps is zero whatever its scale
-        scales = np.where(found.steps.any(axis=0), np.maximum(scales, least), np.float32(1))
-        if (scales > most).any():
-            raise ColdpressError(
-                f"float16 scales reach to {most:.0f}, and a block of these weights needs {scales.max():.2g}",
-                hint="store the scales as float32, or as bfloat16",
-            )
+    scales = grid.storable(found.scales, found.steps)
     moved = scales != found.scales
     if moved.any():
         again = round_to_grid(columns, grid, scales, found.zeros, np.empty_like(columns))
@@ -254,7 +306,8 @@ def squared_error(weight: Floats, codes: Codes, importance: Floats | None = None
         part = slice(row, row + step)
         zero_points = None if codes.zero_points is None else codes.zero_points[part]
         values = dequantize(Codes(codes.codes[part], codes.scales[part], zero_points, codes.grid), weight.shape[1])
-        total += float(np.square(weight[part] - values, dtype=np.float64).sum(axis=0) @ per_column)
+        missed = np.subtract(weight[part], values, out=values)
+        total += float(np.einsum("rk,rk->k", missed, missed) @ per_column)
     return total
 
 

@@ -16,13 +16,25 @@ weights is the expected squared error of the output. Weighting by the magnitude 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coldpress.errors import ColdpressError
-from coldpress.quant.grid import TINY, Codes, Fit, Floats, Grid, block_range, quantize, round_to_grid
+from coldpress.quant.grid import (
+    TINY,
+    Codes,
+    Fit,
+    Floats,
+    Grid,
+    TurnedGrids,
+    block_range,
+    blocks_of,
+    quantize,
+    round_to_grid,
+)
 from coldpress.quant.lattice import keeping_lattice
 from coldpress.quant.rtn import range_grid
 
@@ -39,7 +51,7 @@ _CANDIDATES = {
     4: ((0.92, 1), *((width, 0) for width in (0.82, 0.86, 0.9, 0.94, 0.98, 1.02, 1.07, 1.14, 1.24))),
     8: tuple((width, 0) for width in (0.995, 1.0, 1.005, 1.01, 1.015, 1.02, 1.025, 1.03, 1.04, 1.05)),
 }
-#: those of a quick search
+#: those of a quick search; SmolLM2's divergence after GPTQ is 0.098 with none but the range, 0.092 with one, 0.082 with these
 _QUICK_CANDIDATES = {**_CANDIDATES, 4: ((0.84, 0), (0.92, 0), (1.0, 0), (1.1, 0))}
 #: further candidates where weights differ in importance: it can pay to cut off large ones that count little
 _NARROW_CANDIDATES = {
@@ -49,20 +61,39 @@ _NARROW_CANDIDATES = {
     8: ((0.85, 0), (0.9, 0), (0.95, 0), (0.975, 0)),
 }
 #: how much more than the mean a weight of a block must count for a quick search to try these
-_FAR_MORE = np.float32(8)
+_FAR_MORE = np.float32(16)
 
 
 def kquant(weight: Floats, grid: Grid, importance: Floats | None = None, *, quick: bool = False) -> Codes:
     """Quantize ``weight [rows, K]`` with the grids of least squared error that a short search finds.
 
     ``importance [K]``: what an error in each column counts, such as the mean square of that input; none: all alike.
-    In this measure no block is worse than with `rtn`. ``quick``: half the search, for grids on which something else chooses the
-    codes; in this measure they are some percent worse, after GPTQ they are as good.
+    In this measure no block is worse than with `rtn`. ``quick``: less than half the search, for grids on which something else chooses
+    the codes; in this measure they are some percent worse, after GPTQ they are as good.
     """
     tiles = None if importance is None else _tile(importance, weight.shape, grid)
-    return quantize(
-        weight, grid, keeping_lattice(weight, grid, lambda columns: _fit(_Blocks.of(columns, tiles, grid, quick)))
-    )
+    fit = _quick_fit if quick else _fit
+    search = keeping_lattice(weight, grid, lambda columns: fit(_Blocks.of(columns, tiles, grid)))
+    return quantize(weight, grid, search)
+
+
+def quick_grids(turned: Floats, grid: Grid, importance: Floats) -> tuple[TurnedGrids, Floats]:
+    """The grids of a quick `kquant` for a weight that is turned, ``[K, rows]``; and what `rtn` misses of it, ``[K, rows]``."""
+    rows, tiles = turned.shape[1], _tile(importance, turned.shape[::-1], grid)
+    scales, zeros = (np.empty((grid.blocks(len(turned)), rows), np.float32) for _ in range(2))
+    missed = np.empty((len(scales), grid.block_size, rows), np.float32)
+    search = keeping_lattice(turned.T, grid, lambda _: _search_quickly(blocks, best))
+    for part, columns in blocks_of(turned, grid):
+        blocks = _Blocks.of(columns, np.repeat(tiles[:, part], rows, axis=1), grid)
+        best = _ranged(blocks)
+        left = blocks.difference(best.scales, blocks.steps).reshape(grid.block_size, -1, rows)
+        np.copyto(missed[part], left.transpose(1, 0, 2))
+        found = search(columns)
+        stored = grid.storable(found.scales, columns)
+        is_turned = grid.symmetric & (found.zeros != grid.middle)
+        scales[part] = np.where(is_turned, -stored, stored).reshape(-1, rows)
+        zeros[part] = grid.middle if grid.symmetric else found.zeros.reshape(-1, rows)
+    return TurnedGrids(scales, zeros, grid), missed.reshape(-1, rows)[: len(turned)]
 
 
 def _tile(importance: Floats, shape: tuple[int, ...], grid: Grid) -> Floats:
@@ -86,23 +117,18 @@ class _Blocks:
     grid: Grid
     steps: Floats
     room: Floats
-    is_quick: bool
 
     @classmethod
-    def of(cls, columns: Floats, tiles: Floats | None, grid: Grid, is_quick: bool) -> _Blocks:
+    def of(cls, columns: Floats, tiles: Floats | None, grid: Grid) -> _Blocks:
         importance = None if tiles is None else np.tile(tiles, columns.shape[1] // tiles.shape[1])
-        return cls(
-            columns, block_range(columns), importance, grid, np.empty_like(columns), np.empty_like(columns), is_quick
-        )
+        return cls(columns, block_range(columns), importance, grid, np.empty_like(columns), np.empty_like(columns))
 
     def some(self, which: NDArray[np.int64]) -> _Blocks:
         """Those of these numbers."""
         importance = None if self.importance is None else self.importance[:, which]
         columns = self.columns[:, which]
         span = self.span[0][which], self.span[1][which]
-        return _Blocks(
-            columns, span, importance, self.grid, np.empty_like(columns), np.empty_like(columns), self.is_quick
-        )
+        return _Blocks(columns, span, importance, self.grid, np.empty_like(columns), np.empty_like(columns))
 
     def round(self, scales: Floats, zeros: Floats) -> Floats:
         """The steps of the columns on these grids; overwritten by the next call."""
@@ -142,6 +168,16 @@ class _Best:
     def put(self, which: NDArray[np.int64], others: _Best) -> None:
         self.scales[which], self.zeros[which], self.gains[which] = others.scales, others.zeros, others.gains
 
+    def compare_stored(self, blocks: _Blocks, scales: Floats, zeros: Floats) -> None:
+        """As `compare`, with scales as the grid stores them: so the gain is what they leave, and no refit has to follow."""
+        steps = blocks.round(scales, zeros)
+        along, power = blocks.dot(blocks.columns, steps), blocks.dot(steps, steps)
+        fitted: Floats = blocks.grid.stored(np.divide(along, np.maximum(power, TINY), dtype=np.float32))
+        gains = fitted * (2 * along - fitted * power)
+        better = (gains > self.gains) & (fitted > 0)
+        for own, other in ((self.gains, gains), (self.scales, fitted), (self.zeros, zeros)):
+            np.copyto(own, other, where=better)
+
     def compare(self, blocks: _Blocks, scales: Floats, zeros: Floats) -> None:
         """Take over these grids, with the scale refitted, for the blocks where they are better."""
         steps = blocks.round(scales, zeros)
@@ -165,6 +201,31 @@ def _fit(blocks: _Blocks) -> Fit:
     return _refit(blocks, scales, zeros, np.where(better, errors, range_errors))
 
 
+def _ranged(blocks: _Blocks) -> _Best:
+    """The grid of the range; its steps are those of ``blocks`` then."""
+    scales, zeros = range_grid(blocks.columns, blocks.grid)
+    steps = blocks.round(scales, zeros)
+    return _Best(scales, zeros, scales * (2 * blocks.dot(blocks.columns, steps) - scales * blocks.dot(steps, steps)))
+
+
+def _search_quickly(blocks: _Blocks, best: _Best) -> Fit:
+    """Compare few candidates, and narrower ones where few weights of a block count."""
+    for width, choice in _QUICK_CANDIDATES[blocks.grid.bits]:
+        best.compare_stored(blocks, *_candidate(blocks.grid, blocks.span, width, choice))
+    if blocks.importance is not None:
+        uneven = np.flatnonzero(blocks.importance.max(axis=0) > _FAR_MORE * blocks.importance.mean(axis=0))
+        if len(uneven):
+            some, found = blocks.some(uneven), best.some(uneven)
+            for scales, zeros in _narrow(some):
+                found.compare_stored(some, scales, zeros)
+            best.put(uneven, found)
+    return Fit(best.scales, best.zeros, blocks.round(best.scales, best.zeros))
+
+
+def _quick_fit(blocks: _Blocks) -> Fit:
+    return _search_quickly(blocks, _ranged(blocks))
+
+
 def _errors(blocks: _Blocks, scales: Floats, zeros: Floats) -> Floats:
     missed = blocks.difference(scales, blocks.round(scales, zeros))
     return blocks.dot(missed, missed)
@@ -172,28 +233,26 @@ def _errors(blocks: _Blocks, scales: Floats, zeros: Floats) -> Floats:
 
 def _search(blocks: _Blocks, best: _Best) -> _Best:
     """Compare all candidates; where importance draws the grid to one side, also the neighbours of the best zero."""
-    grid, span = blocks.grid, blocks.span
-    for width, choice in (_QUICK_CANDIDATES if blocks.is_quick else _CANDIDATES)[grid.bits]:
-        best.compare(blocks, *_candidate(grid, span, width, choice))
+    grid = blocks.grid
+    for width, choice in _CANDIDATES[grid.bits]:
+        best.compare(blocks, *_candidate(grid, blocks.span, width, choice))
     if blocks.importance is None:
         return best
-    if not blocks.is_quick:
-        best = _narrowed(blocks, best)
-    elif len(uneven := np.flatnonzero(blocks.importance.max(axis=0) > _FAR_MORE * blocks.importance.mean(axis=0))):
-        best.put(uneven, _narrowed(blocks.some(uneven), best.some(uneven)))
+    for scales, zeros in _narrow(blocks):
+        best.compare(blocks, scales, zeros)
     if not grid.symmetric:
         for step in (np.float32(1), np.float32(-1)):
             best.compare(blocks, best.scales, np.clip(best.zeros + step, np.float32(0), np.float32(grid.top)))
     return best
 
 
-def _narrowed(blocks: _Blocks, best: _Best) -> _Best:
+def _narrow(blocks: _Blocks) -> Iterator[tuple[Floats, Floats]]:
+    """Narrow candidates."""
     span = blocks.span
     if not blocks.grid.symmetric:
         span = _around_mean(blocks, span)
     for width, choice in _NARROW_CANDIDATES[blocks.grid.bits]:
-        best.compare(blocks, *_candidate(blocks.grid, span, width, choice))
-    return best
+        yield _candidate(blocks.grid, span, width, choice)
 
 
 def _around_mean(blocks: _Blocks, span: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
