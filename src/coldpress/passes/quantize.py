@@ -65,7 +65,7 @@ class Quantize(Pass):
     produces: ClassVar[str] = "hf"
     needs: ClassVar[tuple[str, ...]] = ("torch", "transformers")
     reads: ClassVar[tuple[str, ...]] = ("data_files",)
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     algorithm: str = _option(
         "best", "best is AWQ scales, GPTQ and a polish together, with tokens weighed by what they matter", ALGORITHMS
