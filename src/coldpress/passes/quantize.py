@@ -501,6 +501,9 @@ class _Run:
 
     def _head_after(self, names: list[str], worker: LayerQuantizer) -> Iterator[str]:
         """The head's name, where it is found to pay once these are done; it is added to them."""
+        from coldpress.networks import heap
+
+        heap.give_back()
         names += self._try_head(worker)
         yield from names[-1:] if self.trial and self.trial.pays else ()
 
