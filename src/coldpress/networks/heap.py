@@ -13,7 +13,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 #: larger blocks are mapped, and unmapped when they are freed; each costs page faults, so not too small
 _MAPPED_BYTES = 8 << 20
 #: what is free at the end of the heap stays there up to so much: to get pages anew takes as long as to work on them
-_KEPT_BYTES = 64 << 20
+_KEPT_BYTES = 24 << 20
 #: what a process may grow by while it works on one layer after the other
 LAYERS_BYTES = 32 << 20
 #: what the process had when it gave back the last time
