@@ -106,7 +106,7 @@ def test_an_unverified_model_is_called_so_and_other_weights_are_named(run, make_
     assert done.returncode == 0
     report, page = json.loads(done.stdout), (tmp_path / "out/report.html").read_text()
     assert report["verdict"] == "unverified" and "Not verified" in page
-    [remark] = report["source"]["notes"]
+    remark = report["source"]["notes"][0]
     assert "pytorch_model.bin beside model.safetensors" in remark
     assert remark in page and done.stderr == f"note: {remark}\n"
 
