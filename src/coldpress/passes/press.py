@@ -45,7 +45,6 @@ PRECISIONS = ("int4", "int8", "fp16", "bf16", "fp32")
 ALGORITHMS = ("rtn", "kquant")
 #: the algorithm of a layer whose codes the checkpoint held already
 AS_STORED = "as stored"
-_HALVES = {"fp16": "float16", "bf16": "bfloat16"}
 _GRID_OPTIONS = (
     "algorithm",
     "block_size",
@@ -114,9 +113,9 @@ class Press(Pass):
     trust_remote_code: bool = _option(False, "run configuration code that comes with the model")
 
     def check(self, model: Model | Planned, target: Target) -> None:
-        if self.precision in _HALVES:
+        if self.precision in ("fp16", "bf16"):
             fix = "use --precision int8 (a quarter of the size, faster) or fp32, or a GPU with --device gpu"
-            refuse(half_on_cpu(_HALVES[self.precision], target, fix))
+            refuse(half_on_cpu(self.precision, target, fix))
         if self.scale_dtype is not None and target.short_name != "cpu":
             raise ColdpressError(
                 f"scale_dtype has no effect on {target.provider}, whose graphs compute in half precision, scales included",
@@ -309,7 +308,10 @@ def _layers_of_adapters(model: Model | Planned) -> dict[str, dict[str, LowRank]]
     from coldpress.models import peft
     from coldpress.models.adapter_base import Base, on_base
 
-    folders, base = adapters_of(model), weights_of(model)
+    folders, base = (
+        adapters_of(model),
+        weights_of(model) or settings_of(model),
+    )  # on other grids, layers have their shapes
     if not folders or base is None:
         return {}
     names = model.provenance.attached or tuple(folders)

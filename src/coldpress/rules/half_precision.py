@@ -17,10 +17,10 @@ _HALVES = {"FLOAT16": "float16", "BFLOAT16": "bfloat16"}
 
 
 def half_on_cpu(dtype: str, target: Target, fix: str, place: str = "") -> Iterator[Finding]:
-    """The finding about products of this type (float16 or bfloat16) on a target, if there is one."""
+    """The finding about products of this type, by whichever name, on a target, if there is one."""
     if target.short_name == "cpu":
         yield Finding(
-            f"{dtype} on {target.provider}: it has no {dtype} matrix product, so every layer would be cast and run slower than float32",
+            f"{dtype} on {target.provider}: it has no {dtype} matrix product, so every layer would be cast and run slower than in float32",
             fix,
             place,
         )
