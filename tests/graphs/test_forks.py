@@ -35,9 +35,10 @@ def test_an_error_of_a_task_is_told_as_it_was_raised(workers):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks")
 def test_a_fork_that_dies_is_told():
+    before = set(psutil.Process().children())  # other tests may have kept some
     with pytest.raises(ColdpressError, match="ended by something else"):
         list(results([lambda: os.kill(os.getpid(), signal.SIGKILL), partial(pow, 3, 2)], 2))
-    assert psutil.Process().children() == []
+    assert set(psutil.Process().children()) <= before
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks")

@@ -99,8 +99,10 @@ def custom(folder: Path, **parameters: object) -> Job:
 
 def write_script(folder: Path, result: int = 7) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "score.py").write_text("def score(model, target):\n    from constants import RESULT\n    return RESULT\n")
-    (folder / "constants.py").write_text(f"RESULT = {result}\n")
+    (folder / "score.py").write_text(
+        "def score(model, target):\n    from what_it_scores import RESULT\n    return RESULT\n"
+    )
+    (folder / "what_it_scores.py").write_text(f"RESULT = {result}\n")
     (folder / "unrelated.py").write_text(f"nobody = {folder.name!r}\n")
     return folder
 

@@ -7,6 +7,7 @@ import os
 import pty
 import select
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -128,7 +129,12 @@ class Terminal:
         variables = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
         command = [sys.executable, "-m", "coldpress", "chat", *map(str, arguments), "--cache_dir", str(cache)]
         self.process = subprocess.Popen(
-            command, stdin=inner, stdout=inner, stderr=inner, env=variables, start_new_session=True
+            command,
+            stdin=inner,
+            stdout=inner,
+            stderr=inner,
+            env=variables,
+            start_new_session=True,
         )
         os.close(inner)
         self.unread = ""
@@ -148,14 +154,14 @@ class Terminal:
         os.write(self._end, text.encode())
 
     def interrupt(self) -> None:
-        import signal
-
         self.process.send_signal(signal.SIGINT)
 
 
 @pytest.fixture
 def terminal(folder, tmp_path):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
     made = Terminal(folder, "--greedy", "--max_new_tokens", 4, cache=tmp_path / "cache")
+    signal.signal(signal.SIGINT, before)
     yield made
     made.process.kill()
     made.process.wait()

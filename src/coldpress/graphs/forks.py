@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -46,17 +47,17 @@ def started(workers: int, inherited: Sequence[Callable[[], Any]] = ()) -> Execut
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
-    return ProcessPoolExecutor(workers, get_context("fork"), initializer=_begin, initargs=(inherited,))
+    return ProcessPoolExecutor(workers, get_context("fork"), initializer=_begin, initargs=(inherited, os.getpid()))
 
 
 #: of a fork: what it does by its number
 _tasks: Sequence[Callable[[], Any]] = ()
 
 
-def _begin(inherited: Sequence[Callable[[], Any]]) -> None:
+def _begin(inherited: Sequence[Callable[[], Any]], parent: int) -> None:
     global _tasks  # noqa: PLW0603
     _tasks = inherited
-    end_with_parent()
+    end_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who waits for this process is interrupted, too, and ends it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -65,6 +66,8 @@ def _do(number: int) -> Any:
     return _tasks[number]()
 
 
-def end_with_parent() -> None:
-    """This process is killed when the one it is a fork of ends, however that ends."""
+def end_with_parent(parent: int) -> None:
+    """This process is killed when the one it is a fork of ends, however that ends; now, where that has ended already."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(WORK_FAILED)

@@ -204,10 +204,10 @@ class Press(Pass):
                 threads=ctx.target.thread_count,
                 progress=lambda done, total: ctx.progress("pressing weights", done, total),
             )
-        shutil.rmtree(ctx.scratch / "capture")
-        copy_settings(base, ctx.scratch)
         known, pressed = model.provenance, time.perf_counter()
         where = lattices_in(layouts)
+        shutil.rmtree(ctx.scratch / "capture")  # weights that were computed are in there
+        copy_settings(base, ctx.scratch)
         layers = tuple(self._quantized(error, *where.get(error.name, (False, None))) for error in errors)
         weights = sum(math.prod(span.shape) for span in plain_tensors(base).values())
         provenance = replace(

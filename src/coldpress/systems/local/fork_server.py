@@ -176,20 +176,21 @@ def _serve() -> None:
         import onnxruntime  # noqa: F401
 
         import coldpress.graphs.session  # noqa: F401
+    server = os.getpid()
     for line in sys.stdin:
         child = os.fork()
         if not child:
-            _work_and_exit(json.loads(line), on_interrupt)
+            _work_and_exit(json.loads(line), on_interrupt, server)
         _, status = os.waitpid(child, 0)
         _say({"ended": os.waitstatus_to_exitcode(status)})
     os._exit(0)  # skips tearing down the libraries
 
 
-def _work_and_exit(request: dict[str, Any], on_interrupt: signal.Handlers) -> NoReturn:
+def _work_and_exit(request: dict[str, Any], on_interrupt: signal.Handlers, server: int) -> NoReturn:
     """In a fork: what is left of the parent is not to be cleaned up here."""
     code = 1
     try:
-        end_with_parent()
+        end_with_parent(server)
         signal.signal(signal.SIGINT, on_interrupt)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         _work(request)
