@@ -1,8 +1,8 @@
 """What LoRA slots cost on SmolLM2 in int4, with no adapter active and with one of rank 16, and how long a switch takes.
 
-Contenders are pressed alike: the base without slots, the base with slots for every linear layer (the most there can be) and for query
-and value only (PEFT's usual choice), each idle and with an adapter. Turns are fresh processes, one after the other. The adapters are
-random: what they say does not matter for time.
+Contenders are pressed alike: the base without slots, the base with slots for every linear layer (the most there can be)
+and for query and value only (PEFT's usual choice), each idle and with an adapter. Turns are fresh processes, one after
+the other. The adapters are random: what they say does not matter for time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""GPTQ of a model in the shape of Phi-3.5-mini with 128 windows of 512 tokens: memory, and time extrapolated to all layers.
+"""GPTQ of a model in the shape of Phi-3.5-mini with 128 windows of 512 tokens: memory, and time extrapolated to all
+layers.
 
-Checkpoints with one and with two layers of random weights are quantized. What the second layer takes longer is the time of a layer; the
-time of 32 is computed from it, not measured. Memory does not grow with the number of layers.
+Checkpoints with one and with two layers of random weights are quantized. What the second layer takes longer is the time
+of a layer; the time of 32 is computed from it, not measured. Memory does not grow with the number of layers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """GPTQ of SmolLM2-135M with 128 windows of 512 tokens: time and memory against Olive's GPTQ on the same token ids.
 
-Both start from the same float folder and end with a folder of 4-bit codes in groups of 32, asymmetric; embedding and head stay
-float, and nothing is verified. The tokens are from the Brown corpus, of which speed does not depend.
+Both start from the same float folder and end with a folder of 4-bit codes in groups of 32, asymmetric; embedding and
+head stay float, and nothing is verified. The tokens are from the Brown corpus, of which speed does not depend.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""Speed of SmolLM2's int4 and int8 models in onnxruntime-genai, and their distance from the source, against the model builder's.
+"""Speed of SmolLM2's int4 and int8 models in onnxruntime-genai, and their distance from the source, against the model
+builder's.
 
-Every turn is a fresh process that opens a model with a fixed number of threads, answers once without the clock, then several
-times with it. Quality is measured once, because it does not vary. The contender ``equal bits`` has the builder's encoding: 4 bits,
-symmetric, block 32, for the tied embedding and head too. SmolLM2's weights come from a 4-bit file (Q4_1: a scale and a
-float minimum for every 32), so its distances say little about models that were never quantized.
+Every turn is a fresh process that opens a model with a fixed number of threads, answers once without the clock, then
+several times with it. Quality is measured once, because it does not vary. The contender ``equal bits`` has the
+builder's encoding: 4 bits, symmetric, block 32, for the tied embedding and head too. SmolLM2's weights come from a
+4-bit file (Q4_1: a scale and a float minimum for every 32), so its distances say little about models that were never
+quantized.
 """
 
 from __future__ import annotations

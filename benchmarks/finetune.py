@@ -1,14 +1,15 @@
 """Fine-tuning SmolLM2 with LoRA: the time of a step and the loss, against Olive at its defaults.
 
-Two workloads, in both of which both sides train on the same rows, as many of them a step, and on the same layers with the same
-rank and learning rate:
+Two workloads, in both of which both sides train on the same rows, as many of them a step, and on the same layers with
+the same rank and learning rate:
 
 - ``rows``: each row a sample, as rows of questions and answers are trained on. Olive fills each up to 1024 tokens.
-- ``joined``: rows joined into windows of 1024 tokens, which is what Olive's command line does. Nothing is filled up there, so that
-  what is left are checkpointing, logits and the cast of weights.
+- ``joined``: rows joined into windows of 1024 tokens, which is what Olive's command line does. Nothing is filled up
+  there, so that what is left are checkpointing, logits and the cast of weights.
 
-Steps are timed inside the trainers, without loading and saving; the first is left out. The loss of a step is the mean over its
-tokens in both. Olive's samples come in another order, so losses are compared as means over the last half of the steps.
+Steps are timed inside the trainers, without loading and saving; the first is left out. The loss of a step is the mean
+over its tokens in both. Olive's samples come in another order, so losses are compared as means over the last half of
+the steps.
 """
 
 from __future__ import annotations

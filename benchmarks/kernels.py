@@ -1,4 +1,5 @@
-"""Where ONNX Runtime's quantized matrix product falls off a cliff on the CPU: is what coldpress refuses slow, and the rest fast?
+"""Where ONNX Runtime's quantized matrix product falls off a cliff on the CPU: is what coldpress refuses slow, and the
+rest fast?
 
 One product of a row with a weight of random codes (K=2048, N=4096), in one session each. The weight stays in the
 processor's cache, which flatters small encodings; a cliff is 20 times deeper than that.

@@ -1,8 +1,9 @@
 """The two labs of examples/ on SmolLM2, as make types them, from an empty cache: their times, losses and accuracies.
 
-Travel: the loss on the rows held out is measured by the training itself, on the quantized base, before and after; here once more on
-the int4 ONNX model that comes out, with its adapter active and without. What the adapter gains there is compared with what it gained
-in training. Emotion: how often the model names the right tone before training, after it, and in int4.
+Travel: the loss on the rows held out is measured by the training itself, on the quantized base, before and after; here
+once more on the int4 ONNX model that comes out, with its adapter active and without. What the adapter gains there is
+compared with what it gained in training. Emotion: how often the model names the right tone before training, after it,
+and in int4.
 """
 
 from __future__ import annotations

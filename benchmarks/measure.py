@@ -65,8 +65,9 @@ class Usage:
 
     ``cpu_s``: user and system time of the process and the descendants it waited for. ``peak_anonymous_mb``: the highest
     sum of ``RssAnon`` over the tree at one moment; mapped files, which the system can drop, are not in it.
-    ``peak_resident_mb``: the same for ``VmRSS``, with mapped files. ``others_cpu_s``: processor time of all else on the machine
-    meanwhile, this process included; near zero if the machine was quiet. ``output``: the last of stdout and stderr.
+    ``peak_resident_mb``: the same for ``VmRSS``, with mapped files. ``others_cpu_s``: processor time of all else on the
+    machine meanwhile, this process included; near zero if the machine was quiet. ``output``: the last of stdout and
+    stderr.
     """
 
     wall_s: float
@@ -184,14 +185,16 @@ def _memory(pid: int) -> tuple[int, int]:
 
 
 def _busy_s() -> float:
-    """Processor time that all processes and the system have used since the start, in seconds, summed over processors."""
+    """Processor time that all processes and the system have used since the start, in seconds, summed over
+    processors."""
     first, *_ = Path("/proc/stat").read_text(encoding="utf-8").splitlines()
     user, nice, system, _idle, _waiting, irq, softirq, steal = map(int, first.split()[1:9])
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def take_turns(contenders: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
-    """Each contender ``rounds`` times, in the order A B, B A, A B, ..., so that a slow spell of the machine hits all."""
+    """Each contender ``rounds`` times, in the order A B, B A, A B, ..., so that a slow spell of the machine hits
+    all."""
     results: dict[str, list[T]] = {name: [] for name in contenders}
     for turn in range(rounds):
         for name in list(contenders)[:: 1 if turn % 2 == 0 else -1]:
@@ -211,7 +214,8 @@ def spread_of_numbers(runs: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 
 
 def in_a_fresh_process(module: str, request: Mapping[str, Any], options: Options) -> Callable[[], dict[str, float]]:
-    """A turn that runs ``module`` with ``request`` as its one argument: the numbers it prints as JSON, and what it took."""
+    """A turn that runs ``module`` with ``request`` as its one argument: the numbers it prints as JSON, and what it
+    took."""
     command = [sys.executable, "-m", module, json.dumps(request)]
 
     def turn() -> dict[str, float]:
@@ -274,7 +278,8 @@ def save(name: str, outcome: Outcome, options: Options, results: Path) -> Path:
 
 
 def pinned(threads: int) -> dict[str, str]:
-    """Environment variables that limit the thread pools of the libraries that all contenders use, and keep them offline."""
+    """Environment variables that limit the thread pools of the libraries that all contenders use, and keep them
+    offline."""
     return {**dict.fromkeys(_THREAD_VARIABLES, str(threads)), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 

@@ -1,11 +1,12 @@
-"""Calibration of SmolLM2 alone and beside a program that keeps one processor busy, with threads that wait in several ways.
+"""Calibration of SmolLM2 alone and beside a program that keeps one processor busy, with threads that wait in several
+ways.
 
-A contender is a way to wait, which a user can set, too: libgomp's own (a spin of 300,000 rounds, some milliseconds to tens of them), sleeping
-at once, ours. A neighbour that never rests is the third thread on two processors: two thirds of the machine are left, so 1.5 times the
-time is fair, and what exceeds it was spun away.
+A contender is a way to wait, which a user can set, too: libgomp's own (a spin of 300,000 rounds, some milliseconds to
+tens of them), sleeping at once, ours. A neighbour that never rests is the third thread on two processors: two thirds of
+the machine are left, so 1.5 times the time is fair, and what exceeds it was spun away.
 
-The neighbour is a process of this benchmark on the same processors. The machine should be quiet otherwise: ``others_cpu_s`` of a turn
-tells, from which the neighbour's own time is taken.
+The neighbour is a process of this benchmark on the same processors. The machine should be quiet otherwise:
+``others_cpu_s`` of a turn tells, from which the neighbour's own time is taken.
 """
 
 from __future__ import annotations

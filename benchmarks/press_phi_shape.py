@@ -1,7 +1,7 @@
 """A model of Phi-3.5-mini's shape to int4: time and memory against the model builder, and memory against depth.
 
-The weights are random, 3.8 billion in bfloat16 (7.6 GB): time, memory and size do not depend on their values. One round, because
-it takes minutes; the builder needs about 20 GB of memory and is left out where there is less.
+The weights are random, 3.8 billion in bfloat16 (7.6 GB): time, memory and size do not depend on their values. One
+round, because it takes minutes; the builder needs about 20 GB of memory and is left out where there is less.
 """
 
 from __future__ import annotations
@@ -119,7 +119,8 @@ def _peak_mb(layers: int, options: Options) -> float:
 
 @contextmanager
 def random_checkpoint(layers: int, options: Options, vocabulary: int = _VOCABULARY) -> Iterator[Path]:
-    """A checkpoint with that many layers; removed afterwards unless it is to be kept, and taken as it is if kept before."""
+    """A checkpoint with that many layers; removed afterwards unless it is to be kept, and taken as it is if kept
+    before."""
     folder = options.scratch / f"phi_shape_{layers}_layers_{vocabulary}"
     if not (folder / "config.json").exists():
         write_checkpoint(folder, layers, smollm2_folder(options), vocabulary)
@@ -198,7 +199,8 @@ def _shards(tensors: dict[str, tuple[int, ...]]) -> list[dict[str, tuple[int, ..
 
 
 def _header(shard: dict[str, tuple[int, ...]]) -> bytes:
-    """The head of a safetensors file: its length (8 bytes, little-endian), then JSON that is padded to a multiple of 8."""
+    """The head of a safetensors file: its length (8 bytes, little-endian), then JSON that is padded to a multiple of
+    8."""
     entries, offset = {}, 0
     for name, shape in shard.items():
         end = offset + 2 * math.prod(shape)
@@ -210,7 +212,8 @@ def _header(shard: dict[str, tuple[int, ...]]) -> bytes:
 
 
 def _pieces(block: np.ndarray, shape: tuple[int, ...], random: np.random.Generator) -> Iterator[np.ndarray]:
-    """The weights of a tensor: ones for a norm, else stretches of the block from random places, with random flips of all signs."""
+    """The weights of a tensor: ones for a norm, else stretches of the block from random places, with random flips of
+    all signs."""
     left = math.prod(shape)
     if len(shape) == 1:
         yield _bfloat16(np.ones(left, np.float32))

@@ -1,7 +1,7 @@
 """SmolLM2-135M to int4: time and memory, against the model builder of onnxruntime-genai.
 
-Both read the same Hugging Face folder and write a folder for onnxruntime-genai. coldpress' command is the one people use,
-``auto-opt``, with ``--no_verify``.
+Both read the same Hugging Face folder and write a folder for onnxruntime-genai. coldpress' command is the one people
+use, ``auto-opt``, with ``--no_verify``.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ def coldpress(folder: Path, algorithm: str | None, threads: int, *more: str) -> 
 
 
 def press(command: Sequence[str], options: Options, keep_as: Path | None = None) -> Pressed:
-    """Run a command that writes ``out``, in an empty folder and with an empty cache; both are removed, or ``out`` kept."""
+    """Run a command that writes ``out``, in an empty folder and with an empty cache; both are removed, or ``out``
+    kept."""
     os.sync()  # pages that the one before left unwritten are not this one's work
     with tempfile.TemporaryDirectory(dir=options.scratch) as name:
         folder = Path(name)

@@ -1,8 +1,8 @@
 """What int4 costs: divergence and perplexity of coldpress' models and of other quantizers', against the float source.
 
-Two sources off the 4-bit grid, two corpora that nobody calibrates on, the same token ids for all (`quality_sources`). Every
-contender starts from the same float folder, in a process and an environment of its own; those that calibrate get the text
-that coldpress ships. Bytes are those of all weights, embedding and head included.
+Two sources off the 4-bit grid, two corpora that nobody calibrates on, the same token ids for all (`quality_sources`).
+Every contender starts from the same float folder, in a process and an environment of its own; those that calibrate get
+the text that coldpress ships. Bytes are those of all weights, embedding and head included.
 
 What was measured of the others stays in the scratch folder: with ``--keep``, a run goes on where another ended.
 """

@@ -25,7 +25,8 @@ _QUIET = {"CI": "true", "NNCF_CI": "1", "OLIVE_DISABLE_TELEMETRY": "1"}
 
 @dataclass(frozen=True)
 class Workplace:
-    """What a contender starts from: a float Hugging Face folder, token ids [windows, tokens] and the text they are from."""
+    """What a contender starts from: a float Hugging Face folder, token ids [windows, tokens] and the text they are
+    from."""
 
     source: Path
     calibration: Path
@@ -40,7 +41,8 @@ class Workplace:
 
 @dataclass(frozen=True)
 class Made:
-    """A contender's model: how it is scored (``onnx`` folder or ``gguf`` file), its bytes of weights, what each step took."""
+    """A contender's model: how it is scored (``onnx`` folder or ``gguf`` file), its bytes of weights, what each step
+    took."""
 
     kind: str
     model: Path
@@ -63,7 +65,8 @@ def pressed(*options: str) -> Maker:
 
 
 def quantized(algorithm: str, more: Callable[[Workplace], Sequence[str]] = lambda _: ()) -> Maker:
-    """``coldpress quantize``, then ``coldpress auto-opt`` on its folder, which keeps the codes; ``more`` are options."""
+    """``coldpress quantize``, then ``coldpress auto-opt`` on its folder, which keeps the codes; ``more`` are
+    options."""
 
     def make(place: Workplace, folder: Path) -> Made:
         grid = ["--precision", "int4", "--group_size", "32", "--asymmetric"]
@@ -87,8 +90,8 @@ def within_budget(place: Workplace) -> list[str]:
 def builder(place: Workplace, folder: Path) -> Made:
     """onnxruntime-genai's model builder: k-quant, 4 and 8 bits mixed as in llama.cpp.
 
-    It is the builder of Olive's environment: the newest (0.18) asks for a transformers with which it fails on Gemma 3. An
-    embedding that is tied shares the codes of the head; one that is not stays float, as k-quant has no Gather.
+    It is the builder of Olive's environment: the newest (0.18) asks for a transformers with which it fails on Gemma 3.
+    An embedding that is tied shares the codes of the head; one that is not stays float, as k-quant has no Gather.
     """
     config = json.loads((place.source / "config.json").read_text(encoding="utf-8"))
     program: list[str | Path] = [peers.python("olive", place.options), "-m", "onnxruntime_genai.models.builder"]

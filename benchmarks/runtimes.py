@@ -1,8 +1,8 @@
 """Decode and prompt speed of SmolLM2 in three runtimes, each with 4-bit models made of the same float folder.
 
-coldpress' default and its 4-bit head in onnxruntime-genai, llama.cpp's Q4_0 and Q4_K_M by its own ``llama-bench``, OpenVINO GenAI with
-NNCF's int4. A prompt of 256 tokens, then 64 tokens behind it; every turn is a fresh process, and one answer in it is not counted.
-llama.cpp draws its tokens at random, the others read the same text.
+coldpress' default and its 4-bit head in onnxruntime-genai, llama.cpp's Q4_0 and Q4_K_M by its own ``llama-bench``,
+OpenVINO GenAI with NNCF's int4. A prompt of 256 tokens, then 64 tokens behind it; every turn is a fresh process, and
+one answer in it is not counted. llama.cpp draws its tokens at random, the others read the same text.
 """
 
 from __future__ import annotations

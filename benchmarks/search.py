@@ -1,7 +1,9 @@
-"""Search: what the engine costs, how fast points are proposed and stored, and 24 points of MiniLM with and without a shared past.
+"""Search: what the engine costs, how fast points are proposed and stored, and 24 points of MiniLM with and without a
+shared past.
 
-The 24 points are four ways to int8, three levels of graph optimization and two numbers of threads. One by one, each is a run of its own
-with an empty cache; the search does what points share once. Then the search is killed at random moments, and begun again.
+The 24 points are four ways to int8, three levels of graph optimization and two numbers of threads. One by one, each is
+a run of its own with an empty cache; the search does what points share once. Then the search is killed at random
+moments, and begun again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,11 @@
-"""Reading a source as the reference of a verification: loaded by transformers, and streamed by coldpress. Time, and memory.
+"""Reading a source as the reference of a verification: loaded by transformers, and streamed by coldpress.
 
-SmolLM2 once as it is unpacked, in float32, and once in bfloat16, which is cast while it runs. And a model of 3.8 billion random weights
-in bfloat16: as transformers loads it, and as it is read where it does not fit, streamed after a part was compared. Streaming alone is
-what a verification did before anything was compared. Of the large model there is one round, on fewer windows: reading counts for more.
+Time, and memory.
+
+SmolLM2 once as it is unpacked, in float32, and once in bfloat16, which is cast while it runs. And a model of 3.8
+billion random weights in bfloat16: as transformers loads it, and as it is read where it does not fit, streamed after a
+part was compared. Streaming alone is what a verification did before anything was compared. Of the large model there is
+one round, on fewer windows: reading counts for more.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Presses a tiny model of every class and setting and compares it with transformers: ``python docs/sweep.py [CLASS ...]``.
+"""Presses a tiny model of every class and setting and compares it with transformers: ``python docs/sweep.py [CLASS
+...]``.
 
-Writes ``src/coldpress/graphs/architectures.json``, which presses go by, and ``docs/architectures.md``. With classes, only those
-are tried again; with ``--defaults``, those that are not in the table yet, without their settings.
+Writes ``src/coldpress/graphs/architectures.json``, which presses go by, and ``docs/architectures.md``. With classes,
+only those are tried again; with ``--defaults``, those that are not in the table yet, without their settings.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ def _write(classes: dict[str, Any]) -> None:
 
 
 def all_classes() -> list[tuple[str, str]]:
-    """(model type, class) of every decoder and encoder-decoder of transformers, and of the encoders that mobius knows."""
+    """(model type, class) of every decoder and encoder-decoder of transformers, and of the encoders that mobius knows.
+    """
     import mobius
     from transformers.models.auto import modeling_auto as auto
 
@@ -109,7 +111,8 @@ def all_classes() -> list[tuple[str, str]]:
 
 
 def swept(model_type: str, name: str, only_defaults: bool = False) -> dict[str, Any]:
-    """What presses of a class: ``right``: setting -> kinds of its values; ``refused``: variant -> why; ``why`` if nothing does."""
+    """What presses of a class: ``right``: setting -> kinds of its values; ``refused``: variant -> why; ``why`` if
+    nothing does."""
     import mobius
 
     from coldpress.graphs.trust import settings_of

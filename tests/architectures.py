@@ -274,7 +274,8 @@ def checkpoint(name: str, folder: Path, **changes: Any) -> Tiny:
 
 
 def _randomise(model: Any) -> None:
-    """Weights that keep a signal's size through a layer; norms and biases away from the ones and zeros they start as."""
+    """Weights that keep a signal's size through a layer; norms and biases away from the ones and zeros they start
+    as."""
     import torch
 
     generator = torch.Generator().manual_seed(0)

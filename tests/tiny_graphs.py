@@ -46,7 +46,8 @@ def write_word_tokenizer(folder: Path, words: Sequence[str], longest: int = 16) 
 def write_text_classifier(
     folder: Path, table: np.ndarray, each_token: bool = False, batch: str | int = "batch"
 ) -> Path:
-    """A model whose logits are the mean, without padding, of the rows of ``table [words, classes]``, or each row itself."""
+    """A model whose logits are the mean, without padding, of the rows of ``table [words, classes]``, or each row
+    itself."""
     folder.mkdir(parents=True, exist_ok=True)
     ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, [batch, "sequence"])
     mask = helper.make_tensor_value_info("attention_mask", TensorProto.INT64, [batch, "sequence"])
@@ -72,7 +73,8 @@ def write_text_classifier(
 
 
 def write_linear(folder: Path, weights: np.ndarray, shape: Sequence[str | int], name: str = "pixels") -> Path:
-    """A model with one float input of ``shape [N, ...]``, flattened and multiplied by ``weights [all the rest, classes]``."""
+    """A model with one float input of ``shape [N, ...]``, flattened and multiplied by ``weights [all the rest,
+    classes]``."""
     folder.mkdir(parents=True, exist_ok=True)
     given = helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", weights.shape[1]])

@@ -112,7 +112,8 @@ def llama_source(options: Options) -> Path:
 
 
 def llama_tools(options: Options) -> Path:
-    """The folder with llama-quantize, llama-imatrix, llama-bench and their libraries, compiled if needed: some minutes."""
+    """The folder with llama-quantize, llama-imatrix, llama-bench and their libraries, compiled if needed: some
+    minutes."""
     build = options.scratch / "peers" / "llama_build"
     if not all((build / "bin" / tool).exists() for tool in _TOOLS):
         vendor = llama_source(options) / "vendor" / "llama.cpp"

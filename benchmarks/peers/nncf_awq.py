@@ -1,7 +1,9 @@
-"""NNCF's weight compression of an ONNX model with float weights: AWQ and scale estimation, int4 asymmetric, groups of 32.
+"""NNCF's weight compression of an ONNX model with float weights: AWQ and scale estimation, int4 asymmetric, groups of
+32.
 
-``python nncf_awq.py SOURCE CALIBRATION.npy OUT``, in NNCF's environment. The embedding and the head become int8, which is
-NNCF's own default; a head that is tied to the embedding becomes a tensor of its own, without which NNCF fails. ``SOURCE`` is a folder with model.onnx that gives the logits of all positions; so will ``OUT`` be.
+``python nncf_awq.py SOURCE CALIBRATION.npy OUT``, in NNCF's environment. The embedding and the head become int8, which
+is NNCF's own default; a head that is tied to the embedding becomes a tensor of its own, without which NNCF fails.
+``SOURCE`` is a folder with model.onnx that gives the logits of all positions; so will ``OUT`` be.
 """
 
 import json

@@ -1,8 +1,9 @@
-"""Olive's LoRA pass at its defaults, with the steps timed: ``python olive_finetune.py REQUEST.json``, in Olive's environment.
+"""Olive's LoRA pass at its defaults, with the steps timed: ``python olive_finetune.py REQUEST.json``, in Olive's
+environment.
 
-The request: ``model``, ``rows`` (a JSON lines file with the field ``text``), ``strategy`` (how rows become samples), ``max_steps``,
-``max_seq_len``, ``target_modules``, ``out``, ``result``. The result file gets the seconds and the loss of each step, and how many
-tokens a step had, padding included and not.
+The request: ``model``, ``rows`` (a JSON lines file with the field ``text``), ``strategy`` (how rows become samples),
+``max_steps``, ``max_seq_len``, ``target_modules``, ``out``, ``result``. The result file gets the seconds and the loss
+of each step, and how many tokens a step had, padding included and not.
 """
 
 import json
@@ -40,7 +41,10 @@ class Counts:
 
 
 def watch(trainer) -> None:
-    """Have each of transformers' trainers note its steps and count its batches. Wherever it is imported, it is this class."""
+    """Have each of transformers' trainers note its steps and count its batches.
+
+    Wherever it is imported, it is this class.
+    """
     made, trained = trainer.__init__, trainer.training_step
 
     def init(self, *args, **options):

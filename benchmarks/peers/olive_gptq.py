@@ -1,7 +1,8 @@
-"""Olive's GPTQ, 4 bits asymmetric in groups of 32, head and embedding rounded to 8 bits, as an onnxruntime-genai folder.
+"""Olive's GPTQ, 4 bits asymmetric in groups of 32, head and embedding rounded to 8 bits, as an onnxruntime-genai
+folder.
 
-``python olive_gptq.py SOURCE CALIBRATION.npy OUT [PASS ...]``, in Olive's environment; token ids [windows, tokens]. With names of
-passes, such as gptq, only these run: then the folder holds what they give.
+``python olive_gptq.py SOURCE CALIBRATION.npy OUT [PASS ...]``, in Olive's environment; token ids [windows, tokens].
+With names of passes, such as gptq, only these run: then the folder holds what they give.
 """
 
 import sys

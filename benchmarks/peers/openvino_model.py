@@ -1,7 +1,7 @@
 """A Hugging Face folder as an int4 model for OpenVINO GenAI: ``python openvino_model.py FOLDER OUTPUT GROUP_SIZE``.
 
-optimum-intel's export with NNCF's compression of weights, asymmetric int4 in groups for all layers but embedding and head, which NNCF keeps
-in int8.
+optimum-intel's export with NNCF's compression of weights, asymmetric int4 in groups for all layers but embedding and
+head, which NNCF keeps in int8.
 """
 
 import sys

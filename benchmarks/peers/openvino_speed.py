@@ -1,6 +1,7 @@
 """Speed of a model in OpenVINO GenAI: ``python openvino_speed.py REQUEST``, which is JSON; prints numbers as JSON.
 
-The request has ``folder``, ``prompt`` (token ids), ``new_tokens``, ``threads`` and ``repeats``. The first answer is not counted.
+The request has ``folder``, ``prompt`` (token ids), ``new_tokens``, ``threads`` and ``repeats``. The first answer is not
+counted.
 """
 
 import json

@@ -40,7 +40,8 @@ def main() -> None:
 def answer(
     model: og.Model, tokenizer: og.Tokenizer, prompt: str, max_length: int, adapter: tuple[og.Adapters, str] | tuple[()]
 ) -> Iterator[str]:
-    """The likeliest answer to a prompt, piece by piece; ``adapter``: those that are loaded, and the name of the active one."""
+    """The likeliest answer to a prompt, piece by piece; ``adapter``: those that are loaded, and the name of the active
+    one."""
     params = og.GeneratorParams(model)
     params.set_search_options(max_length=max_length, do_sample=False)
     generator = og.Generator(model, params)

@@ -28,8 +28,8 @@ def optimize_workflow(
 ) -> Workflow:
     """The workflow behind ``auto-opt`` and ``optimize``.
 
-    ``options``: ``device``, ``provider``, ``threads``, ``no_verify``, ``tolerance``, ``eval_data``, ``verify_memory`` (gigabytes),
-    ``trust_remote_code``, ``adapter_path`` (PEFT folders), and the parameters of the pass ``press``.
+    ``options``: ``device``, ``provider``, ``threads``, ``no_verify``, ``tolerance``, ``eval_data``, ``verify_memory``
+    (gigabytes), ``trust_remote_code``, ``adapter_path`` (PEFT folders), and the parameters of the pass ``press``.
     """
     return _workflow(model_name_or_path, output_path, recipes.press_recipe, options)
 
@@ -69,9 +69,9 @@ def optimize(
 ) -> Report:
     """Turn a model into a verified ONNX model in the folder ``output_path`` (None: leave it in the cache).
 
-    ``options`` are those of ``coldpress optimize``: ``precision="int4"``, ``device="cpu"``, ``tolerance="0.1"``, ``no_verify=True``,
-    ``block_size=32``, ... Raises ColdpressError; a model that is worse than its tolerance is written, and
-    ``Report.exit_code`` is 3.
+    ``options`` are those of ``coldpress optimize``: ``precision="int4"``, ``device="cpu"``, ``tolerance="0.1"``,
+    ``no_verify=True``, ``block_size=32``, ... Raises ColdpressError; a model that is worse than its tolerance is
+    written, and ``Report.exit_code`` is 3.
     """
     workflow = optimize_workflow(model_name_or_path, output_path, **options)
     return _run(workflow, store=Store(cache_dir), overwrite=overwrite)
@@ -83,7 +83,8 @@ auto_opt = optimize
 def quantize_workflow(
     model_name_or_path: str | Path, output_path: str | Path | None = QUANTIZED, **options: Any
 ) -> Workflow:
-    """The workflow behind ``quantize``; ``options`` as in `optimize_workflow`, with the parameters of the pass ``quantize``."""
+    """The workflow behind ``quantize``; ``options`` as in `optimize_workflow`, with the parameters of the pass
+    ``quantize``."""
     recipe = lambda given, _target: recipes.quantize_recipe(given)  # noqa: E731
     return _workflow(model_name_or_path, output_path, recipe, options)
 
@@ -96,7 +97,8 @@ def quantize(
     cache_dir: str | Path | None = None,
     **options: Any,
 ) -> Report:
-    """Quantize a model's weights, calibrated, into a Hugging Face folder that transformers loads and `optimize` presses.
+    """Quantize a model's weights, calibrated, into a Hugging Face folder that transformers loads and `optimize`
+    presses.
 
     ``options`` are those of ``coldpress quantize``: ``algorithm="best"``, ``precision="int4"``, ``group_size=32``,
     ``data_files=("rows.jsonl",)``, ``text_template="{question} {answer}"``, ... Raises ColdpressError.
@@ -108,7 +110,10 @@ def quantize(
 def finetune_workflow(
     model_name_or_path: str | Path, output_path: str | Path | None = TUNED, **options: Any
 ) -> Workflow:
-    """The workflow behind ``finetune``; ``options`` as in `finetune`. Without a device it is a GPU where torch finds one."""
+    """The workflow behind ``finetune``; ``options`` as in `finetune`.
+
+    Without a device it is a GPU where torch finds one.
+    """
     for name in ("eval_data", "no_verify", "tolerance", "verify_memory"):
         if name in options:
             hint = "rows held out are the verdict: eval_files, eval_split or eval_dataset_size"
@@ -131,11 +136,12 @@ def finetune(
     cache_dir: str | Path | None = None,
     **options: Any,
 ) -> Report:
-    """Train an adapter on a float or a quantized model; ``output_path`` gets ``model`` (the base as it was) and ``adapter`` (PEFT's).
+    """Train an adapter on a float or a quantized model; ``output_path`` gets ``model`` (the base as it was) and
+    ``adapter`` (PEFT's).
 
-    ``options`` are those of ``coldpress finetune``: ``data_files=("rows.jsonl",)``, ``text_template="{question} {answer}"``,
-    ``lora_r=16``, ``training_args={"max_steps": 100}``, ``fresh=True`` (do not go on from a run that was stopped), ... Raises
-    ColdpressError; where the loss on rows held out did not fall, ``Report.exit_code`` is 3.
+    ``options`` are those of ``coldpress finetune``: ``data_files=("rows.jsonl",)``, ``text_template="{question}
+    {answer}"``, ``lora_r=16``, ``training_args={"max_steps": 100}``, ``fresh=True`` (do not go on from a run that was
+    stopped), ... Raises ColdpressError; where the loss on rows held out did not fall, ``Report.exit_code`` is 3.
     """
     workflow = finetune_workflow(model_name_or_path, output_path, **options)
     running = replace(workflow.run, cache_dir=str(cache_dir) if cache_dir else None)
@@ -147,8 +153,8 @@ def run(
 ) -> Report:
     """Run a workflow: an object, plain data, or a YAML or JSON file, of coldpress's own form or Olive's.
 
-    With ``run: {log_level: 1}`` or 0 in it, finished steps are told on stderr. Keys of an Olive file that have no effect are
-    logged as warnings.
+    With ``run: {log_level: 1}`` or 0 in it, finished steps are told on stderr. Keys of an Olive file that have no
+    effect are logged as warnings.
     """
     checked = (
         workflow if isinstance(workflow, Workflow) else load_workflow(workflow, logging.getLogger(__name__).warning)
@@ -183,7 +189,8 @@ def run_pass(
 def pass_workflow(
     pass_name: str, model_name_or_path: str | Path, output_path: str | Path | None = PASS_OUTPUT, **parameters: Any
 ) -> Workflow:
-    """The workflow behind ``run-pass``: one pass, nothing measured; verified where the pass asks for it, and from ONNX to ONNX."""
+    """The workflow behind ``run-pass``: one pass, nothing measured; verified where the pass asks for it, and from ONNX
+    to ONNX."""
     target = resolve_target(**{key: parameters.pop(key) for key in _TARGET if key in parameters})
     part = parts.find("passes", pass_name)
     can_be = part.is_verified or (part.accepts == ("onnx",) and part.produces == "onnx")

@@ -1,6 +1,7 @@
 """What the libraries find in the environment of our processes and of all that these start; and what that says of us.
 
-They read it once, when they are loaded, so it is made when the package is imported, before any of them. What the user has set stays.
+They read it once, when they are loaded, so it is made when the package is imported, before any of them. What the user
+has set stays.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: Nothing is reported: ONNX Runtime would keep a device id and a queue of events in the user's home and send them to Microsoft, the
-#: hub's libraries would say in their requests what they are used from.
+#: Nothing is reported: ONNX Runtime would keep a device id and a queue of events in the user's home and send them to
+#: Microsoft, the hub's libraries would say in their requests what they are used from.
 _SILENCE = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-#: Threads of OpenMP that wait sleep after some microseconds. By default they spin for milliseconds, and on a machine that others use,
-#: too, they spin on the processor that the thread they wait for needs (docs/decisions/0012-threads-that-wait.md).
+#: Threads of OpenMP that wait sleep after some microseconds. By default they spin for milliseconds, and on a machine
+#: that others use, too, they spin on the processor that the thread they wait for needs
+#: (docs/decisions/0012-threads-that-wait.md).
 _PATIENCE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "100"}
 #: what else a user may have said of this
 _USERS_PATIENCE = (*_PATIENCE, "KMP_BLOCKTIME")
@@ -30,7 +32,8 @@ def prepare() -> None:
 
 
 def as_for_an_app() -> None:
-    """Let threads wait as in a program that knows nothing of us: what is timed in this process counts for such programs."""
+    """Let threads wait as in a program that knows nothing of us: what is timed in this process counts for such
+    programs."""
     if all(os.environ.get(name) == value for name, value in _PATIENCE.items()):
         for name in _PATIENCE:
             del os.environ[name]

@@ -1,4 +1,5 @@
-"""Does every pass once, with tiny models: ``python every_pass.py SOURCES OUT [NAME ...]``; the results lie in ``OUT/NAME``.
+"""Does every pass once, with tiny models: ``python every_pass.py SOURCES OUT [NAME ...]``; the results lie in
+``OUT/NAME``.
 
 What is known of each result survives JSON.
 """

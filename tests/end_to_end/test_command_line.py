@@ -334,7 +334,8 @@ def test_a_provider_that_is_not_here_is_built_but_not_verified(run, tiny_model, 
 
 @pytest.fixture
 def interruptible():
-    """Children get interrupts, also where the shell that began these tests has them ignored, as it has in the background."""
+    """Children get interrupts, also where the shell that began these tests has them ignored, as it has in the
+    background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -359,7 +360,8 @@ def test_an_interrupt_leaves_nothing_behind(interruptible, environment, tiny_mod
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_an_interrupt_while_code_is_made_of_a_string_ends_with_130_too(interruptible, environment, tmp_path):
-    """As while dataclasses are made; Python then ends by the signal, whoever catches the exception, if it is its own."""
+    """As while dataclasses are made; Python then ends by the signal, whoever catches the exception, if it is its
+    own."""
     (tmp_path / "interrupted.py").write_text(
         "from coldpress import cli\n"
         "cli.app.main = lambda *rest, **more: exec('import os, signal; os.kill(os.getpid(), signal.SIGINT); 1 + 1')\n"

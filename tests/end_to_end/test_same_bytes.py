@@ -1,4 +1,5 @@
-"""The same request gives the same bytes, wherever it is made and by whom, and leaves nothing of us in a home but the cache."""
+"""The same request gives the same bytes, wherever it is made and by whom, and leaves nothing of us in a home but the
+cache."""
 
 from __future__ import annotations
 

@@ -22,7 +22,8 @@ def environment(tmp_path_factory):
 
 @pytest.fixture
 def lab(environment, tmp_path):
-    """A copy of an example's folder in which commands are run as they are typed; the user's home holds caches of the hub at most."""
+    """A copy of an example's folder in which commands are run as they are typed; the user's home holds caches of the
+    hub at most."""
 
     def enter(name):
         folder = shutil.copytree(commands.EXAMPLES / name, tmp_path / name, ignore=shutil.ignore_patterns("models"))

@@ -1,4 +1,5 @@
-"""The examples' data: as much as is promised, nothing twice, nothing measured on that was trained on, all of it readable."""
+"""The examples' data: as much as is promised, nothing twice, nothing measured on that was trained on, all of it
+readable."""
 
 from __future__ import annotations
 
@@ -60,7 +61,8 @@ def test_rows_are_whole_and_as_many_as_their_page_says(file, fields, count):
 
 @pytest.mark.parametrize(("train", "held_out"), [(TRAVEL, TRAVEL_HELD_OUT), (EMOTION, EMOTION_HELD_OUT)])
 def test_no_row_is_like_another(train, held_out):
-    """No two rows share more than half of their words, and no row that is measured on is like one that is trained on."""
+    """No two rows share more than half of their words, and no row that is measured on is like one that is trained
+    on."""
     trained, measured = [list(map(words, read(file))) for file in (train, held_out)]
     pairs = [*combinations(trained, 2), *combinations(measured, 2), *product(trained, measured)]
     alike = [(one, other) for one, other in pairs if likeness(one, other) > 0.5]

@@ -1,4 +1,5 @@
-"""The folders that are mutated: tiny models of several architectures and packed formats, with a tokenizer that merges."""
+"""The folders that are mutated: tiny models of several architectures and packed formats, with a tokenizer that
+merges."""
 
 from __future__ import annotations
 

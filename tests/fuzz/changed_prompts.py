@@ -11,12 +11,21 @@ from typing import Any
 from tests.fuzz.folder import edit
 
 TEMPLATES = (
-    "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}",
+    (
+        "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt"
+        " %}[assistant] {% endif %}"
+    ),
     "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}{{ eos_token }}{% endfor %}",
     "{% for m in messages %}{% if loop.first and m.role != 'system' %}S{% endif %}{{ m.content | upper }}{% endfor %}",
     "{%- for m in messages -%}\n  {{- m.role + ':' + m.content -}}\n{%- endfor -%}",
-    "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{{ ns.n }}{{ m.content }}{% endfor %}",
-    "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}",
+    (
+        "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{{ ns.n }}{{ m.content }}{%"
+        " endfor %}"
+    ),
+    (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}{% for m in messages %}{{"
+        " m.content }}{% endfor %}"
+    ),
     "{{ messages | tojson }}",
     "{% for m in messages %}{{ m.content.split(' ')[0] }}{{ strftime_now('%Y') }}{% endfor %}",
     "{% for m in messages %}{{ m.content }",

@@ -1,7 +1,8 @@
-"""Graphs built one after the other by forks of one process that has built one already, so that hundreds of presses take minutes.
+"""Graphs built one after the other by forks of one process that has built one already, so that hundreds of presses take
+minutes.
 
-``python -m tests.fuzz.graph_server``: on a line of stdin the path of a request of `coldpress.graphs.worker`, on a line of stdout, as JSON, the
-worker's exit code and what it printed.
+``python -m tests.fuzz.graph_server``: on a line of stdin the path of a request of `coldpress.graphs.worker`, on a line
+of stdout, as JSON, the worker's exit code and what it printed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Random ONNX graphs: everything that exporters are known to write, and some that they might.
 
-A graph is a chain of blocks, each of which takes rows ``[axis, width]`` and gives rows of some width. What the graph as a whole is like
-(opset, names, where tensors lie) is drawn, too. Numbers stay near the normal distribution, so that a wrong result is a far one.
+A graph is a chain of blocks, each of which takes rows ``[axis, width]`` and gives rows of some width. What the graph as
+a whole is like (opset, names, where tensors lie) is drawn, too. Numbers stay near the normal distribution, so that a
+wrong result is a far one.
 """
 
 from __future__ import annotations

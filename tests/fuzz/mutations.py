@@ -1,7 +1,7 @@
 """What goes wrong with Hugging Face folders: each function does one such thing to a folder, at random.
 
-A mutation may leave a folder as good as it was, or break it, or make another model of it. `CHECKPOINT` are for all folders, `PACKED`
-for quantized ones.
+A mutation may leave a folder as good as it was, or break it, or make another model of it. `CHECKPOINT` are for all
+folders, `PACKED` for quantized ones.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Folders changed at random: each is refused, found to be worse, or pressed to what transformers computes and to the prompts it makes.
+"""Folders changed at random: each is refused, found to be worse, or pressed to what transformers computes and to the
+prompts it makes.
 
 A seed gives a base, one or two mutations and their details. Twelve seeds run always, the others in the full run.
 """
@@ -165,7 +166,10 @@ def _other_logits(network: Any, pressed: Path) -> str | None:
             if not np.isfinite(expected).all():
                 return "logits that are no numbers"
             if np.abs(found - expected).max() > 2e-4 * np.abs(expected).max():
-                return f"logits differ by {np.abs(found - expected).max()} of {np.abs(expected).max()} after {len(ids)} tokens"
+                return (
+                    f"logits differ by {np.abs(found - expected).max()} of {np.abs(expected).max()} after {len(ids)}"
+                    " tokens"
+                )
             ids.append(int(expected.argmax()))
             generator.append_tokens(np.array(ids[-1:], np.int32))
     return None

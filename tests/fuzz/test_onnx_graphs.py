@@ -61,7 +61,8 @@ def test_two_hundred_graphs_through_every_pass(tmp_path):
 
 
 def swept(seeds: Any, folder: Path) -> tuple[list[str], list[str]]:
-    """What went wrong: a line for each pass that failed otherwise than plainly, or wrote what does not open or is far off.
+    """What went wrong: a line for each pass that failed otherwise than plainly, or wrote what does not open or is far
+    off.
 
     And what a pass wrote that does not open here, but is not let out of the house either.
     """
@@ -103,7 +104,10 @@ def _wrong(name: str, options: dict[str, Any], target: Target, limit: float, kno
     )
     if far <= limit:
         return ""
-    return f"{_LATE if _is_held_back(source, made, target, _allowed(name, options)) else 'let out'}: it is off by {far:.3g}"
+    return (
+        f"{_LATE if _is_held_back(source, made, target, _allowed(name, options)) else 'let out'}: it is off by"
+        f" {far:.3g}"
+    )
 
 
 def _allowed(name: str, options: dict[str, Any]) -> float:

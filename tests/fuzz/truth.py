@@ -1,5 +1,5 @@
-"""What transformers makes of a folder: logits in float32, and prompts as tokens. GPTQ and AWQ, for which it needs packages that are not
-installed here, are unpacked by the formats' definitions."""
+"""What transformers makes of a folder: logits in float32, and prompts as tokens. GPTQ and AWQ, for which it needs
+packages that are not installed here, are unpacked by the formats' definitions."""
 
 from __future__ import annotations
 
@@ -83,7 +83,8 @@ def _unpacked(folder: Path, config: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def _gptq(parts: dict[str, Any], config: dict[str, Any]) -> torch.Tensor:
-    """``weight[out, in]``; codes lie along the inputs, zero points along the outputs, one less than they are in version 1."""
+    """``weight[out, in]``; codes lie along the inputs, zero points along the outputs, one less than they are in version
+    1."""
     bits = config["bits"]
     codes, zeros = (
         _words(parts["qweight"].T, bits, range(32 // bits)).T,
@@ -104,6 +105,7 @@ def _awq(parts: dict[str, Any], config: dict[str, Any]) -> torch.Tensor:
 
 
 def _words(words: torch.Tensor, bits: int, order: Sequence[int]) -> torch.Tensor:
-    """``[rows, words * codes]``: the codes of each 32-bit word in a row; ``order``: which of the word's nibbles comes first."""
+    """``[rows, words * codes]``: the codes of each 32-bit word in a row; ``order``: which of the word's nibbles comes
+    first."""
     shifts = torch.tensor([bits * place for place in order])
     return ((words.long()[..., None] >> shifts) & ((1 << bits) - 1)).flatten(1)

@@ -61,7 +61,8 @@ def test_float_graphs_equal_the_base_without_and_peft_with_an_adapter(tiny, pres
     made = press(attached(tmp_path / "both", source.folder, a=tmp_path / "adapter"), tmp_path / "p", precision="fp32")
     decoder = Decoder(made.path)
     base = Decoder(pressed(name, precision="fp32").path).logits(IDS)
-    # a bias in front of the residual is added in another order, as the runtime fuses it with the norm only without a slot
+    # a bias in front of the residual is added in another order, as the runtime fuses it with the norm only without a
+    # slot
     np.testing.assert_allclose(decoder.logits(IDS), base, rtol=0, atol=1e-5 if name.startswith("gpt") else 0)
     found, expected = decoder.logits(IDS, made.path / "adapter_weights.onnx_adapter"), peft_logits(tuned)
     assert np.abs(found - expected).max() < 1e-3 * expected.std()

@@ -1,4 +1,5 @@
-"""Configurations that were swept are pressed at once; others are tried on a tiny model, and refused if that is wrong."""
+"""Configurations that were swept are pressed at once; others are tried on a tiny model, and refused if that is
+wrong."""
 
 from __future__ import annotations
 

@@ -144,7 +144,10 @@ def test_a_job_says_what_it_reads_so_that_it_can_be_shipped(tmp_path):
     moved = job.moved(places.__getitem__)
     assert moved.key == job.key
     shutil.rmtree(tmp_path / "here")
-    program = "import sys, json; from coldpress.jobs.job import *; execute(Job.from_json(json.load(sys.stdin)), Store(sys.argv[1]))"
+    program = (
+        "import sys, json; from coldpress.jobs.job import *; execute(Job.from_json(json.load(sys.stdin)),"
+        " Store(sys.argv[1]))"
+    )
     store = Store(tmp_path / "results")
     subprocess.run(
         [sys.executable, "-c", program, store.root], input=json.dumps(moved.to_json()), text=True, check=True

@@ -83,10 +83,9 @@ def test_a_function_of_ones_own_gets_the_model_and_where_it_runs(model, here, tm
 
 def test_with_data_it_gets_the_outputs_batch_by_batch(model, here, tmp_path):
     text = (
-        "def spread(batches):\n"
-        "    widths = [(outputs['logits'].shape, labels, inputs['input_ids'].shape) for outputs, labels, inputs in batches]\n"
-        "    assert widths == [((2, 2), None, (2, 128))] * 3, widths\n"
-        "    return {'batches': len(widths), 'zero': 0}\n"
+        "def spread(batches):\n    widths = [(outputs['logits'].shape, labels, inputs['input_ids'].shape) for outputs,"
+        " labels, inputs in batches]\n    assert widths == [((2, 2), None, (2, 128))] * 3, widths\n    return"
+        " {'batches': len(widths), 'zero': 0}\n"
     )
     metric = Custom(
         script=script(tmp_path, text),

@@ -1,4 +1,5 @@
-"""What a person types becomes the same tokens in transformers, from the source, and in onnxruntime-genai, from the result."""
+"""What a person types becomes the same tokens in transformers, from the source, and in onnxruntime-genai, from the
+result."""
 
 from __future__ import annotations
 
@@ -15,9 +16,9 @@ from tests.conftest import write_tokenizer as write_tiny_tokenizer
 
 CHATML = "{% for m in messages %}\n<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}\n{% if add_generation_prompt %}\n<|assistant|>\n{% endif %}"  # fmt: skip
 NO_SYSTEM = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('must alternate') }}"
-    "{% endif %}<|{{ m['role'] }}|>{{ m['content'] | trim }}<|end|>\n{% endfor %}"
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif"
+    " %}{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('must"
+    " alternate') }}{% endif %}<|{{ m['role'] }}|>{{ m['content'] | trim }}<|end|>\n{% endfor %}"
 )
 
 
@@ -57,15 +58,17 @@ def test_texts_and_chats_are_alike(tmp_path: Path, template):
 
 #: what published templates do that onnxruntime-genai's engine does not know, or takes otherwise
 THINKS = (
-    "{%- for m in messages[::-1] %}{% if m.role == 'user' and not(m.content.startswith('<tool>') and m.content.endswith('</tool>')) %}"
-    "{{ loop.revindex }}{% break %}{% endif %}{% endfor %}\n{% for m in messages %}\n  {%- set content = m.content %}"
-    "{%- if m.role == 'assistant' and '</think>' in content %}{% set content = content.split('</think>')[-1].lstrip('\n') %}{% endif %}\n"
-    "    {{- '<|' ~ m['role'] ~ '|>' + content.replace('/no_think', '').rstrip() }}\n{%- endfor %}"
+    "{%- for m in messages[::-1] %}{% if m.role == 'user' and not(m.content.startswith('<tool>') and"
+    " m.content.endswith('</tool>')) %}{{ loop.revindex }}{% break %}{% endif %}{% endfor %}\n{% for m in messages %}\n"
+    "  {%- set content = m.content %}{%- if m.role == 'assistant' and '</think>' in content %}{% set content ="
+    " content.split('</think>')[-1].lstrip('\n') %}{% endif %}\n    {{- '<|' ~ m['role'] ~ '|>' +"
+    " content.replace('/no_think', '').rstrip() }}\n{%- endfor %}"
 )
 ASKS = (
-    "{% macro said(m, by='user') %}{{ m.role | upper }}{% if m.role.lower() == by and '/think' not in m.content %} asks{% endif %}: "
-    "{{ m.content | replace('\"', '\u00ab') | trim }}{{ m.content.split('</think>', 1)[-1] }}{% endmacro %}{% for m in messages | reverse %}{{ said(m) }}\n{% endfor %}"
-    "{% if documents is defined and (tools is undefined) is false and (messages | first).content is sequence %}{{ messages[-1].content }}{% endif %}"
+    "{% macro said(m, by='user') %}{{ m.role | upper }}{% if m.role.lower() == by and '/think' not in m.content %}"
+    " asks{% endif %}: {{ m.content | replace('\"', '\u00ab') | trim }}{{ m.content.split('</think>', 1)[-1] }}{%"
+    " endmacro %}{% for m in messages | reverse %}{{ said(m) }}\n{% endfor %}{% if documents is defined and (tools is"
+    " undefined) is false and (messages | first).content is sequence %}{{ messages[-1].content }}{% endif %}"
 )
 
 
@@ -115,7 +118,8 @@ def test_what_onnxruntime_genai_does_not_know_is_worse_than_tolerance(tmp_path: 
 
 
 def as_sentencepiece(content: dict) -> None:
-    """BPE over whole texts with a mark for blanks, which has merges of several blanks and of a letter with a line break."""
+    """BPE over whole texts with a mark for blanks, which has merges of several blanks and of a letter with a line
+    break."""
     vocabulary = {
         token: index for index, token in enumerate(["<s>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"])
     }
@@ -193,7 +197,10 @@ DEEPSEEK = [
         for pattern in (
             r"\p{N}{1,3}",
             "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
-            r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+            (
+                r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"
+                r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+            ),
         )
     ),
     {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},

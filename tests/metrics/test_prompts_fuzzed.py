@@ -1,4 +1,5 @@
-"""Folders with changed tokenizers and templates are refused, or found to differ, or speak as in transformers; nothing else."""
+"""Folders with changed tokenizers and templates are refused, or found to differ, or speak as in transformers; nothing
+else."""
 
 from __future__ import annotations
 

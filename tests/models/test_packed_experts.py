@@ -1,4 +1,7 @@
-"""Packed experts: what transformers makes of them, alone and with our help. Never other numbers than the codes stand for."""
+"""Packed experts: what transformers makes of them, alone and with our help.
+
+Never other numbers than the codes stand for.
+"""
 
 from __future__ import annotations
 

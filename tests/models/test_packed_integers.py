@@ -1,4 +1,5 @@
-"""A checkpoint of compressed-tensors with layers in two formats, words of 4 bits and int8 with scales, is read as transformers reads it."""
+"""A checkpoint of compressed-tensors with layers in two formats, words of 4 bits and int8 with scales, is read as
+transformers reads it."""
 
 from __future__ import annotations
 

@@ -7,8 +7,9 @@ import subprocess
 import sys
 
 SOURCE = (
-    "{% for m in messages %}{% if loop.first %}{{ bos_token }}{% endif %}{% generation %}{{ m | tojson }}{% endgeneration %}"
-    "{% if m['role'] == 'user' %}{% continue %}{% endif %}{{ strftime_now('%Y') | length }}{% endfor %}\n  {{ tools }}"
+    "{% for m in messages %}{% if loop.first %}{{ bos_token }}{% endif %}{% generation %}{{ m | tojson }}{%"
+    " endgeneration %}{% if m['role'] == 'user' %}{% continue %}{% endif %}{{ strftime_now('%Y') | length }}{% endfor"
+    " %}\n  {{ tools }}"
 )
 CHAT = [{"role": "user", "content": "ü <b>"}, {"role": "assistant", "content": "x", "reasoning": "y"}]
 

@@ -42,7 +42,8 @@ def logits_of(model: Any, window: np.ndarray) -> np.ndarray:
 
 
 def given_to_experts(model: Any, ids: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """For each fused module of experts, its inputs ``[tokens, width]`` and the experts of each token ``[tokens, k]``."""
+    """For each fused module of experts, its inputs ``[tokens, width]`` and the experts of each token ``[tokens,
+    k]``."""
     seen: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for name, module in model.named_modules():
         if name.endswith(".experts"):

@@ -1,4 +1,5 @@
-"""The reference is what transformers loads; coldpress' own reading speaks only where that is impossible, and is compared first."""
+"""The reference is what transformers loads; coldpress' own reading speaks only where that is impossible, and is
+compared first."""
 
 from __future__ import annotations
 
@@ -122,7 +123,10 @@ def test_what_is_misread_is_found_in_the_whole_too(tiny_model: Path, monkeypatch
 def test_an_adapter_is_put_on_one_more_of_what_transformers_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, besides: str
 ):
-    """In bfloat16, and in the float32 in which the first one runs as it is. Our own reading of files has no part in it."""
+    """In bfloat16, and in the float32 in which the first one runs as it is.
+
+    Our own reading of files has no part in it.
+    """
     folder = in_bfloat16(write_model(tmp_path / "m"), besides)
     base = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tuned = make_adapter(base, tmp_path / "adapter", r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"])

@@ -1,4 +1,5 @@
-"""``auto-opt`` when nobody says how weights are rounded: calibrated where that is possible, else as before, and it says which."""
+"""``auto-opt`` when nobody says how weights are rounded: calibrated where that is possible, else as before, and it says
+which."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Checkpoints that had been quantized before: what the format holds comes out as it is, and of the rest the distance is told."""
+"""Checkpoints that had been quantized before: what the format holds comes out as it is, and of the rest the distance is
+told."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Passes that change a graph and not what it computes: simpler, another opset, fixed sizes, other types, fused operators."""
+"""Passes that change a graph and not what it computes: simpler, another opset, fixed sizes, other types, fused
+operators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""``quantize``: from a float folder to one that transformers loads, that is pressed bit by bit, and that was measured."""
+"""``quantize``: from a float folder to one that transformers loads, that is pressed bit by bit, and that was
+measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""``quantize`` on mixtures of experts: each expert for its own tokens, those without any said to be so, pressed bit by bit."""
+"""``quantize`` on mixtures of experts: each expert for its own tokens, those without any said to be so, pressed bit by
+bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A conversation: what it remembers, when it forgets, how it ends; and the command line around it, in a real terminal."""
+"""A conversation: what it remembers, when it forgets, how it ends; and the command line around it, in a real
+terminal."""
 
 from __future__ import annotations
 

@@ -114,7 +114,8 @@ def test_a_network_that_mixes_rows_is_noticed(tiny_model):
 
 
 def test_rounded_products_are_not_taken_for_mixed_rows(tiny_model):
-    """As SmolLM2's in bfloat16: joined rows are a tenth of a spread off by rounding alone, and a whole one when they are one text."""
+    """As SmolLM2's in bfloat16: joined rows are a tenth of a spread off by rounding alone, and a whole one when they
+    are one text."""
     loss = SummedLoss(load_base(tiny_model, torch.float32), torch.float32)
     alone, noise = torch.randn(1, 12, 96), torch.randn(1, 12, 96)
 

@@ -1,10 +1,10 @@
 """Where a decoder layer can take back a scaling of a linear's inputs, so that AWQ costs nothing at run time.
 
 Three places: the norm before q/k/v and before gate/up; the up projection before down, whose output is only multiplied;
-the value projection before the linear after attention. They hold for decoders built like Llama: a norm in front of attention
-and one in front of a gated MLP. In a mixture of experts the norm stands before all experts, a shared one and the routers, which
-stay float and are scaled, too; and each expert's up projection before its own down. A network that is not in the table
-keeps its inputs as they are.
+the value projection before the linear after attention. They hold for decoders built like Llama: a norm in front of
+attention and one in front of a gated MLP. In a mixture of experts the norm stands before all experts, a shared one and
+the routers, which stay float and are scaled, too; and each expert's up projection before its own down. A network that
+is not in the table keeps its inputs as they are.
 """
 
 from __future__ import annotations

@@ -1,18 +1,19 @@
-"""The Gram pass: ``H = X'X`` of every distinct input of a decoder's linear layers, from one run over the calibration text.
+"""The Gram pass: ``H = X'X`` of every distinct input of a decoder's linear layers, from one run over the calibration
+text.
 
-The inputs are those of a network that is quantized already: each layer's weights are rounded (`rtn`, no data) before it runs,
-so what earlier layers, and earlier linears of the same layer, will get wrong is part of what later ones are fitted to. Because
-this rounding is always the same, the Gram matrices belong to the model, the text and the grid alone, and every algorithm
-and bit budget can be tried on them without running the model again.
+The inputs are those of a network that is quantized already: each layer's weights are rounded (`rtn`, no data) before it
+runs, so what earlier layers, and earlier linears of the same layer, will get wrong is part of what later ones are
+fitted to. Because this rounding is always the same, the Gram matrices belong to the model, the text and the grid alone,
+and every algorithm and bit budget can be tried on them without running the model again.
 
 Each expert of a mixture has matrices of its own, of the tokens that came to it; one that no token came to has none.
 
-Where the processor multiplies in bfloat16, layers run in it; the sums stay float32. What is lost by that is far less than what
-the rounded weights in front lose.
+Where the processor multiplies in bfloat16, layers run in it; the sums stay float32. What is lost by that is far less
+than what the rounded weights in front lose.
 
-Layer by layer the matrices are written to a folder, as is the state between two layers, so a run that was killed goes on
-where it was. The hidden states lie in mapped files, never in memory as a whole; of the matrices, those of one expert are
-in memory at a time.
+Layer by layer the matrices are written to a folder, as is the state between two layers, so a run that was killed goes
+on where it was. The hidden states lie in mapped files, never in memory as a whole; of the matrices, those of one expert
+are in memory at a time.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ _TOKENS = 2048
 class Gram:
     """The ``matrix [K, K]`` of the input that ``modules`` share, summed over ``tokens``; ``read`` gives it.
 
-    ``alike``: how many tokens of equal weight would tell as much. ``scales [K]``: what the input has been divided by since.
+    ``alike``: how many tokens of equal weight would tell as much. ``scales [K]``: what the input has been divided by
+    since.
     """
 
     modules: tuple[str, ...]
@@ -204,8 +206,8 @@ def collect(
 ) -> GramFolder:
     """Fill ``folder`` with the Gram matrices of all layers and of the head's input; what is there is not done again.
 
-    ``grid`` is what the weights are rounded to on the way, those of linears that ``skip`` names excepted. ``counting``: how
-    much each token counts; all alike where it says nothing.
+    ``grid`` is what the weights are rounded to on the way, those of linears that ``skip`` names excepted. ``counting``:
+    how much each token counts; all alike where it says nothing.
     """
     found, layers = GramFolder(folder), decoder.layers
     decoder.in_bfloat16 = multiplies_in_bfloat16(decoder.device)

@@ -1,8 +1,9 @@
 """Whether the head may have the four bits of the layers: what that costs, against what a token is spared to read.
 
-The head is the largest matrix of a small model, and every token reads all of it: decoding is as fast as memory is. What four
-bits cost is measured on inputs that were kept from its calibration, as the divergence of the next token's distribution: for a
-small disturbance half the variance of what it does to the logits. Logits that matter are few, so few rows are rounded.
+The head is the largest matrix of a small model, and every token reads all of it: decoding is as fast as memory is. What
+four bits cost is measured on inputs that were kept from its calibration, as the divergence of the next token's
+distribution: for a small disturbance half the variance of what it does to the logits. Logits that matter are few, so
+few rows are rounded.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ _LOGITS, _TOKENS = 64, 32
 
 @dataclass(frozen=True)
 class Trial:
-    """``divergence``: nats a token that four bits in the head cost; ``saved``: the share of a token's bytes they spare."""
+    """``divergence``: nats a token that four bits in the head cost; ``saved``: the share of a token's bytes they
+    spare."""
 
     divergence: float
     saved: float
@@ -59,7 +61,8 @@ class Trial:
 
 
 def saved_bytes(shape: tuple[int, int], fewer: int, others: int) -> float:
-    """The share of a token's bytes that a head of ``shape`` with ``fewer`` bytes spares, beside ``others`` of the layers."""
+    """The share of a token's bytes that a head of ``shape`` with ``fewer`` bytes spares, beside ``others`` of the
+    layers."""
     many = shape[0] * shape[1] * _MANY_BITS / 8
     return max(many - fewer, 0.0) / (many + others)
 

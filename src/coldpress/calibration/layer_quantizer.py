@@ -116,7 +116,8 @@ class LayerQuantizer:
         return Calibrated(codes, None, None, np.zeros((3, len(weight))), kept)
 
     def _packed(self, module: str, codes: Codes, columns: int) -> Tensors:
-        """Transformers dequantizes a weight with zero points in the type of its scales: there a half would round again."""
+        """Transformers dequantizes a weight with zero points in the type of its scales: there a half would round
+        again."""
         exact = self.decoder.dtype == "float32" and not codes.grid.symmetric
         return packed_tensors(self.form, module, codes, columns, "float32" if exact else self.scale_dtype)
 
@@ -233,7 +234,8 @@ class LayerQuantizer:
 
 
 def check_experts(decoder: Layerwise, grids: Mapping[str, Grid]) -> None:
-    """Raise ColdpressError where some experts of a layer get another grid than others, or none: no reader expects that."""
+    """Raise ColdpressError where some experts of a layer get another grid than others, or none: no reader expects
+    that."""
     for layer in decoder.layers:
         for modules in zip(*decoder.experts(layer), strict=True):
             found = {module: f"{grids[module].bits} bits" if module in grids else "floats" for module in modules}

@@ -15,7 +15,9 @@ _HEAD = "lm_head"
 
 @dataclass(frozen=True)
 class ModuleGrids:
-    """``symmetric``: None is for 8 bits only. ``form``: of the checkpoint. ``floats``: globs of modules that stay float.
+    """``symmetric``: None is for 8 bits only.
+
+    ``form``: of the checkpoint. ``floats``: globs of modules that stay float.
 
     ``overrides``: GLOB=PRECISION, the first that matches counts. ``is_strict``: a glob has to match something.
     """

@@ -29,7 +29,8 @@ def check_rotation(config: dict[str, Any]) -> None:
     """Raise ColdpressError for a network whose residual stream cannot be turned."""
     if config.get("model_type") not in _TURNED:
         raise ColdpressError(
-            f"a {config.get('model_type')} network cannot be rotated: something in it is not the same in every direction",
+            f"a {config.get('model_type')} network cannot be rotated: something in it is not the same in every"
+            " direction",
             hint=f"rotations are for {', '.join(_TURNED)}; quantize it without one",
         )
 

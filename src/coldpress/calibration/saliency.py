@@ -1,12 +1,14 @@
 """How much what a linear layer gives for a token matters for the answers of the network.
 
-An error in an output changes the answers, to second order, by the error times the Fisher matrix of the output. Of that only the
-mean of the diagonal is kept, for each token: the squared gradient of the log-likelihood of an answer that is drawn from the
-network's own. A Gram matrix of tokens weighted so tells what an error does in the end, not only behind the layer
-(GuidedQuant, https://arxiv.org/abs/2505.07004, has one for each of some groups of channels). One step forward and back through
-the float network gives it, a layer in memory at a time, beside the inputs of all layers for the windows of one batch.
+An error in an output changes the answers, to second order, by the error times the Fisher matrix of the output. Of that
+only the mean of the diagonal is kept, for each token: the squared gradient of the log-likelihood of an answer that is
+drawn from the network's own. A Gram matrix of tokens weighted so tells what an error does in the end, not only behind
+the layer (GuidedQuant, https://arxiv.org/abs/2505.07004, has one for each of some groups of channels). One step forward
+and back through the float network gives it, a layer in memory at a time, beside the inputs of all layers for the
+windows of one batch.
 
-These squares are noisy, as each token draws once, and few tokens have most of the sum. Their root serves better on other text.
+These squares are noisy, as each token draws once, and few tokens have most of the sum. Their root serves better on
+other text.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
     import torch
 
 Progress = Callable[[str, float, float], None]
-#: the first of the modules that share an input -> how much each token counts, float32 ``[windows * tokens]``, one on average
+#: the first of the modules that share an input -> how much each token counts, float32 ``[windows * tokens]``, one on
+#: average
 Saliency = Mapping[str, Floats]
 
 #: tokens that go through all layers before they come back

@@ -1,12 +1,13 @@
 """How much each group of modules matters: what the model's answers lose when that group alone is rounded to four bits.
 
-A group is what must agree: the modules with one input, and of a layer's experts all that have the same part, so that there
-are few groups, and readers of checkpoints find one kind of expert in a layer.
+A group is what must agree: the modules with one input, and of a layer's experts all that have the same part, so that
+there are few groups, and readers of checkpoints find one kind of expert in a layer.
 
-One walk through the float network measures all groups: a copy of the hidden states branches off where a group is rounded,
-and every copy goes through the rest of the layers, whose weights are read once for all of them. At the end stands, for each
-group, the KL divergence to the network without any rounding. With other bits a group loses more or less, as the squared
-error of its output does (that is what the divergence of a small disturbance is proportional to); this needs no run.
+One walk through the float network measures all groups: a copy of the hidden states branches off where a group is
+rounded, and every copy goes through the rest of the layers, whose weights are read once for all of them. At the end
+stands, for each group, the KL divergence to the network without any rounding. With other bits a group loses more or
+less, as the squared error of its output does (that is what the divergence of a small disturbance is proportional to);
+this needs no run.
 """
 
 from __future__ import annotations
@@ -132,7 +133,8 @@ def _scaled(decoder: Layerwise, clean: States, branches: _Branches, errors: Menu
 def _divergence(expected: torch.Tensor, logits: torch.Tensor) -> float:
     """KL(expected || logits), the mean over tokens; ``expected`` are logits too.
 
-    In float64: the divergence of a small disturbance is the square of it, which float32 loses in the rounding of its terms.
+    In float64: the divergence of a small disturbance is the square of it, which float32 loses in the rounding of its
+    terms.
     """
     total, rows, others = 0.0, expected.flatten(0, -2), logits.flatten(0, -2)
     for one, other in zip(rows.split(_TOKENS), others.split(_TOKENS), strict=True):

@@ -81,7 +81,8 @@ def app() -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line and exit with its code: 0 done, 1 the work failed, 2 the request was wrong, 3 worse than tolerance."""
+    """Run the command line and exit with its code: 0 done, 1 the work failed, 2 the request was wrong, 3 worse than
+    tolerance."""
     arguments = sys.argv[1:] if args is None else args
     signal.signal(signal.SIGTERM, _stop)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell may have it ignored
@@ -160,7 +161,8 @@ def _from_system(error: OSError) -> ColdpressError:
 
 
 class _Stopped(KeyboardInterrupt):
-    """Of a class of its own: Python notes where the plain one passes through code made of a string, as dataclasses are made,
+    """Of a class of its own: Python notes where the plain one passes through code made of a string, as dataclasses are
+    made,
 
     and then ends by the signal instead of with the exit code, whoever caught it.
     """

@@ -106,7 +106,10 @@ def _named(adapter: str) -> tuple[str, Path]:
 
 
 def _answer(conversation: Conversation, question: str) -> None:
-    """The answer on stdout as it is made, what there is to say about it on stderr. On a terminal, Ctrl-C ends it early."""
+    """The answer on stdout as it is made, what there is to say about it on stderr.
+
+    On a terminal, Ctrl-C ends it early.
+    """
     pieces = conversation.ask(question)
     try:
         _written(pieces)

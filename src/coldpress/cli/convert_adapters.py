@@ -1,4 +1,5 @@
-"""``convert-adapters``: a PEFT folder as one file of named tensors, transposed and scaled as a graph's inputs take them."""
+"""``convert-adapters``: a PEFT folder as one file of named tensors, transposed and scaled as a graph's inputs take
+them."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from coldpress.cli.options import common_options, given, model_option, output_op
 from coldpress.passes.lora import Lora
 
 _MORE = """
-Any field of transformers' TrainingArguments is a flag, too: --max_steps 100, --num_train_epochs 3, --learning_rate 1e-4,
---per_device_train_batch_size 4, --save_steps 50, --gradient_checkpointing, ...
+Any field of transformers' TrainingArguments is a flag, too: --max_steps 100, --num_train_epochs 3,
+--learning_rate 1e-4, --per_device_train_batch_size 4, --save_steps 50, --gradient_checkpointing, ...
 """
 _LISTS = ("data_files", "eval_files", "target_modules", "modules_to_save", "text_field")
 

@@ -35,7 +35,8 @@ def plan_and_show(session: Any, workflow: Workflow, as_json: bool) -> int:
 
 
 def show_resolved(session: Any, workflow: Workflow, as_json: bool, needed: Container[str]) -> int:
-    """Print a workflow with all its parameters, after every check that needs no work; see `coldpress.runs.engine.dry_run`."""
+    """Print a workflow with all its parameters, after every check that needs no work; see
+    `coldpress.runs.engine.dry_run`."""
     from coldpress.parts.schema import plain
     from coldpress.runs.engine import dry_run
 

@@ -41,7 +41,8 @@ class _Passes(click.Group):
 
 
 def _described(part: type[Any]) -> str:
-    """The docstring of a pass; that of its module where the class has only the one of every dataclass, its signature."""
+    """The docstring of a pass; that of its module where the class has only the one of every dataclass, its
+    signature."""
     text = part.__doc__ or ""
     return (sys.modules[part.__module__].__doc__ or "") if text.startswith(f"{part.__name__}(") else text
 

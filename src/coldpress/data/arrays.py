@@ -1,7 +1,7 @@
 """Arrays in a .npz or .npy file, samples along the first axis; read a few samples at a time.
 
-The arrays of a .npz file have the names of the model's inputs; a single one may have any name. With ``as_images`` the samples are images
-``[N, H, W, C]`` or ``[N, H, W]``, values from 0 to 255, and are prepared as image files would be.
+The arrays of a .npz file have the names of the model's inputs; a single one may have any name. With ``as_images`` the
+samples are images ``[N, H, W, C]`` or ``[N, H, W]``, values from 0 to 255, and are prepared as image files would be.
 """
 
 from __future__ import annotations

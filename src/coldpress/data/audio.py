@@ -1,7 +1,8 @@
 """Sound files with what is said in them, or with a class for each.
 
-A table (CSV, JSON lines, ...) has a row for each file; features are made by the model's own feature extractor. WAV files are read with Python
-alone, other formats with the library soundfile. Nothing is resampled: a file must have the rate that the model takes.
+A table (CSV, JSON lines, ...) has a row for each file; features are made by the model's own feature extractor. WAV
+files are read with Python alone, other formats with the library soundfile. Nothing is resampled: a file must have the
+rate that the model takes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ _SETTINGS = "preprocessor_config.json"
 
 @dataclass(frozen=True)
 class Audio(RowLoader):
-    """Inputs as the feature extractor gives them, filled up to the longest of a batch; labels are texts, or ``[samples]``."""
+    """Inputs as the feature extractor gives them, filled up to the longest of a batch; labels are texts, or
+    ``[samples]``."""
 
     folder: str | None = option("folder that the files' paths in the table begin at", None)
     audio_col: str = option("column with the path of the sound file", "audio")

@@ -1,7 +1,8 @@
-"""Image files in a folder: one sub-folder for each class, named as the class, or all of them in one folder without classes.
+"""Image files in a folder: one sub-folder for each class, named as the class, or all of them in one folder without
+classes.
 
-The classes are numbered as ``label_names`` or the model's config.json say, else in the order of their names. Images of the classes come in turn, so
-that the first hundred are of all classes.
+The classes are numbered as ``label_names`` or the model's config.json say, else in the order of their names. Images of
+the classes come in turn, so that the first hundred are of all classes.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ class Prompts(RowLoader):
     text_cols: tuple[str, ...] = option("columns that are the prompt, a blank between them", ())
     text_template: str | None = option('format string over the columns, such as "Question: {question} Answer:"', None)
     chat_template: bool | None = option(
-        "true: every prompt is a user message in the model's chat template; false: none is; left out: only lists of messages",
+        "true: every prompt is a user message in the model's chat template; false: none is; left out: only lists of"
+        " messages",
         None,
     )
     answer_col: str = option("column with the right answer", "answer")

@@ -1,7 +1,7 @@
 """Batches from a function of the user's own.
 
-The function gets the path of the model and ``arguments``. It gives batches, one after the other, best as a generator: each is a mapping
-of input names to arrays ``[samples, ...]``, or a pair of that and the labels of the samples.
+The function gets the path of the model and ``arguments``. It gives batches, one after the other, best as a generator:
+each is a mapping of input names to arrays ``[samples, ...]``, or a pair of that and the labels of the samples.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Made-up inputs, from what the model itself says that it takes: for timing, and where real data is not at hand.
 
-Token ids lie in the model's vocabulary, texts are those that a graph knows, or words, masks are ones, types zeros, positions count up, caches of keys and values are empty, floats
-are normally distributed. Open axes have ``shapes`` or ``sizes`` as given, or what is usual: the batch, 128 tokens, images as large
-as the model's settings say.
+Token ids lie in the model's vocabulary, texts are those that a graph knows, or words, masks are ones, types zeros,
+positions count up, caches of keys and values are empty, floats are normally distributed. Open axes have ``shapes`` or
+``sizes`` as given, or what is usual: the batch, 128 tokens, images as large as the model's settings say.
 """
 
 from __future__ import annotations

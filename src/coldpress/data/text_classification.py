@@ -1,4 +1,5 @@
-"""Texts, or pairs of texts, with a class for each: spam or not, which sentiment, does one sentence follow from another."""
+"""Texts, or pairs of texts, with a class for each: spam or not, which sentiment, does one sentence follow from
+another."""
 
 from __future__ import annotations
 

@@ -1,10 +1,12 @@
 """Text for language models: files of any length, read as they are needed, as windows of tokens.
 
-Rows come from JSON lines, JSON, CSV, Parquet or plain text files (packed with gzip or not), or from the Hugging Face hub; what is text
-in them says a template, some columns, or the model's chat template. ``strategy`` says how texts become windows:
+Rows come from JSON lines, JSON, CSV, Parquet or plain text files (packed with gzip or not), or from the Hugging Face
+hub; what is text in them says a template, some columns, or the model's chat template. ``strategy`` says how texts
+become windows:
 
 - ``join``: all texts one behind the other, cut into full windows
-- ``sliding_window``: the same, a window every ``stride`` tokens; tokens that a window shares with the one before are not scored again
+- ``sliding_window``: the same, a window every ``stride`` tokens; tokens that a window shares with the one before are
+  not scored again
 - ``line_by_line``: each text a window of its own, cut off where it is too long
 - ``join_random``, ``line_by_line_random``: ``max_samples`` of the first ``8 x max_samples`` windows, drawn at random
 """
@@ -41,7 +43,8 @@ class TextCorpus(RowLoader):
     text_cols: tuple[str, ...] = option("columns that are the text, a blank between them", ())
     text_template: str | None = option('format string over the columns, such as "{question} {answer}"', None)
     chat_template: bool | str | None = option(
-        "true: every text is a user message in the model's chat template; false: none is; or a Jinja template of one's own",
+        "true: every text is a user message in the model's chat template; false: none is; or a Jinja template of"
+        " one's own",
         None,
     )
     strategy: str = option("how texts become windows", "join", _STRATEGIES)

@@ -1,8 +1,8 @@
 """Every tensor of a checkpoint is somewhere in the graphs, and every weight of the graphs is from the checkpoint.
 
-A tensor that nothing reads is a part of the model that is lost in silence: a bias that the graph has no addition for, the scales of
-codes in a format that nobody noticed. So it stops the press by name, unless a reason is known: in the table here, or in the
-tensor's own values. What transformers itself has no place for is taken out before (`capture`).
+A tensor that nothing reads is a part of the model that is lost in silence: a bias that the graph has no addition for,
+the scales of codes in a format that nobody noticed. So it stops the press by name, unless a reason is known: in the
+table here, or in the tensor's own values. What transformers itself has no place for is taken out before (`capture`).
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def require_all_read(
 ) -> list[str]:
     """What was left out of a checkpoint with ``tensors`` for a reason that the reader of a report should know.
 
-    ``taken``: the parts of them that fill weights of the graphs; ``whole``: names of tensors that all of a computed weight is
-    made from; ``heads``: whether the graphs end in logits. Raises ColdpressError for a tensor that is lost.
+    ``taken``: the parts of them that fill weights of the graphs; ``whole``: names of tensors that all of a computed
+    weight is made from; ``heads``: whether the graphs end in logits. Raises ColdpressError for a tensor that is lost.
     """
     left = _unread(tensors, taken, set(whole))
     remarks = []
@@ -50,14 +50,16 @@ def require_all_read(
         left = [name for name in left if name not in found]
     if lost := [name for name in left if not _is_excused(name, tensors)]:
         raise ColdpressError(
-            f"the graph of this architecture does not read {listed(lost)} of the checkpoint, so the result would be another model",
+            f"the graph of this architecture does not read {listed(lost)} of the checkpoint, so the result would be"
+            " another model",
             hint="is config.json that of these weights? If it is, this model is not supported",
         )
     return remarks
 
 
 def require_no_placeholders(graph: Any, sources: Mapping[str, Span]) -> None:
-    """Raise ColdpressError for a weight that the builder of the graph left at zeros and the checkpoint has no tensor for."""
+    """Raise ColdpressError for a weight that the builder of the graph left at zeros and the checkpoint has no tensor
+    for."""
     for name, value in graph.initializers.items():
         constant = value.const_value
         if name in sources or constant is None or not value.uses() or constant.size < _PLACEHOLDER_VALUES:
@@ -71,7 +73,8 @@ def require_no_placeholders(graph: Any, sources: Mapping[str, Span]) -> None:
 
 
 def _unread(tensors: Mapping[str, Span], taken: Iterable[Span], whole: set[str]) -> list[str]:
-    """The tensors that are not taken, or not all of: distinct parts must be as large as what is needed of the tensor."""
+    """The tensors that are not taken, or not all of: distinct parts must be as large as what is needed of the
+    tensor."""
     parts: dict[str, set[Span]] = defaultdict(set)
     for span in taken:
         parts[span.name].add(span)

@@ -1,6 +1,7 @@
 """Adapter files of ONNX Runtime (``.onnx_adapter``): named tensors that fill the optional inputs of a graph.
 
-The format is ONNX Runtime's own (https://onnxruntime.ai/docs/genai/how-to/multilora.html), written and read by ``AdapterFormat``.
+The format is ONNX Runtime's own (https://onnxruntime.ai/docs/genai/how-to/multilora.html), written and read by
+``AdapterFormat``.
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ def write(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def by_modules(layers: Mapping[str, LowRank], dtype: str) -> dict[str, np.ndarray]:
-    """A pair of tensors for each module under its own name, as graphs whose layers are not joined have them for inputs."""
+    """A pair of tensors for each module under its own name, as graphs whose layers are not joined have them for
+    inputs."""
     slots = [Slot(name, layer.inputs, (Piece(name, 0, layer.outputs),), dtype) for name, layer in layers.items()]
     return fill_slots(slots, layers)
 
@@ -111,7 +113,10 @@ def save(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read_adapter(file: Path) -> dict[str, Any]:
-    """An adapter file's tensors (``OrtValue``) by the inputs that they are for. Raises ColdpressError for a file that is none."""
+    """An adapter file's tensors (``OrtValue``) by the inputs that they are for.
+
+    Raises ColdpressError for a file that is none.
+    """
     from onnxruntime import AdapterFormat
 
     if not file.is_file():

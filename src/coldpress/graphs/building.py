@@ -1,4 +1,5 @@
-"""Asking for graphs: the worker that builds them (``worker``) is started, perhaps early, asked, waited for, and ended."""
+"""Asking for graphs: the worker that builds them (``worker``) is started, perhaps early, asked, waited for, and
+ended."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ _idle: list[subprocess.Popen[str]] = []
 
 @dataclass(frozen=True)
 class Built:
-    """What was learned of a model by building its graph: the class of transformers, whether it writes text, and remarks."""
+    """What was learned of a model by building its graph: the class of transformers, whether it writes text, and
+    remarks."""
 
     architecture: str
     generates: bool
@@ -52,8 +54,8 @@ class Building:
 def begun(folder: Path, output: Path, request: Mapping[str, Any]) -> Iterator[Building]:
     """Let a worker build the graphs of the model in ``folder``, into ``output``; inside, other work can be done.
 
-    ``request``: ``provider``, ``dtype``, ``precision``, ``logits``, ``genai``, ``trust_remote_code``, and ``slots``: the modules
-    of the checkpoint that adapters change.
+    ``request``: ``provider``, ``dtype``, ``precision``, ``logits``, ``genai``, ``trust_remote_code``, and ``slots``:
+    the modules of the checkpoint that adapters change.
     """
     from coldpress.models.checkpoint import Checkpoint
 
@@ -74,7 +76,8 @@ def begun(folder: Path, output: Path, request: Mapping[str, Any]) -> Iterator[Bu
 
 @contextmanager
 def started_early() -> Iterator[None]:
-    """Start the worker of a request that is to come, which loads its libraries meanwhile; if it does not come, the worker is ended."""
+    """Start the worker of a request that is to come, which loads its libraries meanwhile; if it does not come, the
+    worker is ended."""
     _idle.append(_started())
     try:
         yield

@@ -61,8 +61,8 @@ class Captured:
 def capture(folder: Path, *, provider: str, dtype: str, scratch: Path, trust_remote_code: bool = False) -> Captured:
     """Build the graph of the model in ``folder`` for an execution provider (``cpu``, ``cuda``, ...).
 
-    ``dtype`` is ``f32``, ``f16`` or ``bf16``. ``scratch`` receives a copy of the configuration and tensors that had to be
-    computed. To be called in a worker process: it hides torch, see ``deferred_torch``.
+    ``dtype`` is ``f32``, ``f16`` or ``bf16``. ``scratch`` receives a copy of the configuration and tensors that had to
+    be computed. To be called in a worker process: it hides torch, see ``deferred_torch``.
     """
     hf_config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     deferred_torch.hide()
@@ -79,7 +79,8 @@ def capture(folder: Path, *, provider: str, dtype: str, scratch: Path, trust_rem
     package, module = _build(scratch, hf_config, tensors, provider, dtype, trust_remote_code)
     if set(package) not in _SUPPORTED_COMPONENTS:
         raise ColdpressError(
-            f"'{hf_config.get('model_type')}' has the parts {sorted(package)}; coldpress presses single models and encoder-decoders",
+            f"'{hf_config.get('model_type')}' has the parts {sorted(package)}; coldpress presses single models and"
+            " encoder-decoders",
             hint="a checkpoint with text_config and vision_config in its config.json is pressed as its text model",
         )
     _require_head([component.graph for component in package.values()], hf_config)
@@ -111,7 +112,10 @@ def _as_transformers_loads(
     kept = {
         report.names.get(name, name): span for name, span in tensors.items() if name not in {*unused, *report.ignored}
     }
-    what = f"The checkpoint has {listed(unused)}, which transformers does not load either: is config.json that of these weights?"
+    what = (
+        f"The checkpoint has {listed(unused)}, which transformers does not load either: is config.json that of these"
+        " weights?"
+    )
     return kept, [what] if unused else []
 
 

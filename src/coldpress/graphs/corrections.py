@@ -1,7 +1,7 @@
 """What mobius 0.1 gets wrong, put right: masks, windows, scales and rotary caches that its graphs lose.
 
-Each was found by comparing a tiny model's logits with transformers' (``tests/graphs/test_architectures.py``). A correction
-leaves alone what is right already, so a mobius without the fault needs none of this.
+Each was found by comparing a tiny model's logits with transformers' (``tests/graphs/test_architectures.py``). A
+correction leaves alone what is right already, so a mobius without the fault needs none of this.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ _NOT_FOLLOWED = {"scale_attn_by_inverse_layer_idx": False, "scale_attn_weights":
 
 
 def correct(graph: ir.Graph, hf_config: Any, config: Any) -> None:
-    """Correct a captured graph in place. ``hf_config``: transformers' configuration, None where it has none; ``config``: mobius'.
+    """Correct a captured graph in place.
+
+    ``hf_config``: transformers' configuration, None where it has none; ``config``: mobius'.
 
     Raises ColdpressError for a setting that the graph does not follow.
     """
@@ -255,7 +257,8 @@ def _mask_padding(graph: Any) -> None:
 
 
 def _correct_cross_shapes(graph: Any) -> None:
-    """State the outputs of cross attention as ``[batch, heads, encoder length, head size]``, as their past is stated."""
+    """State the outputs of cross attention as ``[batch, heads, encoder length, head size]``, as their past is
+    stated."""
     past = {value.name.replace("past_key_values.", "present."): value.shape for value in graph.inputs}
     for output in graph.outputs:
         if ".cross." in output.name and output.name in past:

@@ -161,7 +161,8 @@ class _Rewriter:
         return self.layout.add_quantized(f"{module}.weight", role, spans, encoding, self._scale_dtype(spans))
 
     def _scale_dtype(self, spans: list[Span]) -> str:
-        """Kernels want scales in the type of the graph; one of float32 stores them smaller, in the type they came in."""
+        """Kernels want scales in the type of the graph; one of float32 stores them smaller, in the type they came
+        in."""
         if self.precision.dtype != "float32":
             return self.precision.dtype
         return stored_scale_dtype(spans) or self.precision.scale_dtype

@@ -1,4 +1,5 @@
-"""Work in forks of this process, which share its memory and wait for no lock of each other's interpreter; in threads where there are no forks."""
+"""Work in forks of this process, which share its memory and wait for no lock of each other's interpreter; in threads
+where there are no forks."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def results(tasks: Sequence[Callable[[], T]], workers: int, *, in_threads: bool = False) -> Iterator[T]:
-    """What the tasks give, in their order; they are done by ``workers`` forks or threads, or by this process if that is one.
+    """What the tasks give, in their order; they are done by ``workers`` forks or threads, or by this process if that is
+    one.
 
     ColdpressError for a fork that dies.
     """
@@ -41,7 +43,8 @@ def results(tasks: Sequence[Callable[[], T]], workers: int, *, in_threads: bool 
 
 
 def started(workers: int, inherited: Sequence[Callable[[], Any]] = ()) -> Executor:
-    """A pool of forks, which are there when the first work is given to it, and end with this process, however that ends."""
+    """A pool of forks, which are there when the first work is given to it, and end with this process, however that
+    ends."""
     if not _HERE:
         return ThreadPoolExecutor(workers)
     from concurrent.futures import ProcessPoolExecutor
@@ -67,7 +70,8 @@ def _do(number: int) -> Any:
 
 
 def end_with_parent(parent: int) -> None:
-    """This process is killed when the one it is a fork of ends, however that ends; now, where that has ended already."""
+    """This process is killed when the one it is a fork of ends, however that ends; now, where that has ended
+    already."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(WORK_FAILED)

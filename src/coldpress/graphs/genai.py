@@ -27,7 +27,8 @@ _OWN_TYPES = {
     "olmo",
     "smollm3",
 }
-#: drafts: the four tokens that followed when the last three were seen before. Fewer seen, or more drafted, is slower where nothing repeats
+#: drafts: the four tokens that followed when the last three were seen before. Fewer seen, or more drafted, is slower
+#: where nothing repeats
 _SPECULATION = {"ngram_size": 4, "max_draft_tokens": 4}
 _PROVIDER_OPTIONS: dict[str, list[dict[str, Any]]] = {
     "cpu": [],

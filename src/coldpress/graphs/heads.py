@@ -1,8 +1,8 @@
 """Attention with heads that the kernel of ``GroupQueryAttention`` does not take.
 
-Its kernel wants heads of a multiple of 8, and rotates only halves of a multiple of 8 of heads of a multiple of 16. Other
-heads are rotated by an operator of their own in front of it, and padded with zeros, which change no product of a query with
-a key; what they add to the values is cut off again. The caches of keys and values hold the padded heads.
+Its kernel wants heads of a multiple of 8, and rotates only halves of a multiple of 8 of heads of a multiple of 16.
+Other heads are rotated by an operator of their own in front of it, and padded with zeros, which change no product of a
+query with a key; what they add to the values is cut off again. The caches of keys and values hold the padded heads.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def fit_heads(graph: ir.Graph) -> None:
 
 
 def _half(node: ir.Node) -> int:
-    """How many numbers of a head are rotated with as many others: the columns of the rotary cache, or of its chosen part."""
+    """How many numbers of a head are rotated with as many others: the columns of the rotary cache, or of its chosen
+    part."""
     cache = node.inputs[7] if len(node.inputs) > 8 else None
     if cache is None:
         return 0

@@ -1,4 +1,7 @@
-"""How ``MatMulNBits`` and ``GatherBlockQuantized`` store a weight. Which encodings are slow is known to ``rules/block_quantized_products.py``."""
+"""How ``MatMulNBits`` and ``GatherBlockQuantized`` store a weight.
+
+Which encodings are slow is known to ``rules/block_quantized_products.py``.
+"""
 
 from __future__ import annotations
 

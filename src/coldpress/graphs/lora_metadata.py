@@ -1,4 +1,7 @@
-"""What a graph says of its LoRA slots: names, and which rows of which modules the outputs of each are. `lora_slots` makes them."""
+"""What a graph says of its LoRA slots: names, and which rows of which modules the outputs of each are.
+
+`lora_slots` makes them.
+"""
 
 from __future__ import annotations
 

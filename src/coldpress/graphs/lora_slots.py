@@ -1,10 +1,10 @@
 """LoRA slots: optional inputs through which an adapter adds a product of two small matrices to linear layers.
 
-A slot is a pair of inputs, A ``[in, r]`` and B ``[r, out]``, that are initializers at once (ONNX Runtime calls them overridable).
-Their own rank ``r`` is 0, so that the product is nothing and the base answers as without slots, to the bit. An adapter file
-(``adapter_file``) fills them. There is one slot for each product of the graph: where layers are joined (q, k, v; gate, up) their
-A's lie side by side and B is block-diagonal. The graph's metadata says which rows of which modules a slot's outputs are, so that an
-adapter can be fitted to a graph that is there already.
+A slot is a pair of inputs, A ``[in, r]`` and B ``[r, out]``, that are initializers at once (ONNX Runtime calls them
+overridable). Their own rank ``r`` is 0, so that the product is nothing and the base answers as without slots, to the
+bit. An adapter file (``adapter_file``) fills them. There is one slot for each product of the graph: where layers are
+joined (q, k, v; gate, up) their A's lie side by side and B is block-diagonal. The graph's metadata says which rows of
+which modules a slot's outputs are, so that an adapter can be fitted to a graph that is there already.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def find_slots(
 ) -> dict[str, Slot]:
     """The slots that ``wanted`` modules need, by the names that their products get when the graph is encoded.
 
-    ``checkpoint``: its tensors as they are, which say what part of a module a product has. Raises ColdpressError for modules that
-    are no product of the graph's own, such as experts that are stored as one tensor.
+    ``checkpoint``: its tensors as they are, which say what part of a module a product has. Raises ColdpressError for
+    modules that are no product of the graph's own, such as experts that are stored as one tensor.
     """
     asked, placed = set(wanted), set[str]()
     found: dict[str, Slot] = {}
@@ -65,7 +65,10 @@ def _rows(module: str, checkpoint: Mapping[str, Span], linear: Linear) -> int:
 
 
 def _pieces(linear: Linear, sources: Mapping[str, Span], checkpoint: Mapping[str, Span]) -> list[Piece]:
-    """What the outputs of a product are; neighbouring rows of one module are one piece. Empty where that is not plain."""
+    """What the outputs of a product are; neighbouring rows of one module are one piece.
+
+    Empty where that is not plain.
+    """
     pieces: list[Piece] = []
     for weight in linear.weights:
         span = sources[str(weight.name)]
@@ -82,7 +85,8 @@ def _pieces(linear: Linear, sources: Mapping[str, Span], checkpoint: Mapping[str
 
 
 def _first_row(span: Span, whole: Span | None) -> int | None:
-    """The output of the whole layer with which a weight ``[out, in]`` begins; None where it is not consecutive outputs of it."""
+    """The output of the whole layer with which a weight ``[out, in]`` begins; None where it is not consecutive outputs
+    of it."""
     if whole is None or len(span.shape) != 2:
         return None
     if isinstance(span, PackedSpan):
@@ -93,7 +97,8 @@ def _first_row(span: Span, whole: Span | None) -> int | None:
 
 
 def add_slots(model: ir.Model, slots: Mapping[str, Slot]) -> list[Slot]:
-    """Give the products with these names their slots, behind their bias if it is part of the product; returns the slots."""
+    """Give the products with these names their slots, behind their bias if it is part of the product; returns the
+    slots."""
     added = []
     for node in list(model.graph):
         if node.op_type in _PRODUCTS and node.name in slots:

@@ -1,8 +1,10 @@
-"""Made-up inputs for any graph, from what it says that it takes: to try whether it runs, and whether two graphs compute the same.
+"""Made-up inputs for any graph, from what it says that it takes: to try whether it runs, and whether two graphs compute
+the same.
 
-Indices lie in the table they pick from, masks are ones, positions count up, an input that the graph compares with constants has one
-of these. Open axes have the same size wherever they have the same name. Nobody knows which sizes a graph of others can
-take, so there are several `TRIES`, and whoever runs them goes on to the next where one does not run.
+Indices lie in the table they pick from, masks are ones, positions count up, an input that the graph compares with
+constants has one of these. Open axes have the same size wherever they have the same name. Nobody knows which sizes a
+graph of others can take, so there are several `TRIES`, and whoever runs them goes on to the next where one does not
+run.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ _LENGTHS = ("length", "lens", "seqlen")
 
 @dataclass(frozen=True)
 class Try:
-    """``batch``: size of open first axes; ``size``: of the others, in the first input, and in the others, too, unless ``is_narrow``:
-    then these have the batch there. ``most``: whole numbers that are no indices stay below it.
+    """``batch``: size of open first axes; ``size``: of the others, in the first input, and in the others, too, unless
+    ``is_narrow``: then these have the batch there. ``most``: whole numbers that are no indices stay below it.
     """
 
     batch: int

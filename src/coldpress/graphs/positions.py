@@ -26,8 +26,8 @@ def last_position_only(graph: ir.Graph, head_name: str) -> None:
 def positions_of_short_steps(graph: ir.Graph, head_name: str) -> None:
     """Feed the head every position of a step that speculation reads, and of a longer one only the last.
 
-    ``logits`` stays ``[batch, tokens, vocabulary]``, as onnxruntime-genai allocates it before a step: after a longer step each
-    position has the logits of the last one.
+    ``logits`` stays ``[batch, tokens, vocabulary]``, as onnxruntime-genai allocates it before a step: after a longer
+    step each position has the logits of the last one.
     """
     head = _head(graph, head_name)
     one = _numbers(graph, 1)

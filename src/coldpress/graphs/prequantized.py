@@ -30,7 +30,8 @@ def stored_encoding(spans: Sequence[Span]) -> Encoding | None:
 
 
 def stored_scale_dtype(spans: Sequence[Span]) -> str | None:
-    """The type that holds the scales of weights one above the other as the checkpoint does; None where one has floats."""
+    """The type that holds the scales of weights one above the other as the checkpoint does; None where one has
+    floats."""
     found = {span.scale_dtype if isinstance(span, PackedSpan) else None for span in spans}
     return next(iter(found)) if len(found) == 1 else None if None in found else "float32"
 

@@ -1,4 +1,5 @@
-"""A causal language model in ONNX, opened by onnxruntime to score texts: the logits of all their tokens, and what single layers give.
+"""A causal language model in ONNX, opened by onnxruntime to score texts: the logits of all their tokens, and what
+single layers give.
 
 A pressed graph computes logits for the last position only, as generation needs no others. To score a text, the
 node that picks that position is bypassed in memory; the folder stays as it is.

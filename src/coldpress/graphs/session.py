@@ -29,18 +29,18 @@ _THREADS = ("intra_op_num_threads", "inter_op_num_threads")
 _KEYS = ("graph_optimization_level", *_THREADS, "execution_mode", "config_entries")
 _DEVICES = {"CUDAExecutionProvider": "cuda", "DmlExecutionProvider": "dml"}
 
-#: entries of a session that nobody times: its threads sleep when they wait. ONNX Runtime lets them spin, and apps have it so, but on a
-#: machine that others use they spin on the processor that they wait for
+#: entries of a session that nobody times: its threads sleep when they wait. ONNX Runtime lets them spin, and apps have
+#: it so, but on a machine that others use they spin on the processor that they wait for
 RESTING = {"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spinning": "0"}
 
 
 class Session:
     """``path`` is a graph or a folder with one. ``inputs``: name -> what must be fed; ``outputs``: names.
 
-    ``options`` go over those in the folder's session_options.json: ``graph_optimization_level`` (disable_all, basic, extended,
-    layout, all), ``intra_op_num_threads``, ``inter_op_num_threads``, ``execution_mode`` (sequential, parallel), ``config_entries``.
-    Where neither says so, the target decides the number of threads. ``is_timed``: its threads wait as in an app, spinning; else they
-    sleep, unless those options say how they wait.
+    ``options`` go over those in the folder's session_options.json: ``graph_optimization_level`` (disable_all, basic,
+    extended, layout, all), ``intra_op_num_threads``, ``inter_op_num_threads``, ``execution_mode`` (sequential,
+    parallel), ``config_entries``. Where neither says so, the target decides the number of threads. ``is_timed``: its
+    threads wait as in an app, spinning; else they sleep, unless those options say how they wait.
     """
 
     def __init__(self, path: Path, target: Target, options: Mapping[str, Any] | None = None, *, is_timed: bool = False):
@@ -78,7 +78,8 @@ class Session:
     def step(self, inputs: Mapping[str, np.ndarray], io_binding: bool = False) -> Callable[[], object]:
         """One run with these arrays, to be called as often as one likes.
 
-        ``io_binding``: inputs and outputs stay where the device has them; else they are numpy arrays, as most programs have it.
+        ``io_binding``: inputs and outputs stay where the device has them; else they are numpy arrays, as most programs
+        have it.
         """
         feeds = self._feeds(inputs)
         if not io_binding:
@@ -109,7 +110,8 @@ class Session:
         }
 
     def _feeds(self, inputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """What the graph takes, in its types; what follows from the token ids is made where the data does not give it."""
+        """What the graph takes, in its types; what follows from the token ids is made where the data does not give
+        it."""
         given = matched(inputs, self._named(), str(self.file))
         batch = len(next(iter(given.values())))
         feeds: dict[str, Any] = {}

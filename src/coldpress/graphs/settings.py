@@ -1,7 +1,7 @@
 """What mobius 0.1 reads wrong in a configuration, put right before it builds the graph.
 
-Which layers have a bias is read from the checkpoint's own tensors. The rest is a table: each entry was found by comparing
-a tiny model's logits with transformers' (``graphs/trial.py``).
+Which layers have a bias is read from the checkpoint's own tensors. The rest is a table: each entry was found by
+comparing a tiny model's logits with transformers' (``graphs/trial.py``).
 """
 
 from __future__ import annotations

@@ -29,10 +29,11 @@ _NO_NAMES = ("", "?", "-1", "None", "none", "unk", "dynamic")
 
 @dataclass(frozen=True)
 class Input:
-    """``kind`` is the element type as ONNX numbers it, 0 for what is no tensor; ``shape`` has sizes, names of open axes, or None.
+    """``kind`` is the element type as ONNX numbers it, 0 for what is no tensor; ``shape`` has sizes, names of open
+    axes, or None.
 
-    ``rows``: for an input of indices, how many rows the table has that they pick from; None where that is not plain. ``known``: the
-    values that the graph compares it with or looks it up among.
+    ``rows``: for an input of indices, how many rows the table has that they pick from; None where that is not plain.
+    ``known``: the values that the graph compares it with or looks it up among.
     """
 
     name: str
@@ -90,8 +91,8 @@ def _size(axis: Any) -> int | str | None:
 
 
 class _Uses:
-    """What a graph does with its inputs. ``rows``: input of indices -> rows of the table they pick from, as the embedding of a
-    text model has them; ``known``: input -> the values it is compared with.
+    """What a graph does with its inputs. ``rows``: input of indices -> rows of the table they pick from, as the
+    embedding of a text model has them; ``known``: input -> the values it is compared with.
     """
 
     def __init__(self, graph: Any):
@@ -157,8 +158,8 @@ _FEW = 4096
 def empty_cache(name: str, kind: int, shape: tuple[Any, ...], config: Mapping[str, Any], batch: int = 1) -> Any:
     """A cache of keys or values without positions, ``[batch, heads, 0, size]``, as an OrtValue.
 
-    ``config`` is the folder's genai_config.json, which tells the sizes that the graph leaves open. bfloat16 has no numpy
-    type, so the ONNX type ``kind`` goes along.
+    ``config`` is the folder's genai_config.json, which tells the sizes that the graph leaves open. bfloat16 has no
+    numpy type, so the ONNX type ``kind`` goes along.
     """
     from onnx import TensorProto, helper
     from onnxruntime import OrtValue

@@ -1,7 +1,7 @@
 """Filling a model's data file: every weight is read, quantized and written in chunks of rows, on all cores.
 
-Workers that quantize are forks: threads of one interpreter take turns at its lock after each operation on a chunk, and two of them
-were hardly faster than one. What is only copied is copied by threads, which share this process's memory.
+Workers that quantize are forks: threads of one interpreter take turns at its lock after each operation on a chunk, and
+two of them were hardly faster than one. What is only copied is copied by threads, which share this process's memory.
 
 Neither the float model nor the quantized one is ever in memory: sources are mapped, and the data file is
 mapped for writing, so that the system writes pages back when it likes.
@@ -92,7 +92,8 @@ def fill(
 
 
 def lattices_in(layouts: Sequence[Layout]) -> dict[str, tuple[bool, LatticeRecord | None]]:
-    """Whether weights that were quantized lay on their grid already, by a few of their rows, else on which other; by layer."""
+    """Whether weights that were quantized lay on their grid already, by a few of their rows, else on which other; by
+    layer."""
     found: dict[str, tuple[bool, LatticeRecord | None]] = {}
     for entry in (entry for layout in layouts for entry in layout.quantized if not entry.is_stored):
         rows = entry.sources[0].rows(0, min(_LOOKED_AT, entry.sources[0].shape[0]))

@@ -1,8 +1,10 @@
-"""Whether an architecture comes out right, tried on a tiny model before any work: ``python -m coldpress.graphs.trial REQUEST.json``.
+"""Whether an architecture comes out right, tried on a tiny model before any work: ``python -m coldpress.graphs.trial
+REQUEST.json``.
 
-A tiny random model of the user's own configuration is pressed in float32, and its logits are compared with transformers':
-after short and long prompts (beyond windows and the context that was trained on) and token by token. mobius reads many
-architectures that it does not compute as transformers does; what differs here would differ at any size.
+A tiny random model of the user's own configuration is pressed in float32, and its logits are compared with
+transformers': after short and long prompts (beyond windows and the context that was trained on) and token by token.
+mobius reads many architectures that it does not compute as transformers does; what differs here would differ at any
+size.
 
 The last line that the process prints is its answer as JSON.
 """
@@ -48,7 +50,8 @@ _REQUEST = {
 class Verdict:
     """``is_right``: the pressed model computes what transformers computes. ``why``: what is missing, where it does not.
 
-    ``hint``: what to do about it, where that is known. ``difference``: of logits or hidden states, the largest, relative to their spread; None where it did not come to that.
+    ``hint``: what to do about it, where that is known. ``difference``: of logits or hidden states, the largest,
+    relative to their spread; None where it did not come to that.
     """
 
     is_right: bool
@@ -61,7 +64,8 @@ class Verdict:
 
 
 def try_out(folder: Path, *, trust_remote_code: bool = False) -> Verdict:
-    """Press a tiny model of the configuration in ``folder`` and compare; of a multimodal one the text model, with the whole.
+    """Press a tiny model of the configuration in ``folder`` and compare; of a multimodal one the text model, with the
+    whole.
 
     Imports torch, transformers, mobius and ONNX Runtime.
     """

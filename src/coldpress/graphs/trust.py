@@ -1,7 +1,8 @@
-"""Which configurations come out right: a table of those that were swept, and a trial for every other one, before any work.
+"""Which configurations come out right: a table of those that were swept, and a trial for every other one, before any
+work.
 
-The table (``architectures.json``, written by ``docs/sweep.py``) holds for each class of transformers the settings that a
-tiny model came out right with. A configuration all of whose settings are there is pressed; another is tried on a tiny
+The table (``architectures.json``, written by ``docs/sweep.py``) holds for each class of transformers the settings that
+a tiny model came out right with. A configuration all of whose settings are there is pressed; another is tried on a tiny
 model of its own (``trial.py``), once, and refused if that differs from transformers.
 """
 
@@ -30,8 +31,8 @@ _VERSION = 2
 _NEEDS = ("mobius-onnx", "transformers", "onnxruntime")
 #: settings that have no effect on what a model computes from tokens
 _WITHOUT_EFFECT = re.compile(
-    r"(.*_)?token_id(_list)?|token_id|.*dropout\w*|.*_?pdrop|init\w*|.*initializer\w*|(torch_)?dtype|transformers_version|architectures"
-    r"|_name_or_path|name_or_path|auto_map|use_cache|id2label|label2id|num_labels|problem_type|return_dict|output_\w+"
+    r"(.*_)?token_id(_list)?|token_id|.*dropout\w*|.*_?pdrop|init\w*|.*initializer\w*|(torch_)?dtype|transformers_version"
+    r"|architectures|_name_or_path|name_or_path|auto_map|use_cache|id2label|label2id|num_labels|problem_type|return_dict|output_\w+"
     r"|pretraining_tp|task_specific_params|quantization_config|\w*loss_coef\w*|router_\w*noise|tokenizer_class|prefix"
     r"|vocab_size|finetuning_task|chunk_size_feed_forward|classifier_\w+|summary_\w+|model_type|is_llama_config"
     r"|_attn_implementation\w*|attn_implementation|unsloth\w*|pruned_heads|mask_(time|feature)\w*|num_beams|max_length"
@@ -53,7 +54,8 @@ def require_right(folder: Path, *, trust_remote_code: bool = False) -> None:
         raise ColdpressError(
             f"{name} with the settings of this config.json cannot be pressed: {verdict['why']}",
             hint=verdict["hint"]
-            or "a tiny model of the same settings was pressed and compared with transformers; docs/architectures.md says what presses",
+            or "a tiny model of the same settings was pressed and compared with transformers; "
+            "docs/architectures.md says what presses",
         )
 
 
@@ -68,7 +70,8 @@ def key_of(config: Mapping[str, Any]) -> str:
 
 
 def is_swept(config: Mapping[str, Any]) -> bool:
-    """Whether each setting of a configuration is one that its class came out right with, by the mobius that is installed."""
+    """Whether each setting of a configuration is one that its class came out right with, by the mobius that is
+    installed."""
     table = swept()
     known = table["classes"].get(key_of(config), {}).get("right")
     if known is None or table["mobius"] != version("mobius-onnx"):
@@ -78,7 +81,8 @@ def is_swept(config: Mapping[str, Any]) -> bool:
 
 @cache
 def swept() -> dict[str, Any]:
-    """The table: ``mobius``, its version, and ``classes``: model type/class -> ``right``: setting -> kinds of values; ``refused``; ``why``."""
+    """The table: ``mobius``, its version, and ``classes``: model type/class -> ``right``: setting -> kinds of values;
+    ``refused``; ``why``."""
     table: dict[str, Any] = json.loads(_TABLE.read_text(encoding="utf-8"))
     return table
 
@@ -133,7 +137,10 @@ def _fingerprint(config: Mapping[str, Any]) -> str:
 
 @cache
 def _verdict(folder: str, trust_remote_code: bool, fingerprint: str) -> dict[str, Any]:
-    """The verdict of a trial, tried now or on another day. Verdicts by the code of a folder are not kept: it may change."""
+    """The verdict of a trial, tried now or on another day.
+
+    Verdicts by the code of a folder are not kept: it may change.
+    """
     with Store().kept(f"trial-{fingerprint}") as place:
         file = place / "verdict.json"
         if file.exists() and not trust_remote_code:

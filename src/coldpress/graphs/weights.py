@@ -41,7 +41,10 @@ class _StandIn:
 
 @dataclass(frozen=True)
 class Sources:
-    """``spans``: what fills each initializer. ``origins``: the checkpoint's tensors that computed ones were made from."""
+    """``spans``: what fills each initializer.
+
+    ``origins``: the checkpoint's tensors that computed ones were made from.
+    """
 
     spans: dict[str, Span]
     origins: dict[str, frozenset[str]]
@@ -68,7 +71,8 @@ def sources_of(module: Any, spans: Mapping[str, Span], scratch: Path) -> Sources
 
 
 def with_base_prefix(spans: Mapping[str, Span], wanted: Collection[str]) -> dict[str, Span]:
-    """The tensors of a checkpoint by the names that it would have them under if it was not saved from the base model alone.
+    """The tensors of a checkpoint by the names that it would have them under if it was not saved from the base model
+    alone.
 
     ``wanted``: the names that the graph has. transformers reads both, too.
     """
@@ -117,7 +121,8 @@ def _traced(module: Any, spans: Mapping[str, Span], scratch: Path) -> Sources:
 
 
 def _following() -> Any:
-    """A context in which each tensor that torch makes notes the names of the checkpoint's tensors that it was made from."""
+    """A context in which each tensor that torch makes notes the names of the checkpoint's tensors that it was made
+    from."""
     import torch
     from torch.overrides import TorchFunctionMode
     from torch.utils._pytree import tree_leaves

@@ -1,8 +1,10 @@
-"""The process that builds and rewrites graphs: ``python -m coldpress.graphs.worker``, then the path of a request on its stdin.
+"""The process that builds and rewrites graphs: ``python -m coldpress.graphs.worker``, then the path of a request on its
+stdin.
 
 It runs apart from the process that moves weights, so that the memory of the libraries that build graphs is given back
-before the first weight is read, and so that what it does to its imports (see ``deferred_torch``) stays its own.
-The last line it prints is its answer as JSON. It imports transformers and onnx-ir before it is asked, so that it can be started early.
+before the first weight is read, and so that what it does to its imports (see ``deferred_torch``) stays its own. The
+last line it prints is its answer as JSON. It imports transformers and onnx-ir before it is asked, so that it can be
+started early.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ _LARGE_CONSTANT_BYTES = 1 << 16
 
 
 def main(question: Path) -> dict[str, Any]:
-    """Do a request: graphs, layouts and, for onnxruntime-genai, tokenizer and settings; what was learned of the model."""
+    """Do a request: graphs, layouts and, for onnxruntime-genai, tokenizer and settings; what was learned of the
+    model."""
     request = json.loads(question.read_text(encoding="utf-8"))
     folder, output = Path(request["folder"]), Path(request["output"])
     scratch = output / "capture"
@@ -48,10 +51,11 @@ def main(question: Path) -> dict[str, Any]:
 
 @contextmanager
 def _tokenizer_beside(folder: Path, place: Path, request: Mapping[str, Any]) -> Iterator[Callable[[], None] | None]:
-    """What waits for the tokenizer for onnxruntime-genai, which a fork of this process writes to ``place`` while it builds the graph.
+    """What waits for the tokenizer for onnxruntime-genai, which a fork of this process writes to ``place`` while it
+    builds the graph.
 
-    None where there is none to write. Where there is no fork, a thread writes it. A model's own code is run by one process at a
-    time, since transformers copies it to one place.
+    None where there is none to write. Where there is no fork, a thread writes it. A model's own code is run by one
+    process at a time, since transformers copies it to one place.
     """
     place.mkdir()
     if not request["genai"] or not has_tokenizer(folder):
@@ -207,7 +211,10 @@ def _learned(captured: Any) -> Built:
 
 
 def _import_transformers() -> None:
-    """Import it, without torch. What its model files define it reads twice, for itself and for its package of models: here once."""
+    """Import it, without torch.
+
+    What its model files define it reads twice, for itself and for its package of models: here once.
+    """
     deferred_torch.hide()
     from transformers.utils import import_utils
 

@@ -63,7 +63,10 @@ class Job:
 
     @cached_property
     def key(self) -> str:
-        """The hash of everything that decides the result. Paths do not, but what lies there; nor do threads of a pass."""
+        """The hash of everything that decides the result.
+
+        Paths do not, but what lies there; nor do threads of a pass.
+        """
         facts = {
             "part": [self.kind, self.part, _versions(self.part_class, self.parameters)],
             "parameters": _with_files(self.part_class, self.parameters, _named_contents),
@@ -81,7 +84,10 @@ class Job:
 
     @cached_property
     def inputs(self) -> tuple[Input, ...]:
-        """All that the job reads: models, and the files that its parameters name. Another machine needs no more of this one."""
+        """All that the job reads: models, and the files that its parameters name.
+
+        Another machine needs no more of this one.
+        """
         found = [self.model.path, *([self.source.path] if self.source else [])]
 
         def note(paths: list[Path], given: str) -> str:
@@ -232,7 +238,8 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _named_contents(paths: list[Path], given: str) -> Any:
-    """What counts of a text that names files: their names, which reports and names of adapters are made of, and contents."""
+    """What counts of a text that names files: their names, which reports and names of adapters are made of, and
+    contents."""
     return [{name_of(path): content_key(path)} for path in paths] if paths else given
 
 

@@ -35,7 +35,9 @@ class Entry:
 
 
 class Store:
-    """A folder of results. ``root`` defaults to `environment.cache_folder`. A copy of the folder is as good as the folder itself.
+    """A folder of results.
+
+    ``root`` defaults to `environment.cache_folder`. A copy of the folder is as good as the folder itself.
 
     ``since``: results that are older, in seconds since the epoch, are not found, and made anew.
     """

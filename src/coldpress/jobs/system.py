@@ -32,12 +32,18 @@ class System:
 
     @property
     def workers(self) -> int:
-        """How many jobs run side by side there without disturbing each other's times. A search tries as many points at once."""
+        """How many jobs run side by side there without disturbing each other's times.
+
+        A search tries as many points at once.
+        """
         return 1
 
     @property
     def machine(self) -> Mapping[str, str | int]:
-        """What times depend on where the jobs run: processor, cores, versions of runtimes. By default those of this machine."""
+        """What times depend on where the jobs run: processor, cores, versions of runtimes.
+
+        By default those of this machine.
+        """
         runtimes = {name: known for name in _RUNTIMES if (known := version_of(name))}
         return {"processor": processor(), "cores": physical_cores(), **runtimes}
 
@@ -50,13 +56,15 @@ class System:
             )
 
     def started_early(self, name: str) -> AbstractContextManager[None]:
-        """Start what the pass of this name will need, before it is sure that it will be sent; what was not used is ended."""
+        """Start what the pass of this name will need, before it is sure that it will be sent; what was not used is
+        ended."""
         return nullcontext()
 
     def map(self, jobs: Iterable[Job], store: Store, progress: Progress = silent) -> Iterator[tuple[Job, Result]]:
         """Do jobs and give each with its result as it is finished; results lie in ``store`` afterwards.
 
-        The order is the system's. A job that fails raises its ColdpressError here. Up to ``workers`` threads call this at a time.
+        The order is the system's. A job that fails raises its ColdpressError here. Up to ``workers`` threads call this
+        at a time.
         """
         raise NotImplementedError
 

@@ -1,7 +1,8 @@
 """A model of ours as the language model of EleutherAI's lm-evaluation-harness.
 
-What it asks of a model: how likely a continuation is, how likely a whole text is, and what comes next until one of some texts. Tokens are
-counted and cut as in its own backend for transformers, so that its numbers are those one finds published.
+What it asks of a model: how likely a continuation is, how likely a whole text is, and what comes next until one of some
+texts. Tokens are counted and cut as in its own backend for transformers, so that its numbers are those one finds
+published.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ Progress = Callable[[str, float, float], None]
 
 @dataclass(frozen=True)
 class Voice:
-    """A language model: ``score`` gives logits ``[tokens, vocab]`` for ids, ``speak()`` opens what answers; ``length`` is its context."""
+    """A language model: ``score`` gives logits ``[tokens, vocab]`` for ids, ``speak()`` opens what answers; ``length``
+    is its context."""
 
     tokenizer: Any
     score: Callable[[np.ndarray], np.ndarray]

@@ -32,7 +32,10 @@ class Runner(Protocol):
 
 
 def open_model(model: Model, target: Target, trust_remote_code: bool = False, *, is_timed: bool = False) -> Runner:
-    """An ONNX model with its session options, or a Hugging Face folder by transformers. ``is_timed``: as of a `Session`."""
+    """An ONNX model with its session options, or a Hugging Face folder by transformers.
+
+    ``is_timed``: as of a `Session`.
+    """
     if model.format == "onnx":
         return Session(model.path, target, is_timed=is_timed)
     return _torch(model, target, trust_remote_code)

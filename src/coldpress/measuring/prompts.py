@@ -1,7 +1,8 @@
-"""Whether what a person types becomes the same tokens in onnxruntime-genai, from a result, as in transformers, from its source.
+"""Whether what a person types becomes the same tokens in onnxruntime-genai, from a result, as in transformers, from its
+source.
 
-A model is as good as its tokens. onnxruntime-genai has a tokenizer and a template engine of its own, which do not know all that
-those of transformers know; so texts of many scripts, and chats, are sent through both.
+A model is as good as its tokens. onnxruntime-genai has a tokenizer and a template engine of its own, which do not know
+all that those of transformers know; so texts of many scripts, and chats, are sent through both.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ TYPED = {
     "emoji": "\U0001f44d\U0001f3fd \U0001f468\u200d\U0001f469\u200d\U0001f467 \u2764\ufe0f\U0001f1eb\U0001f1f7",
     "Latin letters": "caf\u00e9 na\u00efve Stra\u00dfe \u00c0\u00c9\u00ce Ti\u1ebfng Vi\u1ec7t \u00a0non\u00a0breaking",
     "Cyrillic and Greek": "\u041f\u0440\u0438\u0432\u0435\u0442, \u0401\u043b\u043a\u0430! \u03b1\u03b2\u03b3 \u0394",
-    "Chinese, Japanese, Korean": "\u4f60\u597d\uff0c\u4e16\u754c\u3002\u65e5\u672c\u8a9e\u306e\u30c6\u30ad\u30b9\u30c8\u3001\ud55c\uad6d\uc5b4 \ubb38\uc7a5 \uff21\uff22\uff23\uff11\uff12",
+    "Chinese, Japanese, Korean": (
+        "\u4f60\u597d\uff0c\u4e16\u754c\u3002\u65e5\u672c\u8a9e\u306e\u30c6\u30ad\u30b9\u30c8\u3001\ud55c\uad6d\uc5b4"
+        " \ubb38\uc7a5 \uff21\uff22\uff23\uff11\uff12"
+    ),
     "Arabic and Hebrew": "\u0645\u0631\u062d\u0628\u0627 \u05e9\u05dc\u05d5\u05dd \u0663\u0664",
     "Hindi and Thai": "\u0928\u092e\u0938\u094d\u0924\u0947 \u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35",
     "a long word": "supercalifragilistic" * 4,
@@ -90,7 +94,10 @@ class Source:
             return []
 
     def text_ids(self, text: str) -> list[int]:
-        """The ids of a text; begun with BOS, where the tokenizer does that and no template does. ValueError where there are none."""
+        """The ids of a text; begun with BOS, where the tokenizer does that and no template does.
+
+        ValueError where there are none.
+        """
         return self._encoded(text, not self.has_template)
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
@@ -152,7 +159,8 @@ class Runtime:
 
 
 def chats(sought: Sequence[str] = ()) -> Iterator[tuple[str, list[Message]]]:
-    """Chats of one to four turns, each with and without a system message, some with thoughts, and of the words ``sought``."""
+    """Chats of one to four turns, each with and without a system message, some with thoughts, and of the words
+    ``sought``."""
     said = [
         "  What is the capital of France \u2014 \u00abtr\u00e8s vite\u00bb \U0001f44d?\n",
         "Paris, \u00e0 mon avis.",
@@ -180,11 +188,12 @@ def chats(sought: Sequence[str] = ()) -> Iterator[tuple[str, list[Message]]]:
 def compare_prompts(
     source: Path, result: Path, files: Sequence[str | Path] = (), trust_remote_code: bool = False
 ) -> dict[str, Any]:
-    """How many texts and chats become other tokens in the result, for transformers or the runtime that it is made for, and the first of them; nothing without a tokenizer.
+    """How many texts and chats become other tokens in the result, for transformers or the runtime that it is made for,
+    and the first of them; nothing without a tokenizer.
 
-    Where there is a chat template, a text is what a user says. ``prompt_difference`` is a sentence with the tokens around the first
-    difference; ``rare_differences`` names the kinds of text that are copied rather than typed, and differ, and tells whether texts do
-    that are sent without the template.
+    Where there is a chat template, a text is what a user says. ``prompt_difference`` is a sentence with the tokens
+    around the first difference; ``rare_differences`` names the kinds of text that are copied rather than typed, and
+    differ, and tells whether texts do that are sent without the template.
     """
     if not has_tokenizer(source):
         return {}
@@ -219,7 +228,10 @@ def _cause(result: Path) -> str:
     """Why onnxruntime-genai may take texts otherwise, as the end of a sentence, and what to do about it."""
     if not (steps := steps_left_out(read_json(result / "tokenizer.json"))):
         return ""
-    return f"; the tokenizer has {', '.join(steps)}, which onnxruntime-genai leaves out: give it tokens that transformers made"
+    return (
+        f"; the tokenizer has {', '.join(steps)}, which onnxruntime-genai leaves out: give it tokens that transformers"
+        " made"
+    )
 
 
 def _asked(text: str) -> list[Message]:
@@ -236,8 +248,8 @@ def _texts(source: Source, files: Sequence[str | Path]) -> dict[str, str]:
 def _as_prompts(texts: Mapping[str, str]) -> dict[str, str]:
     """Texts as they are sent to a model that does not chat: whole, and beginning and ending with what is visible.
 
-    Where a tokenizer puts a blank before a text, onnxruntime-genai puts one also before a text that has it already, and behind special
-    tokens; only a template could take it away.
+    Where a tokenizer puts a blank before a text, onnxruntime-genai puts one also before a text that has it already, and
+    behind special tokens; only a template could take it away.
     """
     return {name: text.strip() for name, text in texts.items() if name != _SPECIAL}
 

@@ -26,10 +26,11 @@ one layer with swapped columns        0.38    1.62              0.67
 - int4: what rounding to nearest costs on a small model just fits; the bluntest form of it does not. One broken
   layer of many can hide below that; the error of each layer's weights in the report shows it.
 - An adapter: its products are computed in the float type of the graph and add no rounding of their own, so the model
-  with it may be as far from PEFT's as the base from its source, and no further (KL). That limit is loose where the base is
-  int4 of a float source, so the change it makes to the logits is compared with the one that PEFT makes: what rounding did to the base
-  is in both of the model's logits and falls out. From half to one and a half of it leaves room for the int4 base's own answer to the
-  change; a scaling that is wrong by two, a wrong sign, or layers in the wrong order are outside.
+  with it may be as far from PEFT's as the base from its source, and no further (KL). That limit is loose where the base
+  is int4 of a float source, so the change it makes to the logits is compared with the one that PEFT makes: what
+  rounding did to the base is in both of the model's logits and falls out. From half to one and a half of it leaves room
+  for the int4 base's own answer to the change; a scaling that is wrong by two, a wrong sign, or layers in the wrong
+  order are outside.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ class Tolerance:
 
     ``kl``: highest mean KL divergence in nats a token. ``perplexity_ratio``: highest perplexity, in units of the
     source's. ``top1_agreement``, ``generation_agreement``: lowest share of tokens on which both agree, on text and in
-    the model's own answers. ``relative``: of a graph made from a graph, the largest difference of an output in units of what it was;
-    None leaves that to the pass.
+    the model's own answers. ``relative``: of a graph made from a graph, the largest difference of an output in units of
+    what it was; None leaves that to the pass.
     """
 
     kl: float | None = None
@@ -112,7 +113,8 @@ def limits_broken(numbers: Mapping[str, Any], tolerance: Tolerance) -> list[str]
 
 
 def judge_adapter(numbers: Mapping[str, Any], tolerance: Tolerance) -> list[str]:
-    """One sentence for each limit that an adapter breaks; ``numbers`` are its entry in those of ``adapter_divergence``."""
+    """One sentence for each limit that an adapter breaks; ``numbers`` are its entry in those of
+    ``adapter_divergence``."""
     kl, effect, limit = numbers["kl"], numbers["effect"], tolerance.kl
     if limit is not None and not kl <= limit:
         return [f"adapter {numbers['name']}: KL divergence from PEFT's is {kl:.4g}, above the limit {limit:g}"]

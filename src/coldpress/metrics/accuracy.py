@@ -1,8 +1,9 @@
 """How often a model is right, on labelled data: computed by torchmetrics, batch by batch.
 
-``task`` says what an output means. ``classification`` takes the highest of the logits ``[samples, classes]``, ``token_classification`` of
-``[samples, tokens, classes]``; ``speech`` reads characters off ``[samples, frames, characters]`` as CTC does, or lets an encoder-decoder model
-speak; ``generation`` lets a language model answer. A function of one's own may take the place of all that.
+``task`` says what an output means. ``classification`` takes the highest of the logits ``[samples, classes]``,
+``token_classification`` of ``[samples, tokens, classes]``; ``speech`` reads characters off ``[samples, frames,
+characters]`` as CTC does, or lets an encoder-decoder model speak; ``generation`` lets a language model answer. A
+function of one's own may take the place of all that.
 """
 
 from __future__ import annotations
@@ -43,10 +44,12 @@ _CLASSES = {
 
 @dataclass(frozen=True)
 class Accuracy(Metric):
-    """Predictions against labels. ``accuracy`` is the share of right ones; ``average`` decides the other numbers of classes.
+    """Predictions against labels.
 
-    ``exact_match`` is the share of samples that are right from beginning to end; ``wer`` the word error rate. ``perplexity`` is a metric of its
-    own. ``auroc`` keeps the scores of all samples, everything else only counts.
+    ``accuracy`` is the share of right ones; ``average`` decides the other numbers of classes.
+
+    ``exact_match`` is the share of samples that are right from beginning to end; ``wer`` the word error rate.
+    ``perplexity`` is a metric of its own. ``auroc`` keeps the scores of all samples, everything else only counts.
     """
 
     data: DataSource | None = option("labelled data", None)
@@ -55,7 +58,8 @@ class Accuracy(Metric):
         "accuracy, f1, precision, recall, auroc; exact_match; wer; left out: the first of the task", ()
     )
     average: str = option(
-        "over classes: each alike (macro), as often as it occurs (weighted), all together (micro), or class 1 of two alone (binary)",
+        "over classes: each alike (macro), as often as it occurs (weighted), all together (micro), or class 1 of two"
+        " alone (binary)",
         "macro",
         ("macro", "weighted", "micro", "binary"),
     )
@@ -236,8 +240,8 @@ class _Classes:
         counted = right[right != _NOT_SCORED]
         if counted.size and (counted.min() < 0 or counted.max() >= scores.shape[-1]):
             raise ColdpressError(
-                f"accuracy: a label is {counted.max() if counted.max() >= scores.shape[-1] else counted.min()}, but the model "
-                f"tells {scores.shape[-1]} classes apart (0 to {scores.shape[-1] - 1})"
+                f"accuracy: a label is {counted.max() if counted.max() >= scores.shape[-1] else counted.min()}, but the"
+                f" model tells {scores.shape[-1]} classes apart (0 to {scores.shape[-1] - 1})"
             )
 
 

@@ -1,9 +1,10 @@
 """How far the adapters of an ONNX model are from PEFT's: the same prompt through both, adapter by adapter.
 
-The reference is the Hugging Face base, as `referee` has it, with the adapter put on by PEFT itself. Where PEFT is not installed, or
-cannot put an adapter on (it is for fused layers that this base has apart, or the reverse), the low-rank products are added here.
-``kl_without`` is the same divergence with the adapter left off. ``effect`` is how much of the change that the adapter makes to the
-source's logits it makes to the model's: 1 is all of it, whatever the base lost by rounding, which is in both of the model's logits.
+The reference is the Hugging Face base, as `referee` has it, with the adapter put on by PEFT itself. Where PEFT is not
+installed, or cannot put an adapter on (it is for fused layers that this base has apart, or the reverse), the low-rank
+products are added here. ``kl_without`` is the same divergence with the adapter left off. ``effect`` is how much of the
+change that the adapter makes to the source's logits it makes to the model's: 1 is all of it, whatever the base lost by
+rounding, which is in both of the model's logits.
 """
 
 from __future__ import annotations

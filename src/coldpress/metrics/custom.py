@@ -1,8 +1,8 @@
 """Numbers of the user's own, from a function in a Python file.
 
-Without data the function is called as ``function(model, target, **arguments)``, with the path of the model and where it shall run. With data it is
-called as ``function(batches, **arguments)``; ``batches`` gives a triple ``(outputs, labels, inputs)`` for each batch that the model was run on, one at a
-time. It gives a number, or a mapping of names to numbers.
+Without data the function is called as ``function(model, target, **arguments)``, with the path of the model and where it
+shall run. With data it is called as ``function(batches, **arguments)``; ``batches`` gives a triple ``(outputs, labels,
+inputs)`` for each batch that the model was run on, one at a time. It gives a number, or a mapping of names to numbers.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ class Generation(Metric):
     """Speed of onnxruntime-genai with a fixed number of threads, batch 1, after one run that is not counted.
 
     Prompt and decode are reported apart: they are bound by different things (arithmetic, memory). Values are medians
-    over the repeats; ``_p95`` is the value that one repeat (or one token) in twenty is worse than. A prompt that does not fit into
-    the model's context is cut; ``asked_prompt_tokens`` then says what was asked for.
+    over the repeats; ``_p95`` is the value that one repeat (or one token) in twenty is worse than. A prompt that does
+    not fit into the model's context is cut; ``asked_prompt_tokens`` then says what was asked for.
     """
 
     prompt_tokens: int = field(default=256, metadata={"help": "length of the prompt, taken from held-out text"})

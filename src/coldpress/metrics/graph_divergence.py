@@ -1,13 +1,13 @@
 """Whether a graph opens and runs, and how far its outputs are from those of the graph that it was made from.
 
-Both get the same inputs: the ``data``, else windows of the shipped text for models of text with their tokenizer, else made-up ones
-of several sizes. The distance of an output is ``|after - before| / |before|``, over all inputs together; that of whole numbers, flags and
-texts is the share that differs, and its limit the root of the other, as such values turn where numbers nearly tie. One
-model is in memory at a time.
+Both get the same inputs: the ``data``, else windows of the shipped text for models of text with their tokenizer, else
+made-up ones of several sizes. The distance of an output is ``|after - before| / |before|``, over all inputs together;
+that of whole numbers, flags and texts is the share that differs, and its limit the root of the other, as such values
+turn where numbers nearly tie. One model is in memory at a time.
 
-A graph has some noise of its own: sums in another order, ties that fall otherwise, drawn numbers. Where a distance is above the
-``limit``, it is measured as the distance between the graph before as it is and without ONNX Runtime's optimizations,
-and five times that is allowed: where a graph rounds to int8 itself, the least change turns many values.
+A graph has some noise of its own: sums in another order, ties that fall otherwise, drawn numbers. Where a distance is
+above the ``limit``, it is measured as the distance between the graph before as it is and without ONNX Runtime's
+optimizations, and five times that is allowed: where a graph rounds to int8 itself, the least change turns many values.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ _WINDOW = 32
 #: a graph whose own noise is above this says nothing about another
 _MOST_NOISE = 0.1
 _TIMES_NOISE = 5.0
-#: what the least change may cost a graph that rounds to int8 as it runs; limits below `_INEXACT` are of passes that change nothing
+#: what the least change may cost a graph that rounds to int8 as it runs; limits below `_INEXACT` are of passes that
+#: change nothing
 _IN_STEPS, _INEXACT = 0.15, 5e-4
 _ROUNDING = ("QuantizeLinear", "DynamicQuantizeLinear", "DynamicQuantizeMatMul")
 #: of numbers this small only rounding is left
@@ -64,8 +65,8 @@ class GraphDivergence(Metric):
     version: ClassVar[int] = 3
 
     def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
-        """The graph that is worst; ``unknown`` says why nothing was compared, if so. ColdpressError for one that does not open,
-        or does not run where the one before did.
+        """The graph that is worst; ``unknown`` says why nothing was compared, if so. ColdpressError for one that does
+        not open, or does not run where the one before did.
         """
         before = find_graphs(ctx.source.path) if ctx.source is not None else {}
         found = []
@@ -192,14 +193,16 @@ class _Pair:
 
     @property
     def _is_in_steps(self) -> bool:
-        """Whether the graph before rounds to int8 as it runs, and a pass changes numbers: the least change is a step then."""
+        """Whether the graph before rounds to int8 as it runs, and a pass changes numbers: the least change is a step
+        then."""
         from coldpress.graphs.imported.folder import load_graph
 
         is_exact = self.asked.limit < _INEXACT
         return not is_exact and any(node.op_type in _ROUNDING for node in load_graph(self.before or self.after).graph)
 
     def _noise(self, feeds: list[dict[str, Any]], before: list[Outputs]) -> dict[str, float]:
-        """How far the outputs of the graph before are from themselves: not optimized, and run once more, as some draw numbers."""
+        """How far the outputs of the graph before are from themselves: not optimized, and run once more, as some draw
+        numbers."""
         assert self.before is not None
         plain = Session(self.before, self._target, _PLAIN)
         first, second = ([_run(plain, one, self._narrow) for one in feeds] for _ in range(2))

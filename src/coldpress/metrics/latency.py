@@ -1,7 +1,7 @@
 """How long a model takes for a batch: an encoder, an image or sound model, or one prompt of a language model.
 
-``latency_p95_ms`` is the time that one run in twenty exceeds; ``throughput_p95`` the samples a second that one run in twenty falls below. What
-a chat model needs to answer is the metric ``generation``.
+``latency_p95_ms`` is the time that one run in twenty exceeds; ``throughput_p95`` the samples a second that one run in
+twenty falls below. What a chat model needs to answer is the metric ``generation``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ _NUMBERS = ("avg", "min", "max", *_SHARES)
 class Latency(Metric):
     """Wall-clock time of single runs on one batch, after some that are not counted.
 
-    ``latency_noise_ms`` is half the range of the medians of five stretches of the runs: how far the machine itself wandered meanwhile.
+    ``latency_noise_ms`` is half the range of the medians of five stretches of the runs: how far the machine itself
+    wandered meanwhile.
     """
 
     data: DataSource | None = option("where the batch comes from, its first one; left out: synthetic", None)

@@ -1,8 +1,9 @@
 """Tasks of EleutherAI's lm-evaluation-harness, with the model as its backend.
 
-Tasks are those that the harness brings, whose data it fetches from the Hugging Face hub, or your own: YAML files in the folder ``task_path``, with data
-beside them (``dataset_path: json``, ``dataset_kwargs: {data_files: ...}``), which need no network. Numbers are called ``TASK/NUMBER``; a number without a
-task, such as ``acc``, is the mean over the tasks that give it.
+Tasks are those that the harness brings, whose data it fetches from the Hugging Face hub, or your own: YAML files in the
+folder ``task_path``, with data beside them (``dataset_path: json``, ``dataset_kwargs: {data_files: ...}``), which need
+no network. Numbers are called ``TASK/NUMBER``; a number without a task, such as ``acc``, is the mean over the tasks
+that give it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Putting an adapter onto its base: every layer it names is found in the checkpoint, with the right shape, or it is refused."""
+"""Putting an adapter onto its base: every layer it names is found in the checkpoint, with the right shape, or it is
+refused."""
 
 from __future__ import annotations
 
@@ -75,8 +76,8 @@ class Base:
 def on_base(adapter: Adapter, base: Base) -> dict[str, LowRank]:
     """What an adapter adds, by the checkpoint's module names.
 
-    An adapter for separate layers fits a checkpoint that has them fused, and the reverse, exactly. Raises ColdpressError
-    that lists the modules that the base does not have, or the first one of another shape.
+    An adapter for separate layers fits a checkpoint that has them fused, and the reverse, exactly. Raises
+    ColdpressError that lists the modules that the base does not have, or the first one of another shape.
     """
     layers: dict[str, LowRank] = {}
     unknown: list[str] = []
@@ -101,7 +102,8 @@ def on_base(adapter: Adapter, base: Base) -> dict[str, LowRank]:
 
 
 def _check_same_base(adapter: Adapter, base: Base) -> None:
-    """Refuse an adapter that brings another embedding or head than the base has, or tokens that its tokenizer does not know."""
+    """Refuse an adapter that brings another embedding or head than the base has, or tokens that its tokenizer does not
+    know."""
     stored = plain_tensors(base.folder)
     for module, span in adapter.of_base.items():
         names = [f"{name}.weight" for name in (base.find(module), module) if name is not None]
@@ -124,7 +126,8 @@ def _is_close(first: Span, second: Span) -> bool:
 
 
 def more_tokens(adapter: Path, base: Path) -> dict[str, int]:
-    """Tokens, with their ids, that the tokenizer beside an adapter has and that of its base has not; none where one is missing."""
+    """Tokens, with their ids, that the tokenizer beside an adapter has and that of its base has not; none where one is
+    missing."""
     theirs = _tokens(adapter)
     ours = _tokens(base) if theirs else {}
     return {token: number for token, number in theirs.items() if token not in ours} if ours else {}
@@ -160,8 +163,8 @@ def _together(adapter: Adapter, base: Base, fused: str, found: Mapping[str, LowR
     wrong = next((leaf for leaf, layer in found.items() if rows.get(leaf) != layer.outputs), None)
     if wrong is not None:
         raise ColdpressError(
-            f"adapter '{adapter.folder}' gives '{wrong}' {found[wrong].outputs} outputs, '{fused}' of {base.folder} has "
-            f"{rows.get(wrong, 'no known number')} for it",
+            f"adapter '{adapter.folder}' gives '{wrong}' {found[wrong].outputs} outputs, '{fused}' of {base.folder} has"
+            f" {rows.get(wrong, 'no known number')} for it",
             hint="was it trained on another model?",
         )
     return stacked([found.get(leaf, count) for leaf, count in rows.items()])
@@ -172,7 +175,8 @@ def _check_shape(adapter: Adapter, base: Base, name: str, layer: LowRank) -> Non
     wanted = (shape[1], shape[0]) if adapter.config.get("fan_in_fan_out") else shape
     if (layer.outputs, layer.inputs) != wanted:
         raise ColdpressError(
-            f"adapter '{adapter.folder}' has '{name}' for a weight [{layer.outputs}, {layer.inputs}], in {base.folder} it is {list(wanted)}",
+            f"adapter '{adapter.folder}' has '{name}' for a weight [{layer.outputs}, {layer.inputs}], in {base.folder}"
+            f" it is {list(wanted)}",
             hint="was it trained on another model?",
         )
 
@@ -184,7 +188,9 @@ def _unknown(adapter: Adapter, base: Base, unknown: list[str]) -> ColdpressError
     trained = adapter.config.get("base_model_name_or_path")
     return ColdpressError(
         f"adapter '{adapter.folder}' changes modules that {base.folder} does not have: {named}{more}",
-        hint=f"it was trained on '{trained}'; this model has {', '.join(leaves)}"
-        if trained
-        else f"this model has {', '.join(leaves)}",
+        hint=(
+            f"it was trained on '{trained}'; this model has {', '.join(leaves)}"
+            if trained
+            else f"this model has {', '.join(leaves)}"
+        ),
     )

@@ -1,4 +1,5 @@
-"""A base and its adapters as one model: ``model/`` is a Hugging Face folder, ``adapter/`` holds one PEFT folder or several by name."""
+"""A base and its adapters as one model: ``model/`` is a Hugging Face folder, ``adapter/`` holds one PEFT folder or
+several by name."""
 
 from __future__ import annotations
 

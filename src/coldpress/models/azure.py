@@ -1,4 +1,7 @@
-"""Resources of Azure Machine Learning by their URIs. They are read and written in files; nothing is fetched from there yet."""
+"""Resources of Azure Machine Learning by their URIs.
+
+They are read and written in files; nothing is fetched from there yet.
+"""
 
 from __future__ import annotations
 

@@ -138,7 +138,9 @@ class Checkpoint:
                     raise ColdpressError(
                         f"tensor '{name}' is in {Path(found[name].file).name} and in {file.name} of {self.folder}, "
                         "with other values",
-                        hint="files of two saves lie in this folder: save or download the model again, into an empty one",
+                        hint=(
+                            "files of two saves lie in this folder: save or download the model again, into an empty one"
+                        ),
                     )
                 found[name] = span
         for name, home in self._found.homes.items():
@@ -155,7 +157,8 @@ class Checkpoint:
 
 
 def check(folder: Path) -> None:
-    """Raise ColdpressError for weights that cannot be right: broken files, or NaN or infinity in a vector (a norm, a bias).
+    """Raise ColdpressError for weights that cannot be right: broken files, or NaN or infinity in a vector (a norm, a
+    bias).
 
     Matrices are looked at when they are read anyway, as that takes long.
     """

@@ -33,7 +33,8 @@ def _add_imported(script: Path, found: set[Path]) -> None:
 
 
 def _imported(script: Path) -> Iterator[str]:
-    """The first names of all modules that a script imports, inside functions too; none of a script that is no Python."""
+    """The first names of all modules that a script imports, inside functions too; none of a script that is no
+    Python."""
     try:
         tree = ast.parse(script.read_bytes())
     except (SyntaxError, ValueError):

@@ -1,8 +1,9 @@
 """Hashes of files. That of a large file is made once, and remembered by what the file system says of the file.
 
-BLAKE3 hashes gigabytes a second on all processors, so that reading weights to hash them costs little beside pressing them.
-A hash counts as long as device, inode, size and both times of a file are the same. The second one is that of the last change of anything
-about the file (ctime, on POSIX): unlike the modification time nobody can set it, so that a change is noticed even if that was restored.
+BLAKE3 hashes gigabytes a second on all processors, so that reading weights to hash them costs little beside pressing
+them. A hash counts as long as device, inode, size and both times of a file are the same. The second one is that of the
+last change of anything about the file (ctime, on POSIX): unlike the modification time nobody can set it, so that a
+change is noticed even if that was restored.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Where the tensors of a graph lie that are not in it: in files of its folder, all there and long enough, or nowhere that is read."""
+"""Where the tensors of a graph lie that are not in it: in files of its folder, all there and long enough, or nowhere
+that is read."""
 
 from __future__ import annotations
 
@@ -60,8 +61,8 @@ def check_external(graph: onnx.GraphProto, folder: Path) -> None:
         start, length = _number(facts, "offset", 0), _number(facts, "length", _bytes(tensor))
         if start is None or length != _bytes(tensor):
             raise ColdpressError(
-                f"tensor '{tensor.name}' has {_bytes(tensor)} bytes, and shall lie at {facts.get('offset', 0)} of {file}, "
-                f"{facts.get('length', 'as many')} bytes long",
+                f"tensor '{tensor.name}' has {_bytes(tensor)} bytes, and shall lie at {facts.get('offset', 0)} of"
+                f" {file}, {facts.get('length', 'as many')} bytes long",
                 hint="save the graph again with its tensors in a file",
             )
         if (end := start + length) > sizes[file]:

@@ -1,7 +1,8 @@
 """Adapters that lie inside a checkpoint, beside the layers they change, and become PEFT folders.
 
-Phi-4-multimodal (https://huggingface.co/microsoft/Phi-4-multimodal-instruct) is such a model: ``...qkv_proj.lora_A.speech.weight``
-stands beside ``...qkv_proj.base_layer.weight``, and config.json says rank and alpha as ``speech_lora``.
+Phi-4-multimodal (https://huggingface.co/microsoft/Phi-4-multimodal-instruct) is such a model:
+``...qkv_proj.lora_A.speech.weight`` stands beside ``...qkv_proj.base_layer.weight``, and config.json says rank and
+alpha as ``speech_lora``.
 """
 
 from __future__ import annotations

@@ -32,13 +32,16 @@ def remarks_on_lattices(layers: Sequence[QuantizedLayer]) -> list[str]:
         if layer.lattice
     )
     for (lattice, bits, block_size, symmetric, is_whole), count in others.most_common():
-        head = f"The weights of {_count(count, layers)} lie on a grid of {lattice.bits} bits in blocks of {lattice.block_size}"
+        head = (
+            f"The weights of {_count(count, layers)} lie on a grid of {lattice.bits} bits in blocks of"
+            f" {lattice.block_size}"
+        )
         if is_whole:
             found.append(f"{head}, and were rounded to another: {_remedy(lattice, bits, block_size, symmetric)}.")
         else:
             found.append(
-                f"{head} above a float minimum, and were rounded again: zero points are whole codes here, and theirs are "
-                f"{_distance(layers):.2f} of a step from one on average."
+                f"{head} above a float minimum, and were rounded again: zero points are whole codes here, and theirs"
+                f" are {_distance(layers):.2f} of a step from one on average."
             )
     return found
 

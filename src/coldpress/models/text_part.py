@@ -1,7 +1,8 @@
 """The text model inside a multimodal checkpoint (Gemma 3, Qwen-VL, Mistral 3, LLaVA, ...) as a checkpoint of its own.
 
 Such a checkpoint nests the configuration of its text model as ``text_config`` and names its tensors
-``language_model.model.*``, ``model.language_model.*`` or, older ones, as a plain text model does. What sees and hears is left out.
+``language_model.model.*``, ``model.language_model.*`` or, older ones, as a plain text model does. What sees and hears
+is left out.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from coldpress.models.checkpoint import Checkpoint, Span
 
 #: parts of a configuration that are another model beside the text model
 _SENSES = ("vision_config", "audio_config", "audio_encoder_config", "speech_config", "visual", "vision_tower")
-#: model types of text models that transformers has only inside a multimodal one -> the plain ones that they are on text alone
+#: model types of text models that transformers has only inside a multimodal one -> the plain ones that they are on text
+#: alone
 _PLAIN = {
     "qwen2_vl_text": "qwen2",
     "qwen2_5_vl_text": "qwen2",
@@ -82,7 +84,8 @@ def text_config(folder: Path, *, trust_remote_code: bool = False) -> dict[str, A
 
 
 def _without_sections(config: dict[str, Any]) -> dict[str, Any]:
-    """Without what says which part of a rotation is for rows and columns of pictures; in a text, all are the same position."""
+    """Without what says which part of a rotation is for rows and columns of pictures; in a text, all are the same
+    position."""
     rotation = config.get("rope_parameters")
     if not isinstance(rotation, dict) or "mrope_section" not in rotation:
         return config
@@ -93,7 +96,8 @@ def _without_sections(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def text_tensors(tensors: Mapping[str, Span]) -> tuple[dict[str, Span], dict[str, int]]:
-    """The tensors of the text model by their names there; and of each part that is left out, how many weights it has."""
+    """The tensors of the text model by their names there; and of each part that is left out, how many weights it
+    has."""
     kept: dict[str, Span] = {}
     left: dict[str, int] = {}
     for name, span in tensors.items():

@@ -1,7 +1,7 @@
 """Whether a head and an embedding that the configuration ties are one matrix in the checkpoint, too.
 
-transformers 5 ties them only where the checkpoint has one of the two, or both with the same values; a head with values of its own
-is kept. So does coldpress, everywhere: in the graph, in the reference, in calibration.
+transformers 5 ties them only where the checkpoint has one of the two, or both with the same values; a head with values
+of its own is kept. So does coldpress, everywhere: in the graph, in the reference, in calibration.
 """
 
 from __future__ import annotations

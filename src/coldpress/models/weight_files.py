@@ -1,8 +1,8 @@
 """Which files of a Hugging Face folder hold its weights: those that transformers would load, and no others.
 
-transformers takes the file that config.json names as ``transformers_weights``; else ``model.safetensors``; else the shards
-that ``model.safetensors.index.json`` names. What else lies there (an older index, a variant, the original author's format)
-is not read, and is named, as a reader may take it for the weights.
+transformers takes the file that config.json names as ``transformers_weights``; else ``model.safetensors``; else the
+shards that ``model.safetensors.index.json`` names. What else lies there (an older index, a variant, the original
+author's format) is not read, and is named, as a reader may take it for the weights.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def weight_files(folder: Path) -> WeightFiles:
     chosen = _first_of(folder)
     if (folder / _ADAPTER).is_file():
         raise ColdpressError(
-            f"{folder} holds a model and an adapter ({_ADAPTER}): transformers puts the adapter on, where PEFT is installed",
+            f"{folder} holds a model and an adapter ({_ADAPTER}): transformers puts the adapter on, where PEFT is"
+            " installed",
             hint="move the adapter into a folder of its own, and pass it with --adapter_path",
         )
     if not chosen.name.endswith(".index.json"):

@@ -1,7 +1,9 @@
-"""PEFT's own layers in a network whose weights lie elsewhere: every kind of adapter acts, or is merged, as PEFT does it.
+"""PEFT's own layers in a network whose weights lie elsewhere: every kind of adapter acts, or is merged, as PEFT does
+it.
 
-The parameters of the base are zeros that take no memory until someone fills them; the adapter's tensors are read. What an adapter's
-file has of the base itself (a resized embedding, trained biases) is there at once and is the base's from then on, as in PEFT.
+The parameters of the base are zeros that take no memory until someone fills them; the adapter's tensors are read. What
+an adapter's file has of the base itself (a resized embedding, trained biases) is there at once and is the base's from
+then on, as in PEFT.
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ from coldpress.models.peft import LORA_BIAS, TRAIN_WITHOUT_BIAS, WEIGHTS
 class Adapted:
     """A transformers model with the adapter of ``folder`` in its modules. ``network``: that model, changed in place.
 
-    ``tied``: parameter -> the one that it shares its tensor with. ``tokens``: the size of the vocabulary, where the adapter was
-    trained with another one than the base has. Raises ColdpressError for an adapter that PEFT cannot put on the network, or that
-    has tensors for which the network has no place.
+    ``tied``: parameter -> the one that it shares its tensor with. ``tokens``: the size of the vocabulary, where the
+    adapter was trained with another one than the base has. Raises ColdpressError for an adapter that PEFT cannot put on
+    the network, or that has tensors for which the network has no place.
     """
 
     def __init__(self, network: Any, folder: Path, tied: Mapping[str, str]):
@@ -177,7 +179,8 @@ def _put_on(network: Any, folder: Path) -> Any:
     return wrapped.base_model
 
 
-#: what PEFT saves of a whole module once more, beside its tensors, where the vocabulary has another size than the base's
+#: what PEFT saves of a whole module once more, beside its tensors, where the vocabulary has another size than the
+#: base's
 _TWICE = (
     *(f".{part}.{local}" for part in ("modules_to_save", "original_module") for local in ("weight", "bias")),
     ".token_adapter.trainable_tokens_delta",
@@ -185,7 +188,8 @@ _TWICE = (
 
 
 def resize(network: Any, adapter: Path) -> int | None:
-    """Give a network the vocabulary that an adapter was trained with; how many tokens, where that is another than its own."""
+    """Give a network the vocabulary that an adapter was trained with; how many tokens, where that is another than its
+    own."""
     rows = [
         span.shape[1 if name.endswith("lora_embedding_A") else 0]
         for name, span in read_header(adapter / WEIGHTS).items()

@@ -1,4 +1,5 @@
-"""PEFT's network as the truth for a merged model: the base with the adapter live in it, weights streamed as for `Reference`."""
+"""PEFT's network as the truth for a merged model: the base with the adapter live in it, weights streamed as for
+`Reference`."""
 
 from __future__ import annotations
 

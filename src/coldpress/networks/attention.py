@@ -1,7 +1,8 @@
 """Causal attention in bfloat16 on a processor, a few queries at a time, as products of matrices.
 
-PyTorch's fused attention takes three to four times as long as products of matrices do there. Here a block of queries meets the keys up
-to its own end only, and the heads that share keys are rows of one product. Whatever is not plainly causal goes PyTorch's way.
+PyTorch's fused attention takes three to four times as long as products of matrices do there. Here a block of queries
+meets the keys up to its own end only, and the heads that share keys are rows of one product. Whatever is not plainly
+causal goes PyTorch's way.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ _NOT_PLAIN = ("softcap", "position_bias", "cache", "s_aux")
 
 
 def causal_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-    """``query [batch, heads, tokens, size]``, ``key`` and ``value`` of as many heads or a part of them; ``[batch, tokens, heads, size]``."""
+    """``query [batch, heads, tokens, size]``, ``key`` and ``value`` of as many heads or a part of them; ``[batch,
+    tokens, heads, size]``."""
     import torch
 
     batch, heads, tokens, _ = query.shape

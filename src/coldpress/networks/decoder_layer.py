@@ -1,4 +1,5 @@
-"""One layer of a decoder whose parameters are on ``meta``: which of them are there at once, and who watches its inputs."""
+"""One layer of a decoder whose parameters are on ``meta``: which of them are there at once, and who watches its
+inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A quantized folder as a plain network: whole, with the values that its codes stand for, or without memory, a tensor at a time."""
+"""A quantized folder as a plain network: whole, with the values that its codes stand for, or without memory, a tensor
+at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 
 def load_dense(folder: Path, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
-    """The causal language model of a quantized folder as if it were none: floats of a type, exact but for its rounding."""
+    """The causal language model of a quantized folder as if it were none: floats of a type, exact but for its
+    rounding."""
     shards = Shards(folder)
     kind = type(empty_model(folder, shards, trust_remote_code)[0])
     values = {name: shards.tensor(name).to(dtype) for name in shards.names()}
@@ -43,7 +45,7 @@ class Blueprint:
         network, names = empty_model(folder, shards, trust_remote_code)
         if names is None:
             raise ColdpressError(
-                f"the weights of {type(network).__name__} in {folder} are not told apart by name: transformers computes some "
-                "of them from several stored tensors"
+                f"the weights of {type(network).__name__} in {folder} are not told apart by name: transformers computes"
+                " some of them from several stored tensors"
             )
         return cls(network, names, tied_names(network), shards)

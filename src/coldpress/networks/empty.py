@@ -57,7 +57,8 @@ def empty_model(
 
 
 def empty_like(network: Any) -> Any:
-    """The network that transformers loaded, as if no layer was quantized, in float32 and with its parameters on ``meta``."""
+    """The network that transformers loaded, as if no layer was quantized, in float32 and with its parameters on
+    ``meta``."""
     import torch
 
     config = copy.deepcopy(network.config)
@@ -124,7 +125,8 @@ def _stored_names(model: Any, shards: Shards, filled: Mapping[str, str]) -> dict
             return None
         if shards.shape(stored) != tuple(parameter.shape):
             raise ColdpressError(
-                f"tensor '{stored}' has shape {list(shards.shape(stored))}, config.json asks for {list(parameter.shape)}",
+                f"tensor '{stored}' has shape {list(shards.shape(stored))}, config.json asks for"
+                f" {list(parameter.shape)}",
                 hint="is config.json that of these weights?",
             )
     return names

@@ -1,14 +1,14 @@
 """Mixtures of experts with one module for each expert, as checkpoints store them.
 
-Since version 5 transformers holds the experts of a layer in two tensors for all of them and joins the stored matrices when
-it loads. Here every stored matrix is the weight of a linear module again, under the name it has in the checkpoint: it is
-read alone, when a token comes to its expert; what comes to it can be watched; its codes are found by its name.
+Since version 5 transformers holds the experts of a layer in two tensors for all of them and joins the stored matrices
+when it loads. Here every stored matrix is the weight of a linear module again, under the name it has in the checkpoint:
+it is read alone, when a token comes to its expert; what comes to it can be watched; its codes are found by its name.
 
-What an expert computes is what its class declares to transformers' own kernels (``use_experts_implementation``): how the
-tensors lie and how gate and up are put together. Where each matrix is stored is learned from how transformers saves: it
-saves tensors that hold a number for each expert and part, and the names under which these numbers come out are the answer.
-Experts that declare something else (biases, transposed or interleaved weights), or that the checkpoint has as one tensor,
-stay as they are.
+What an expert computes is what its class declares to transformers' own kernels (``use_experts_implementation``): how
+the tensors lie and how gate and up are put together. Where each matrix is stored is learned from how transformers
+saves: it saves tensors that hold a number for each expert and part, and the names under which these numbers come out
+are the answer. Experts that declare something else (biases, transposed or interleaved weights), or that the checkpoint
+has as one tensor, stay as they are.
 """
 
 from __future__ import annotations
@@ -149,9 +149,9 @@ class Reached(Exception):
 class Turns:
     """Lets the experts of a layer work one after the other, each on all its tokens, in whatever batch these are.
 
-    So a calibration holds the weights and the sums of one expert at a time, and reads each weight once. A layer runs twice
-    for that: with `note`, up to its experts, whose inputs are kept; and, when all experts had their `turn`, with `give`.
-    ``tokens``: of all batches. What is kept lies in files in ``scratch`` that are mapped and have no name.
+    So a calibration holds the weights and the sums of one expert at a time, and reads each weight once. A layer runs
+    twice for that: with `note`, up to its experts, whose inputs are kept; and, when all experts had their `turn`, with
+    `give`. ``tokens``: of all batches. What is kept lies in files in ``scratch`` that are mapped and have no name.
     """
 
     def __init__(self, experts: Experts, tokens: int, scratch: Path | None):

@@ -1,4 +1,5 @@
-"""Freed memory goes back to the system. glibc keeps it, in pieces that fit nothing, so a long run looks larger than it ever was."""
+"""Freed memory goes back to the system. glibc keeps it, in pieces that fit nothing, so a long run looks larger than it
+ever was."""
 
 from __future__ import annotations
 
@@ -28,9 +29,11 @@ def keep_small() -> None:
 
 
 def give_back(beyond: int = 0) -> None:
-    """What is free now goes back to the system, if the process has grown by more than so many bytes since the last time.
+    """What is free now goes back to the system, if the process has grown by more than so many bytes since the last
+    time.
 
-    That takes some milliseconds, and to get pages anew far longer: a fifth of the time of a layer of 3.5 million weights.
+    That takes some milliseconds, and to get pages anew far longer: a fifth of the time of a layer of 3.5 million
+    weights.
     """
     global _left  # noqa: PLW0603
     if (libc := _glibc()) and (not beyond or _anonymous() > _left + beyond):

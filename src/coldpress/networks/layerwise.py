@@ -1,9 +1,11 @@
-"""A Hugging Face decoder run layer by layer, all windows through one layer before the next: one layer's weights in memory.
+"""A Hugging Face decoder run layer by layer, all windows through one layer before the next: one layer's weights in
+memory.
 
 The model is built with its parameters on ``meta``. Its own forward runs once with layers that only note how they are
-called, so masks, positions and whatever else a network gives each of its layers are its own. Then each layer runs alone,
-on batches of windows, with weights that were read for it, changed or not; its outputs are the inputs of the next. The
-experts of a layer take turns (`experts.Turns`): one at a time is in memory, and works on its tokens of all batches.
+called, so masks, positions and whatever else a network gives each of its layers are its own. Then each layer runs
+alone, on batches of windows, with weights that were read for it, changed or not; its outputs are the inputs of the
+next. The experts of a layer take turns (`experts.Turns`): one at a time is in memory, and works on its tokens of all
+batches.
 
 Layers, modules and parameters have the names that they have in the checkpoint.
 """
@@ -54,10 +56,10 @@ class _Call:
 class Layerwise:
     """The decoder layers of a folder, to be run one at a time on windows of token ids ``[windows, tokens]``.
 
-    ``layers``: their names, such as ``model.layers.0``. ``batch``: windows that run at once. The weights are float32 and
-    the work is done on ``device``; with ``in_bfloat16`` `run` casts them and all that a layer works with. What passes to
-    experts and back lies in files in ``scratch``, in the system's folder for such without. Code from the folder runs only
-    with ``trust_remote_code``.
+    ``layers``: their names, such as ``model.layers.0``. ``batch``: windows that run at once. The weights are float32
+    and the work is done on ``device``; with ``in_bfloat16`` `run` casts them and all that a layer works with. What
+    passes to experts and back lies in files in ``scratch``, in the system's folder for such without. Code from the
+    folder runs only with ``trust_remote_code``.
     """
 
     def __init__(
@@ -148,7 +150,8 @@ class Layerwise:
         return rows, columns
 
     def windows_at_once(self, max_memory: float | None) -> int:
-        """Windows that may run at once in ``max_memory`` gigabytes; two thousand tokens on a CPU, where more are no faster."""
+        """Windows that may run at once in ``max_memory`` gigabytes; two thousand tokens on a CPU, where more are no
+        faster."""
         tokens = self.ids.shape[1]
         usual = max(1, _TOKENS_AT_ONCE[self.device] // tokens)
         if max_memory is None:
@@ -163,7 +166,8 @@ class Layerwise:
         return min(usual, fits)
 
     def memory(self, tokens: int) -> tuple[int, int]:
-        """Bytes that a calibration takes, roughly: whatever the windows, and for each window of ``tokens`` in a batch."""
+        """Bytes that a calibration takes, roughly: whatever the windows, and for each window of ``tokens`` in a
+        batch."""
         layers = [layer.memory() for layer in self._layers.values()]
         return _BASE_BYTES + max(fixed for fixed, _ in layers), tokens * max(each for _, each in layers)
 
@@ -282,7 +286,8 @@ class Layerwise:
             yield part, found
 
     def logits(self, states: States, head: torch.Tensor | None = None) -> torch.Tensor:
-        """The logits ``[windows, tokens, vocabulary]`` for outputs of the last layer; ``head``: weights in place of its own."""
+        """The logits ``[windows, tokens, vocabulary]`` for outputs of the last layer; ``head``: weights in place of its
+        own."""
         import torch
 
         module, last = self._model.get_output_embeddings(), partial(constant, tensor_of(states).to(self.device))

@@ -1,7 +1,9 @@
-"""A Hugging Face folder as transformers itself loads it: which values it gives each parameter, and what it will not load.
+"""A Hugging Face folder as transformers itself loads it: which values it gives each parameter, and what it will not
+load.
 
-The weights are loaded in the type that they are stored in, so that they stay mapped files, and take no memory; whoever runs the
-network casts them module by module. Nothing here uses coldpress' own reading of files, which it is there to check.
+The weights are loaded in the type that they are stored in, so that they stay mapped files, and take no memory; whoever
+runs the network casts them module by module. Nothing here uses coldpress' own reading of files, which it is there to
+check.
 """
 
 from __future__ import annotations
@@ -56,8 +58,8 @@ def load(folder: Path, dtype: str, trust_remote_code: bool = False, config: Any 
     """Load a folder's causal language model with transformers, its floats as ``dtype``.
 
     ``config``: another configuration than the folder's, such as one with fewer layers. Quantized layers get the values
-    that transformers computes of them, in float32. Raises `CannotLoad`, and ColdpressError for a checkpoint that lacks a
-    parameter, which transformers would make up.
+    that transformers computes of them, in float32. Raises `CannotLoad`, and ColdpressError for a checkpoint that lacks
+    a parameter, which transformers would make up.
     """
     import torch
     from transformers import AutoModelForCausalLM

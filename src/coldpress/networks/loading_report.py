@@ -1,7 +1,7 @@
 """What transformers makes of the tensors of a folder: under which names it takes them, and which it has no place for.
 
-It is asked in a process of its own, as torch is hidden from the one that builds graphs, and only where something is in doubt.
-No values are loaded.
+It is asked in a process of its own, as torch is hidden from the one that builds graphs, and only where something is in
+doubt. No values are loaded.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def loading_report(folder: Path, architecture: str) -> LoadingReport | None:
 
 
 def left_out(folder: Path, tensors: Mapping[str, Span], report: LoadingReport) -> list[str]:
-    """What transformers has no place for, and is no loss: nothing of a folder in which something can be codes, or scales for them."""
+    """What transformers has no place for, and is no loss: nothing of a folder in which something can be codes, or
+    scales for them."""
     if quantization_config(folder) is not None or any(span.dtype not in _FLOATS for span in tensors.values()):
         return []
     return [name for name in tensors if name in report.unused and not re.search(_OF_CODES, name)]

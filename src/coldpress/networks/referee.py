@@ -1,7 +1,9 @@
-"""Which reference speaks for a source: what transformers loads, where it can and memory suffices; else coldpress' own reading.
+"""Which reference speaks for a source: what transformers loads, where it can and memory suffices; else coldpress' own
+reading.
 
-A reference that reads files with the code that pressed them errs as that code errs. So it speaks only where nothing else can, and,
-where the whole of a model is too large to be loaded, after a part of it was compared with what transformers loads.
+A reference that reads files with the code that pressed them errs as that code errs. So it speaks only where nothing
+else can, and, where the whole of a model is too large to be loaded, after a part of it was compared with what
+transformers loads.
 """
 
 from __future__ import annotations
@@ -171,7 +173,8 @@ def compare_part(folder: Path, whole: Reference, trust_remote_code: bool = False
 
 
 def misread(folder: Path, trust_remote_code: bool = False) -> list[str]:
-    """The parameters that coldpress reads otherwise than transformers, where the whole of a plain folder stays in mapped files."""
+    """The parameters that coldpress reads otherwise than transformers, where the whole of a plain folder stays in
+    mapped files."""
     stored = Checkpoint(folder).tensors
     if memory_needed(folder, stored):
         return []

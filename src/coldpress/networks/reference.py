@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 class Reference:
     """A Hugging Face folder as the truth that other models are compared with; see `referee` for which one to take.
 
-    ``streamed`` says whether the weights are read while the model runs (True) or were loaded whole.
-    Code from the folder runs only with ``trust_remote_code``. ``cut`` changes the configuration, to one of fewer layers.
+    ``streamed`` says whether the weights are read while the model runs (True) or were loaded whole. Code from the
+    folder runs only with ``trust_remote_code``. ``cut`` changes the configuration, to one of fewer layers.
     """
 
     def __init__(
@@ -86,7 +86,8 @@ class Reference:
         return {name: partial(self._shards.tensor, stored) for name, stored in self._keys.items()}
 
     def attach(self, adapter: Path) -> str:
-        """Put a PEFT folder's adapter onto the model; says who did it: PEFT, or coldpress where PEFT cannot or is not there."""
+        """Put a PEFT folder's adapter onto the model; says who did it: PEFT, or coldpress where PEFT cannot or is not
+        there."""
         self._adapter = adapter
         return attach(self._model, adapter, self.folder)
 
@@ -107,7 +108,8 @@ class Reference:
 
     @contextmanager
     def _failing_plainly(self) -> Iterator[None]:
-        """What transformers raises for a configuration that is contradictory, or not that of the weights, as ColdpressError."""
+        """What transformers raises for a configuration that is contradictory, or not that of the weights, as
+        ColdpressError."""
         try:
             yield
         except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
@@ -205,7 +207,8 @@ class Reference:
             self.attach(self._adapter)
 
     def _modules(self) -> Iterator[tuple[str, Any, Any]]:
-        """The modules whose parameters are streamed: name, module, and the one around it while which runs it has them."""
+        """The modules whose parameters are streamed: name, module, and the one around it while which runs it has
+        them."""
         for path, module in self._model.named_modules():
             yield path, module, None
 

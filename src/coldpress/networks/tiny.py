@@ -1,8 +1,8 @@
 """The same architecture at a tiny size: a configuration made small, and a random model of it.
 
-Every setting that says what is computed stays as it is (activation, biases, norms, how positions are rotated, which layers
-are of which kind); only sizes become small, in the proportions that matter: whether heads share keys and values, how large a
-head is, how far a context reaches beyond the one that it was trained on.
+Every setting that says what is computed stays as it is (activation, biases, norms, how positions are rotated, which
+layers are of which kind); only sizes become small, in the proportions that matter: whether heads share keys and values,
+how large a head is, how far a context reaches beyond the one that it was trained on.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"(moe|expert|shared_expert)\w*_size", 32),
     (r".*vocab_size\w*", VOCABULARY),
     (
-        r"max_(sequence|source_positions|target_positions|seq_len|position_embeddings|encoder_position_embeddings|decoder_position_embeddings)|n_positions|n_ctx|max_seq_len|seq_length|context_length|model_max_length|max_target_positions",
+        r"max_(sequence|seq_len|(source|target)_positions|((en|de)coder_)?position_embeddings)|max_target_positions"
+        r"|n_positions|n_ctx|max_seq_len|seq_length|context_length|model_max_length",
         POSITIONS,
     ),
     (r"sliding_window(_size)?|(attention_)?window_size|local_attention|attention_chunk_size|attention_window", WINDOW),
@@ -39,7 +40,8 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"q_lora_rank|qk_head_dim", 24),
     (r"qk_rope_head_dim|\w*chunk_size|index_topk|block_size|\w*mamba_n(um)?_heads", 8),
     (
-        r"hidden_size_per_layer_input|mamba_d_head|mamba_head_?dim|d_kv|dim_head|d_head|attention_head_size|kv_channels|swa_head_dim",
+        r"hidden_size_per_layer_input|mamba_d_head|mamba_head_?dim|d_kv|dim_head|d_head|attention_head_size"
+        r"|kv_channels|swa_head_dim",
         16,
     ),
     (r"linear_num_(key|value)_heads", 2),
@@ -49,7 +51,8 @@ _SIZES: tuple[tuple[str, int], ...] = (
 _HEADS = re.compile(r"(num_|encoder_|decoder_|num_encoder_|num_decoder_|swa_num_)?(attention_)?(n_?)?heads?")
 _SHARED = re.compile(r"(swa_)?num_key_value_heads|num_kv_heads|n_kv_heads|kv_n_heads|multi_query_group_num")
 _WIDTHS = re.compile(
-    r"(n_embd|d_model|hidden_size|emb_dim|embedding_dim|lru_width|(in|out)put_embedding_size|embedding_size|word_embed_proj_dim|(pronunciation|shape)_embed_dim|cross_attention_hidden_size|dim)"
+    r"(n_embd|d_model|hidden_size|emb_dim|embedding_dim|lru_width|((in|out)put_)?embedding_size|word_embed_proj_dim"
+    r"|(pronunciation|shape)_embed_dim|cross_attention_hidden_size|dim)"
 )
 _LAYERS = re.compile(
     r"(num_hidden|num_decoder|num_encoder|encoder|decoder|num|n|speech_encoder|t2u_encoder|t2u_decoder)_layers?"
@@ -152,7 +155,8 @@ def _picked(name: str, values: list[Any], config: Mapping[str, Any], layers: lis
 
 
 def _positions(config: Mapping[str, Any]) -> tuple[int, int] | None:
-    """The tiny (trained, longest) number of positions, in the proportion of the whole model's; None where only one is told."""
+    """The tiny (trained, longest) number of positions, in the proportion of the whole model's; None where only one is
+    told."""
     scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
     nested = [scaling, *(value for value in scaling.values() if isinstance(value, dict))]
     trained = next(
@@ -180,7 +184,8 @@ def _scaled(value: dict[str, Any], positions: tuple[int, int] | None) -> dict[st
 
 
 def tiny_model(folder: Path, output: Path, *, trust_remote_code: bool = False) -> Any:
-    """A random model, in float32, of the architecture that ``folder`` says, tiny; saved to ``output`` as a folder of its own.
+    """A random model, in float32, of the architecture that ``folder`` says, tiny; saved to ``output`` as a folder of
+    its own.
 
     ColdpressError where transformers cannot make one.
     """
@@ -221,7 +226,8 @@ def of_class(config: Any, class_name: str, *, trust_remote_code: bool = False) -
 
 
 def randomise(model: Any) -> None:
-    """Weights that keep a signal's size through a layer; norms and biases away from the ones and zeros they start as."""
+    """Weights that keep a signal's size through a layer; norms and biases away from the ones and zeros they start
+    as."""
     import torch
 
     generator = torch.Generator().manual_seed(0)

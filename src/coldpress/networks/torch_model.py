@@ -1,6 +1,7 @@
 """A Hugging Face folder of any kind, run by transformers: what the ONNX model that comes of it is compared with.
 
-It is loaded whole, as its users load it. Logits of language models larger than memory are the business of ``reference.py``.
+It is loaded whole, as its users load it. Logits of language models larger than memory are the business of
+``reference.py``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The result in forms that can be taken away: an archive with sample code, or an image that serves the model.
 
-Both are written into the output folder, from files that are in it; requirements name the versions that were tested here.
+Both are written into the output folder, from files that are in it; requirements name the versions that were tested
+here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Serves the model in the folder ``model`` beside this file over HTTP: POST a JSON object, get one back.
 
 A chat model takes ``{"prompt": "...", "max_new_tokens": 64}``; any other takes an array for each of its inputs, such as
-``{"input_ids": [[1, 2]]}``. Where adapter files lie beside a chat model, ``"adapter": "NAME"`` lets that one answer. GET answers what the model takes. The port is $PORT, or 8000. This file and
-prompts.py beside it know nothing of coldpress.
+``{"input_ids": [[1, 2]]}``. Where adapter files lie beside a chat model, ``"adapter": "NAME"`` lets that one answer.
+GET answers what the model takes. The port is $PORT, or 8000. This file and prompts.py beside it know nothing of
+coldpress.
 """
 
 from __future__ import annotations

@@ -67,8 +67,8 @@ class Context:
 
 @dataclass(frozen=True)
 class Closeness:
-    """How far the outputs of a graph may be from those of the graph before a pass: ``relative``, the norm of their difference in
-    units of the norm of what was there before, and ``why`` that much.
+    """How far the outputs of a graph may be from those of the graph before a pass: ``relative``, the norm of their
+    difference in units of the norm of what was there before, and ``why`` that much.
     """
 
     relative: float
@@ -82,11 +82,11 @@ SAME = Closeness(1e-4, "only the order of sums may change")
 class Pass:
     """One transformation of a model. Subclasses are frozen dataclasses; their fields are the parameters.
 
-    Each field carries its help text in ``field(metadata={"help": ...})`` and, where only some values are
-    allowed, ``{"choices": (...)}``. The file's docstring is the pass's documentation. ``reads`` names the fields that
-    are paths of files: what is in these counts when a result is looked up. ``is_timed``: whether the result depends on how
-    fast things run; then the target's number of threads counts, too. ``is_verified``: whether the result of the pass alone is
-    compared with what it was made of.
+    Each field carries its help text in ``field(metadata={"help": ...})`` and, where only some values are allowed,
+    ``{"choices": (...)}``. The file's docstring is the pass's documentation. ``reads`` names the fields that are paths
+    of files: what is in these counts when a result is looked up. ``is_timed``: whether the result depends on how fast
+    things run; then the target's number of threads counts, too. ``is_verified``: whether the result of the pass alone
+    is compared with what it was made of.
     """
 
     accepts: ClassVar[tuple[str, ...]] = ()
@@ -99,14 +99,15 @@ class Pass:
 
     @property
     def closeness(self) -> Closeness | None:
-        """How near an ONNX model must stay to the ONNX model before; None where the pass means to change what it computes."""
+        """How near an ONNX model must stay to the ONNX model before; None where the pass means to change what it
+        computes."""
         return None
 
     def check(self, model: Model | Planned, target: Target) -> None:
         """Raise ColdpressError when this pass cannot do its work; early and cheap.
 
-        Before any work ``model`` is the source for the first pass, and what the pass before has foretold for any other; that one is
-        checked again when its model is there.
+        Before any work ``model`` is the source for the first pass, and what the pass before has foretold for any other;
+        that one is checked again when its model is there.
         """
 
     @classmethod
@@ -115,7 +116,8 @@ class Pass:
         return nullcontext()
 
     def foretold(self, model: Model | Planned) -> Model | Planned:
-        """What this pass is going to make of ``model``, for the checks of later passes; ``model`` itself where it stays as it is."""
+        """What this pass is going to make of ``model``, for the checks of later passes; ``model`` itself where it stays
+        as it is."""
         return Planned(self.produces, model.provenance)
 
     def run(self, model: Model, ctx: Context) -> Model:
@@ -148,8 +150,8 @@ class Batch:
 class Data:
     """A kind of data: where batches come from. Subclasses are frozen dataclasses, as passes are.
 
-    ``accepts``: the formats of the models that it can make batches for. ``reads``: as of a pass; a folder counts with all
-    that is in it.
+    ``accepts``: the formats of the models that it can make batches for. ``reads``: as of a pass; a folder counts with
+    all that is in it.
     """
 
     accepts: ClassVar[tuple[str, ...]] = ("hf", "onnx")
@@ -210,9 +212,9 @@ class Metric:
     """One measurement of a model: named numbers, each described in ``values``.
 
     Where the parameters decide which numbers there are, an instance has ``values`` of its own. ``reads``: as of a pass.
-    ``runs_model``: whether the model is loaded, which is then done in a fresh process, as an app would. ``is_timed``: whether
-    the numbers are times, so that models are compared by it in turns, never from the store. ``quick``: parameters with which
-    a search takes a cheap first look; empty where there is none.
+    ``runs_model``: whether the model is loaded, which is then done in a fresh process, as an app would. ``is_timed``:
+    whether the numbers are times, so that models are compared by it in turns, never from the store. ``quick``:
+    parameters with which a search takes a cheap first look; empty where there is none.
     """
 
     values: ClassVar[Mapping[str, Value]] = {}
@@ -246,7 +248,8 @@ class Sampler:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a rule has found: ``problem``, in words; the ``fix``; the ``place``, a node or a tensor, empty for the whole graph.
+    """What a rule has found: ``problem``, in words; the ``fix``; the ``place``, a node or a tensor, empty for the whole
+    graph.
 
     ``severity``: an ``error`` does not run or falls off a performance cliff, a ``warning`` costs time or bytes.
     """
@@ -258,15 +261,19 @@ class Finding:
 
 
 class Rule:
-    """Something known of graphs: looks at one for a target. Subclasses are frozen dataclasses; their docstring is what `lint` says of them.
+    """Something known of graphs: looks at one for a target.
 
-    What a pass can know before there is a graph it asks of functions in the file of the rule, so that both say the same.
+    Subclasses are frozen dataclasses; their docstring is what `lint` says of them.
+
+    What a pass can know before there is a graph it asks of functions in the file of the rule, so that both say the
+    same.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
 
     def look(self, graph: ir.Model, target: Target, options: Mapping[str, Any]) -> Iterator[Finding]:
-        """All findings in a graph, its weights where they are; ``options`` are the session options that lie beside it."""
+        """All findings in a graph, its weights where they are; ``options`` are the session options that lie beside
+        it."""
         raise NotImplementedError
 
 
@@ -279,7 +286,10 @@ def refuse(findings: Iterable[Finding]) -> None:
 
 @cache
 def names(kind: str) -> dict[str, str]:
-    """All parts of a kind: name -> module that holds it, a file or one in a folder of its name. Reads names of files only."""
+    """All parts of a kind: name -> module that holds it, a file or one in a folder of its name.
+
+    Reads names of files only.
+    """
     folder = Path(__file__).parents[1] / kind
     built_in = {file.stem: f"coldpress.{kind}.{file.stem}" for file in folder.glob("[a-z]*.py")}
     built_in |= {

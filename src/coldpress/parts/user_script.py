@@ -16,7 +16,10 @@ from coldpress.errors import WORK_FAILED, ColdpressError, NotAtHand, did_you_mea
 
 
 class UserFunction:
-    """The function ``name`` of the Python file ``script``. What it raises comes back as ColdpressError with its own traceback."""
+    """The function ``name`` of the Python file ``script``.
+
+    What it raises comes back as ColdpressError with its own traceback.
+    """
 
     def __init__(self, script: str | None, name: str | None):
         if not script or not name:
@@ -78,7 +81,8 @@ class UserFunction:
             ) from error
 
     def _own(self, error: BaseException) -> Any:
-        """The traceback from the first frame in the user's file on; the whole one where there is none (a syntax error)."""
+        """The traceback from the first frame in the user's file on; the whole one where there is none (a syntax
+        error)."""
         frame, file = error.__traceback__, str(self._file.resolve())
         while frame is not None and frame.tb_frame.f_code.co_filename != file:
             frame = frame.tb_next

@@ -1,7 +1,9 @@
-"""Put adapters onto a model: the result is the base with its adapters, ready to be pressed with slots for them, or to be merged.
+"""Put adapters onto a model: the result is the base with its adapters, ready to be pressed with slots for them, or to
+be merged.
 
-An adapter is a PEFT folder of any kind; which kinds slots can hold, and which can be merged, the pass that follows says. Its name is that of the folder, or of the one around it if the folder is
-called ``adapter``. The base stays as it is, quantized or not.
+An adapter is a PEFT folder of any kind; which kinds slots can hold, and which can be merged, the pass that follows
+says. Its name is that of the folder, or of the one around it if the folder is called ``adapter``. The base stays as it
+is, quantized or not.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Fix sizes that a graph leaves open: named dimensions, or whole shapes of inputs.
 
-Compilers for NPUs need it, and ONNX Runtime plans memory better with it. The sizes of outputs follow. Tensors stay in their files.
+Compilers for NPUs need it, and ONNX Runtime plans memory better with it. The sizes of outputs follow. Tensors stay in
+their files.
 """
 
 from __future__ import annotations
@@ -112,7 +113,8 @@ def _sizes(shape: str | tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _repair_ranges(graph: ir.Graph) -> None:
-    """Make the ends of every Range scalars, as ONNX wants them; with sizes left open nobody notices that they are not."""
+    """Make the ends of every Range scalars, as ONNX wants them; with sizes left open nobody notices that they are
+    not."""
     import onnx_ir as ir
 
     for node in [node for node in graph if node.op_type == "Range"]:

@@ -1,7 +1,9 @@
-"""Take the LoRA weights of an ONNX model out: they become optional inputs of rank 0, and an adapter file that fills them.
+"""Take the LoRA weights of an ONNX model out: they become optional inputs of rank 0, and an adapter file that fills
+them.
 
-For models that an exporter wrote with their adapter in them, such as PEFT's through ``torch.onnx.export``. A scaling behind the
-products stays where it is. Without the file the model is the base alone. One that has LoRA slots already stays as it is.
+For models that an exporter wrote with their adapter in them, such as PEFT's through ``torch.onnx.export``. A scaling
+behind the products stays where it is. Without the file the model is the base alone. One that has LoRA slots already
+stays as it is.
 """
 
 from __future__ import annotations

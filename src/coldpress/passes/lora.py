@@ -1,13 +1,14 @@
 """Train an adapter on a Hugging Face model, whose own weights stay as they are, quantized ones too.
 
-The result is a base and its adapter: ``model/`` holds the files of the base, ``adapter/`` a folder of PEFT. On a quantized folder the
-frozen network has the values that the codes of this folder stand for, so that training and serving see the same base. Rows are packed
-into sequences without padding (tune/packing.py), and logits never exist as a whole (tune/loss.py). Weights of the base and products are
-bfloat16 where the device multiplies in it; the adapter and the moments of its optimizer are float32.
+The result is a base and its adapter: ``model/`` holds the files of the base, ``adapter/`` a folder of PEFT. On a
+quantized folder the frozen network has the values that the codes of this folder stand for, so that training and serving
+see the same base. Rows are packed into sequences without padding (tune/packing.py), and logits never exist as a whole
+(tune/loss.py). Weights of the base and products are bfloat16 where the device multiplies in it; the adapter and the
+moments of its optimizer are float32.
 
-Methods: ``lora`` (https://arxiv.org/abs/2106.09685), ``dora`` (2402.09353), ``loha`` (2108.06098), ``lokr`` (2309.14859); ``qlora``
-(2305.14314), on a base that bitsandbytes rounds to 4 bits for the training; ``loftq`` (2310.08659), which quantizes the base to our
-own int4 grid and begins with the adapter that makes up most for it.
+Methods: ``lora`` (https://arxiv.org/abs/2106.09685), ``dora`` (2402.09353), ``loha`` (2108.06098), ``lokr``
+(2309.14859); ``qlora`` (2305.14314), on a base that bitsandbytes rounds to 4 bits for the training; ``loftq``
+(2310.08659), which quantizes the base to our own int4 grid and begins with the adapter that makes up most for it.
 
 Checkpoints lie in the cache. A run that was stopped goes on from the last one, to the same result.
 """

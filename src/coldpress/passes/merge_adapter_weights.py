@@ -1,8 +1,9 @@
 """Add an adapter to the weights of its base: a Hugging Face folder comes out, of the same format and types.
 
-PEFT does the sums for every method that it can merge (LoRA, DoRA, LoHa, LoKr, ...). Layers that are quantized in the base are added to in
-float32 and rounded again on their own grid, since a sum of codes and floats lies between the codes; what that changes is in the report.
-Serving the adapter beside its base (``auto-opt --adapter_path``) changes nothing.
+PEFT does the sums for every method that it can merge (LoRA, DoRA, LoHa, LoKr, ...). Layers that are quantized in the
+base are added to in float32 and rounded again on their own grid, since a sum of codes and floats lies between the
+codes; what that changes is in the report. Serving the adapter beside its base (``auto-opt --adapter_path``) changes
+nothing.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class MergeAdapterWeights(Pass):
         if merged.errors:
             mean = sum(merged.errors.values()) / len(merged.errors)
             provenance = provenance.remarked(
-                f"The base is quantized, so {len(merged.errors)} layers were rounded again with the adapter in them, on the "
-                f"grid of the base: that changed them by {mean:.1%} on average."
+                f"The base is quantized, so {len(merged.errors)} layers were rounded again with the adapter in them, on"
+                f" the grid of the base: that changed them by {mean:.1%} on average."
             )
         return Model(ctx.scratch, "hf", "", provenance)

@@ -1,7 +1,7 @@
 """Weights in int8, activations rounded while the model runs: no data needed.
 
-ONNX Runtime's dynamic quantization. It pays for matrix products, so for transformers and recurrent networks: on CPUs with
-AMX or VNNI they become several times faster, with signed weights only (unsigned ones miss the fast products).
+ONNX Runtime's dynamic quantization. It pays for matrix products, so for transformers and recurrent networks: on CPUs
+with AMX or VNNI they become several times faster, with signed weights only (unsigned ones miss the fast products).
 Convolutions gain nothing from it and stay float unless they are named; quantize those statically.
 
 A graph that has something quantized already is refused. The weights are in memory as a whole.

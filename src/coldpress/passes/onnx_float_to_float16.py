@@ -1,8 +1,8 @@
 """Turn the float32 numbers of an ONNX graph into float16: half the size, for devices that compute in it.
 
-ONNX Runtime's converter changes the graph; large tensors are rounded one after the other while they are written. Operators
-without a float16 kernel, and those that are named, stay float32 between casts. Values beyond the range of float16
-are cut to it, which the report says.
+ONNX Runtime's converter changes the graph; large tensors are rounded one after the other while they are written.
+Operators without a float16 kernel, and those that are named, stay float32 between casts. Values beyond the range of
+float16 are cut to it, which the report says.
 
 The CPU provider has no float16 products: it would cast every layer to float32 and back, so it is refused there.
 """
@@ -174,7 +174,10 @@ class OnnxFloatToFloat16(Pass):
         return bool(np.abs(tensor.numpy()).max(initial=0.0) > self.max_finite_val)
 
     def _cut_by_converter(self, made: ir.Model, source: ir.Model) -> list[str]:
-        """Vectors and matrices in the graph itself that the converter cut. A single number says that something is masked."""
+        """Vectors and matrices in the graph itself that the converter cut.
+
+        A single number says that something is masked.
+        """
         import onnx_ir as ir
 
         return [

@@ -1,7 +1,7 @@
 """Simplify an ONNX graph: constants are folded, and what is superfluous, doubled or unread is removed.
 
-The rewriting rules of onnxscript and the passes of onnx_ir, applied until nothing changes. Large tensors stay in their files and
-are not folded. What the graph computes stays the same, to rounding.
+The rewriting rules of onnxscript and the passes of onnx_ir, applied until nothing changes. Large tensors stay in their
+files and are not folded. What the graph computes stays the same, to rounding.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ class OnnxPeepholeOptimizer(Pass):
 
 
 def _note_types(model: Any) -> None:
-    """Note the types of all values, as rules ask for them without asking whether they are known; shapes stay as they were."""
+    """Note the types of all values, as rules ask for them without asking whether they are known; shapes stay as they
+    were."""
     known = {value: value.shape for graph in model.graphs() for node in graph for value in node.outputs}
     infer_shapes(model)
     for value, shape in known.items():

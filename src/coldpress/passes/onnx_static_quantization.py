@@ -1,12 +1,12 @@
 """Weights and activations in int8, in ranges that a few batches show.
 
-ONNX Runtime's static quantization. It pays for convolutional networks, whose layers then hand int8 to each other, and for
-transformers where even the search for the range of each activation costs too much. Batches come from ``data``; without it from
-the text that coldpress ships, for models of text with their tokenizer, and else from random numbers, which the report says. One
-batch's activations are in memory at a time, and the weights as a whole.
+ONNX Runtime's static quantization. It pays for convolutional networks, whose layers then hand int8 to each other, and
+for transformers where even the search for the range of each activation costs too much. Batches come from ``data``;
+without it from the text that coldpress ships, for models of text with their tokenizer, and else from random numbers,
+which the report says. One batch's activations are in memory at a time, and the weights as a whole.
 
-``qdq`` puts QuantizeLinear and DequantizeLinear around operators, which every execution provider reads; ``qoperator`` writes the
-integer operators of the CPU. A graph that has something quantized already is refused.
+``qdq`` puts QuantizeLinear and DequantizeLinear around operators, which every execution provider reads; ``qoperator``
+writes the integer operators of the CPU. A graph that has something quantized already is refused.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Fuse the patterns of transformers into the operators that ONNX Runtime has kernels for: attention, layer norms, GELU.
 
-ONNX Runtime's own optimizer for graphs that came from an exporter. A graph that coldpress captured is fused already: it stays
-as it is, which the report says. The weights are in memory as a whole.
+ONNX Runtime's own optimizer for graphs that came from an exporter. A graph that coldpress captured is fused already: it
+stays as it is, which the report says. The weights are in memory as a whole.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ written to its place, so that memory does not grow with the model. Linear layers
 embedding ``GatherBlockQuantized``; an embedding that is tied to the head is stored once. What the checkpoint holds as
 codes (compressed-tensors, GPTQ, AWQ) is not quantized again: the same codes, scales and zero points are written.
 
-A base with adapters becomes a graph with LoRA slots, and an adapter file for each adapter beside it. The base's weights are
-written as without them.
+A base with adapters becomes a graph with LoRA slots, and an adapter file for each adapter beside it. The base's weights
+are written as without them.
 """
 
 from __future__ import annotations
@@ -107,7 +107,8 @@ class Press(Pass):
     use_ort_genai: bool = _option(True, "write genai_config.json, for onnxruntime-genai")
     logits: str | None = _option(
         None,
-        "logits for the last position of a prompt, for all, or as speculation needs them, which is then on in genai_config.json; default: last for onnxruntime-genai",
+        "logits for the last position of a prompt, for all, or as speculation needs them, which is then on in"
+        " genai_config.json; default: last for onnxruntime-genai",
         ("last", "all", "speculation"),
     )
     trust_remote_code: bool = _option(False, "run configuration code that comes with the model")
@@ -118,7 +119,8 @@ class Press(Pass):
             refuse(half_on_cpu(self.precision, target, fix))
         if self.scale_dtype is not None and target.short_name != "cpu":
             raise ColdpressError(
-                f"scale_dtype has no effect on {target.provider}, whose graphs compute in half precision, scales included",
+                f"scale_dtype has no effect on {target.provider}, whose graphs compute in half precision, scales"
+                " included",
                 hint="leave it out",
             )
         if self.logits == "speculation":
@@ -290,7 +292,8 @@ class Press(Pass):
 
 
 def _remarks_on_tokenizer(base: Path) -> list[str]:
-    """Those of `check_tokenizer`; the memory of the vocabulary, more than that of the chunks of weights, is given back at once."""
+    """Those of `check_tokenizer`; the memory of the vocabulary, more than that of the chunks of weights, is given back
+    at once."""
     remarks = check_tokenizer(base)
     heap.give_back()
     return remarks
@@ -343,7 +346,10 @@ def _genai_version() -> tuple[int, ...]:
 
 
 def copy_settings(folder: Path, output: Path) -> None:
-    """Copy what makes a model's inputs. A model for onnxruntime-genai has its tokenizer already, in a form of its own."""
+    """Copy what makes a model's inputs.
+
+    A model for onnxruntime-genai has its tokenizer already, in a form of its own.
+    """
     for name in ("preprocessor_config.json",) if (output / "genai_config.json").exists() else _SETTINGS:
         if (folder / name).exists():
             shutil.copyfile(folder / name, output / name)

@@ -1,13 +1,13 @@
 """Quantize the linear layers of a Hugging Face model for the inputs they really get, layer by layer.
 
-One run over a calibration text gives the Gram matrix ``X'X`` of every linear's input (the Gram pass, calibration/grams.py); it is
-kept, so another algorithm or budget on the same text does not run the model again. From these matrices each layer is
-quantized alone: AWQ scales where they can be folded, clipping, GPTQ with static groups and act-order, a polish. One layer is in
-memory at a time, each finished layer is committed, and a run that was killed goes on from there. ``best`` counts tokens by what they
-matter for the answers (calibration/saliency.py).
+One run over a calibration text gives the Gram matrix ``X'X`` of every linear's input (the Gram pass,
+calibration/grams.py); it is kept, so another algorithm or budget on the same text does not run the model again. From
+these matrices each layer is quantized alone: AWQ scales where they can be folded, clipping, GPTQ with static groups and
+act-order, a polish. One layer is in memory at a time, each finished layer is committed, and a run that was killed goes
+on from there. ``best`` counts tokens by what they matter for the answers (calibration/saliency.py).
 
-The result is a Hugging Face folder that plain transformers loads, in the format of compressed-tensors, GPTQ or AWQ. ``auto-opt``
-presses it to ONNX with exactly these codes.
+The result is a Hugging Face folder that plain transformers loads, in the format of compressed-tensors, GPTQ or AWQ.
+``auto-opt`` presses it to ONNX with exactly these codes.
 """
 
 from __future__ import annotations
@@ -344,7 +344,8 @@ class _Run:
         return self.decoder.embedding if self.decoder.is_tied else LM_HEAD
 
     def _try_head(self, worker: LayerQuantizer) -> list[str]:
-        """What there is to quantize of the head: nothing, unless its four bits pay; all that is known of it is noted."""
+        """What there is to quantize of the head: nothing, unless its four bits pay; all that is known of it is
+        noted."""
         from coldpress.calibration.head import Trial, divergence, saved_bytes
         from coldpress.calibration.sensitivity import stored_bytes
 
@@ -517,8 +518,8 @@ class _Run:
         if self.windows is None or not self.windows.repeats_itself:
             return []
         return [
-            f"The calibration text repeats itself: {self.windows.pairs} different pairs of tokens in {self.windows.tokens}. "
-            "On other text the model may lose more than without it."
+            f"The calibration text repeats itself: {self.windows.pairs} different pairs of tokens in"
+            f" {self.windows.tokens}. On other text the model may lose more than without it."
         ]
 
     def _provenance(self, layers: tuple[QuantizedLayer, ...], timings: tuple[Timing, ...]) -> Provenance:

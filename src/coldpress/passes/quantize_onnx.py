@@ -1,14 +1,14 @@
 """Quantize the weights of an ONNX model: an ONNX model in, an ONNX model out.
 
-MatMul and Gemm with a constant matrix become ``MatMulNBits``, lookups in a table ``GatherBlockQuantized``; everything else stays as
-it is, opset and float type included. rtn, kquant and hqq look at the weights alone and take any model. awq, gptq and best run
-the float model with ONNX Runtime on calibration data, one sample at a time, and fit each weight to the inputs it
-gets: models of text on windows of a text, all others on arrays of the user's (``--data_files inputs.npz``, arrays
-named as the inputs, samples along the first axis). The Gram matrices of at most a gigabyte are held at a time; a model
-with more is run several times.
+MatMul and Gemm with a constant matrix become ``MatMulNBits``, lookups in a table ``GatherBlockQuantized``; everything
+else stays as it is, opset and float type included. rtn, kquant and hqq look at the weights alone and take any model.
+awq, gptq and best run the float model with ONNX Runtime on calibration data, one sample at a time, and fit each weight
+to the inputs it gets: models of text on windows of a text, all others on arrays of the user's (``--data_files
+inputs.npz``, arrays named as the inputs, samples along the first axis). The Gram matrices of at most a gigabyte are
+held at a time; a model with more is run several times.
 
-AWQ's scales are put where a norm alone makes the input of the weights; elsewhere awq is its clipping. Small weights, those in
-subgraphs, and those that other nodes read, too, stay float, and the report says so.
+AWQ's scales are put where a norm alone makes the input of the weights; elsewhere awq is its clipping. Small weights,
+those in subgraphs, and those that other nodes read, too, stay float, and the report says so.
 """
 
 from __future__ import annotations
@@ -273,8 +273,12 @@ class QuantizeOnnx(Pass):
             next(inputs.of_arrays(self._arrays))
         elif not inputs.takes_text:
             raise ColdpressError(
-                f"{self.algorithm} runs the model, and {graph.file.name} takes {', '.join(inputs.wanted)}, not a text alone",
-                hint="use --algorithm kquant, which needs no data, or --data_files inputs.npz with an array for each input",
+                f"{self.algorithm} runs the model, and {graph.file.name} takes {', '.join(inputs.wanted)}, not a text"
+                " alone",
+                hint=(
+                    "use --algorithm kquant, which needs no data, or --data_files inputs.npz with an array for each"
+                    " input"
+                ),
             )
 
     def _text(self) -> CalibrationText:

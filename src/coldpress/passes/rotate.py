@@ -1,10 +1,10 @@
 """Rotate the residual stream and the values of a network, folded into its weights: it computes what it did.
 
 Outliers are what a block's grid is worst at, and a rotation spreads them over all channels, as in QuaRot
-(https://arxiv.org/abs/2404.00456). Only the rotations that cost nothing at run time are done. ``quarot`` turns at random;
-``spinquant`` learns the rotation of the stream for the grid that the weights will be rounded to, from the Gram matrices of
-their inputs (quant/learned_rotation.py). With small groups a random rotation gains little, or loses: measure it against the
-same algorithm without.
+(https://arxiv.org/abs/2404.00456). Only the rotations that cost nothing at run time are done. ``quarot`` turns at
+random; ``spinquant`` learns the rotation of the stream for the grid that the weights will be rounded to, from the Gram
+matrices of their inputs (quant/learned_rotation.py). With small groups a random rotation gains little, or loses:
+measure it against the same algorithm without.
 """
 
 from __future__ import annotations

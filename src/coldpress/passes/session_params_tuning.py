@@ -1,8 +1,9 @@
 """Find the session options with which a model runs fastest on this machine, and write them beside it.
 
-All combinations are measured in turns, forwards and backwards, so that a machine that slows down slows all of them; after each
-round those that are far behind drop out. The fastest is kept, unless the default is no slower within the noise: then the
-default stays. The batch comes from ``data``; without it from a text that coldpress ships, or random numbers.
+All combinations are measured in turns, forwards and backwards, so that a machine that slows down slows all of them;
+after each round those that are far behind drop out. The fastest is kept, unless the default is no slower within the
+noise: then the default stays. The batch comes from ``data``; without it from a text that coldpress ships, or random
+numbers.
 """
 
 from __future__ import annotations

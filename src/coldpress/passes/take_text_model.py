@@ -1,7 +1,7 @@
 """Take the text model out of a multimodal checkpoint, as a Hugging Face folder of its own.
 
-Tensors are copied as they are, packed ones too; the parts that see or hear are left out and named in the report. Later passes,
-and the comparison with the source, go by this folder.
+Tensors are copied as they are, packed ones too; the parts that see or hear are left out and named in the report. Later
+passes, and the comparison with the source, go by this folder.
 """
 
 from __future__ import annotations

@@ -38,10 +38,10 @@ class Calibrated:
     """Codes, and how they came about.
 
     ``damp``: the share of the inputs' mean power that GPTQ had to add to the diagonal; None where it did not run.
-    ``fallback``: why simpler codes stand here than those asked for, or None. ``squares`` float64 ``[3, rows]``: for each
-    row the squared output of what these codes miss, of what `rtn` misses, and of the weight; without a Gram matrix
-    those of the weights, which is the same for unrelated inputs of equal power. ``on_lattice``: the weights lay on the grid
-    already, and these are their codes.
+    ``fallback``: why simpler codes stand here than those asked for, or None. ``squares`` float64 ``[3, rows]``: for
+    each row the squared output of what these codes miss, of what `rtn` misses, and of the weight; without a Gram matrix
+    those of the weights, which is the same for unrelated inputs of equal power. ``on_lattice``: the weights lay on the
+    grid already, and these are their codes.
     """
 
     codes: Codes

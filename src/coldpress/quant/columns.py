@@ -16,10 +16,11 @@ _COLUMNS = 32
 class Columns:
     """Columns ``goal [K, rows]`` of a weight, each one run of memory, of which the last is rounded first.
 
-    ``shares [K, K]``: of what column k misses, ``shares[k, j]`` is added to the aim of column j. ``pivots [K]``: of the factor.
+    ``shares [K, K]``: of what column k misses, ``shares[k, j]`` is added to the aim of column j. ``pivots [K]``: of the
+    factor.
 
-    After `run`: ``steps`` int16 and ``missed``, both ``[K, rows]``; ``damped [rows]`` is the squared error of each row's output for
-    inputs that are damped: what remains of the aims is orthogonal to what other columns could do.
+    After `run`: ``steps`` int16 and ``missed``, both ``[K, rows]``; ``damped [rows]`` is the squared error of each
+    row's output for inputs that are damped: what remains of the aims is orthogonal to what other columns could do.
     """
 
     def __init__(self, goal: torch.Tensor, shares: torch.Tensor, pivots: torch.Tensor):
@@ -31,7 +32,10 @@ class Columns:
         self._shares, self._pivots = shares, pivots
 
     def run(self, scales: torch.Tensor, low: torch.Tensor, high: torch.Tensor, block: torch.Tensor) -> None:
-        """Round to the grids of blocks, ``[blocks, rows]``: their scales, least and largest steps. ``block [K]``: of each column."""
+        """Round to the grids of blocks, ``[blocks, rows]``: their scales, least and largest steps.
+
+        ``block [K]``: of each column.
+        """
         import torch
 
         grids = list(zip(scales, low, high, strict=True))
@@ -53,7 +57,8 @@ class Columns:
 
 @dataclass
 class _Room:
-    """Room for some columns ``[columns, rows]``, with views that are made once: to make them takes longer than to work on them.
+    """Room for some columns ``[columns, rows]``, with views that are made once: to make them takes longer than to work
+    on them.
 
     ``shares [columns, columns]``: turned, a row for each column that is added to.
     """

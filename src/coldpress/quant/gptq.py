@@ -160,10 +160,10 @@ def shrink(gram: torch.Tensor, tokens: int | None) -> torch.Tensor:
 def trust(gram: torch.Tensor, tokens: int | None) -> float:
     """What to multiply the Gram matrix ``[K, K]`` with beside its diagonal; ``tokens`` None trusts it as it is.
 
-    Few tokens cannot tell chance from correlation, and GPTQ fits both alike; the diagonal needs far fewer. The multiple is
-    ``tokens / (tokens + sqrt(32 * K / r))``, where r is the mean squared correlation of two inputs: more inputs leave more
-    to chance, and strong correlations stand out from it. The form and the 32 were fitted to errors on other text than that
-    of the Gram matrix: within 5 percent of the best multiple on average.
+    Few tokens cannot tell chance from correlation, and GPTQ fits both alike; the diagonal needs far fewer. The multiple
+    is ``tokens / (tokens + sqrt(32 * K / r))``, where r is the mean squared correlation of two inputs: more inputs
+    leave more to chance, and strong correlations stand out from it. The form and the 32 were fitted to errors on other
+    text than that of the Gram matrix: within 5 percent of the best multiple on average.
     """
     import torch
 
@@ -195,13 +195,15 @@ def tokens_needed(columns: int) -> int:
 
 @dataclass(frozen=True)
 class _Factor:
-    """The Cholesky factor ``L [K, K]`` of a damped Gram matrix: its ``pivots [K]``, or None where no damping makes one, and ``shares``.
+    """The Cholesky factor ``L [K, K]`` of a damped Gram matrix: its ``pivots [K]``, or None where no damping makes one,
+    and ``shares``.
 
     Its rows and columns are those of the inputs in ``order [K]``, the last of which is rounded first. So what a column
-    shall make good of those before it stands below its pivot, and nothing is inverted: for the missed ``d`` of a row the
-    best value of the next column is ``w[j] + sum(shares[k, j] * d[k])``, with ``shares[k, j] = L[k, j] / L[j, j]``. (With the order
-    turned round, the common form has the inverse's upper factor, which is the inverse of this one.) What is above the diagonal of
-    ``shares`` means nothing. ``added [K]``: the damping in that order, ``power [K]`` what it was added to.
+    shall make good of those before it stands below its pivot, and nothing is inverted: for the missed ``d`` of a row
+    the best value of the next column is ``w[j] + sum(shares[k, j] * d[k])``, with ``shares[k, j] = L[k, j] / L[j, j]``.
+    (With the order turned round, the common form has the inverse's upper factor, which is the inverse of this one.)
+    What is above the diagonal of ``shares`` means nothing. ``added [K]``: the damping in that order, ``power [K]`` what
+    it was added to.
     """
 
     pivots: torch.Tensor | None
@@ -237,8 +239,8 @@ class _Factor:
     def importance(self) -> Floats:
         """What an error in each column ``[K]`` counts when the columns that follow can make good their share of it.
 
-        These are the squared pivots of the factorization. As the importance for the grids they leave a little less error
-        than the power of the inputs, which overrates the errors of inputs that move together.
+        These are the squared pivots of the factorization. As the importance for the grids they leave a little less
+        error than the power of the inputs, which overrates the errors of inputs that move together.
         """
         import torch
 
@@ -360,7 +362,8 @@ def missed_by(values: torch.Tensor, codes: Codes) -> torch.Tensor:
 def squared_outputs(turned: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
     """The squared output of each row of a weight that is ``turned``, ``[K, rows]``, summed over the tokens: ``[rows]``.
 
-    ``gram [K, K]`` is of the same type. It is symmetric: what lies below its diagonal counts by counting the other side twice.
+    ``gram [K, K]`` is of the same type. It is symmetric: what lies below its diagonal counts by counting the other side
+    twice.
     """
     import torch
 

@@ -93,10 +93,11 @@ class Grid:
         return rounded
 
     def storable(self, scales: Floats, values: Floats) -> Floats:
-        """As `stored`, for blocks ``[block_size, G]`` with these values or steps; ColdpressError for scales beyond float16's range.
+        """As `stored`, for blocks ``[block_size, G]`` with these values or steps; ColdpressError for scales beyond
+        float16's range.
 
-        Scales below float16's normal numbers become the least of these: such a block is next to zero, and stays so. A block of
-        zeros is that whatever its scale.
+        Scales below float16's normal numbers become the least of these: such a block is next to zero, and stays so. A
+        block of zeros is that whatever its scale.
         """
         found = self.stored(scales)
         if self.scale_dtype != "float16":
@@ -133,7 +134,8 @@ class Codes:
 
 @dataclass
 class TurnedGrids:
-    """The grids of a weight that is turned, ``[K, rows]``: signed ``scales`` and ``zeros``, float32 ``[blocks, rows]``."""
+    """The grids of a weight that is turned, ``[K, rows]``: signed ``scales`` and ``zeros``, float32 ``[blocks,
+    rows]``."""
 
     scales: Floats
     zeros: Floats
@@ -189,9 +191,11 @@ def quantize(weight: Floats, grid: Grid, fit: Fitter) -> Codes:
 
 
 def blocks_of(turned: Floats, grid: Grid) -> Iterator[tuple[slice, Floats]]:
-    """Runs of blocks (their place among all) of a weight that is turned, ``[K, rows]``, and their values ``[block_size, blocks * rows]``.
+    """Runs of blocks (their place among all) of a weight that is turned, ``[K, rows]``, and their values ``[block_size,
+    blocks * rows]``.
 
-    The last block is filled up with zeros. There are several at once where rows are few, and else a copy is seldom needed.
+    The last block is filled up with zeros. There are several at once where rows are few, and else a copy is seldom
+    needed.
     """
     (columns, rows), size = turned.shape, grid.block_size
     step = max(1, _TURNED_ROWS // max(rows, 1))
@@ -209,7 +213,8 @@ def round_to_grid(
 ) -> Floats:
     """The nearest steps of ``columns [block_size, G]`` on given grids, in ``out`` of the same shape.
 
-    ``span``: the `block_range` of the columns, if it is known: where no block reaches beyond its grid, there is nothing to clip.
+    ``span``: the `block_range` of the columns, if it is known: where no block reaches beyond its grid, there is nothing
+    to clip.
     """
     steps_per_unit, least, most = np.reciprocal(scales), -zeros, np.float32(grid.top) - zeros
     np.multiply(columns, steps_per_unit, out=out)
@@ -312,7 +317,8 @@ def squared_error(weight: Floats, codes: Codes, importance: Floats | None = None
 
 
 def check_gram(shape: Sequence[int], gram: Floats | torch.Tensor) -> None:
-    """Raise ColdpressError for a Gram matrix that does not fit a weight of ``shape [rows, K]``, or that no inputs have."""
+    """Raise ColdpressError for a Gram matrix that does not fit a weight of ``shape [rows, K]``, or that no inputs
+    have."""
     if len(shape) != 2 or not shape[1] or tuple(gram.shape) != (shape[1], shape[1]):
         raise ColdpressError(f"a Gram matrix of shape {list(gram.shape)} for a weight of shape {list(shape)}")
     if not (math.isfinite(float(gram.min())) and math.isfinite(float(gram.max()))):

@@ -51,7 +51,8 @@ _CANDIDATES = {
     4: ((0.92, 1), *((width, 0) for width in (0.82, 0.86, 0.9, 0.94, 0.98, 1.02, 1.07, 1.14, 1.24))),
     8: tuple((width, 0) for width in (0.995, 1.0, 1.005, 1.01, 1.015, 1.02, 1.025, 1.03, 1.04, 1.05)),
 }
-#: those of a quick search; SmolLM2's divergence after GPTQ is 0.098 with none but the range, 0.092 with one, 0.082 with these
+#: those of a quick search; SmolLM2's divergence after GPTQ is 0.098 with none but the range, 0.092 with one, 0.082 with
+#: these
 _QUICK_CANDIDATES = {**_CANDIDATES, 4: ((0.84, 0), (0.92, 0), (1.0, 0), (1.1, 0))}
 #: further candidates where weights differ in importance: it can pay to cut off large ones that count little
 _NARROW_CANDIDATES = {
@@ -67,9 +68,9 @@ _FAR_MORE = np.float32(16)
 def kquant(weight: Floats, grid: Grid, importance: Floats | None = None, *, quick: bool = False) -> Codes:
     """Quantize ``weight [rows, K]`` with the grids of least squared error that a short search finds.
 
-    ``importance [K]``: what an error in each column counts, such as the mean square of that input; none: all alike.
-    In this measure no block is worse than with `rtn`. ``quick``: less than half the search, for grids on which something else chooses
-    the codes; in this measure they are some percent worse, after GPTQ they are as good.
+    ``importance [K]``: what an error in each column counts, such as the mean square of that input; none: all alike. In
+    this measure no block is worse than with `rtn`. ``quick``: less than half the search, for grids on which something
+    else chooses the codes; in this measure they are some percent worse, after GPTQ they are as good.
     """
     tiles = None if importance is None else _tile(importance, weight.shape, grid)
     fit = _quick_fit if quick else _fit
@@ -78,7 +79,8 @@ def kquant(weight: Floats, grid: Grid, importance: Floats | None = None, *, quic
 
 
 def quick_grids(turned: Floats, grid: Grid, importance: Floats) -> tuple[TurnedGrids, Floats]:
-    """The grids of a quick `kquant` for a weight that is turned, ``[K, rows]``; and what `rtn` misses of it, ``[K, rows]``."""
+    """The grids of a quick `kquant` for a weight that is turned, ``[K, rows]``; and what `rtn` misses of it, ``[K,
+    rows]``."""
     rows, tiles = turned.shape[1], _tile(importance, turned.shape[::-1], grid)
     scales, zeros = (np.empty((grid.blocks(len(turned)), rows), np.float32) for _ in range(2))
     missed = np.empty((len(scales), grid.block_size, rows), np.float32)
@@ -109,7 +111,8 @@ def _tile(importance: Floats, shape: tuple[int, ...], grid: Grid) -> Floats:
 
 @dataclass
 class _Blocks:
-    """Blocks as columns ``[block_size, G]``, their ranges, what their errors count, and room for steps and for differences."""
+    """Blocks as columns ``[block_size, G]``, their ranges, what their errors count, and room for steps and for
+    differences."""
 
     columns: Floats
     span: tuple[Floats, Floats]
@@ -169,7 +172,8 @@ class _Best:
         self.scales[which], self.zeros[which], self.gains[which] = others.scales, others.zeros, others.gains
 
     def compare_stored(self, blocks: _Blocks, scales: Floats, zeros: Floats) -> None:
-        """As `compare`, with scales as the grid stores them: so the gain is what they leave, and no refit has to follow."""
+        """As `compare`, with scales as the grid stores them: so the gain is what they leave, and no refit has to
+        follow."""
         steps = blocks.round(scales, zeros)
         along, power = blocks.dot(blocks.columns, steps), blocks.dot(steps, steps)
         fitted: Floats = blocks.grid.stored(np.divide(along, np.maximum(power, TINY), dtype=np.float32))

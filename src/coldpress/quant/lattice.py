@@ -1,9 +1,10 @@
 """Weights that lie on a grid already: found again, so that nothing is lost by rounding them once more.
 
-A checkpoint may have been quantized before and hold floats all the same: exports of quantization-aware training, unpacked GGUF
-files, folders that were dequantized. There the values of a block are whole multiples of one number, each rounded to the
-type that it is stored in. A search for the least error finds most of these numbers, but not where no weight of a block
-lies at the end of the grid; this search finds all of them, and the scale again that the multiples were made with.
+A checkpoint may have been quantized before and hold floats all the same: exports of quantization-aware training,
+unpacked GGUF files, folders that were dequantized. There the values of a block are whole multiples of one number, each
+rounded to the type that it is stored in. A search for the least error finds most of these numbers, but not where no
+weight of a block lies at the end of the grid; this search finds all of them, and the scale again that the multiples
+were made with.
 
 A few blocks are looked at first. Those of other weights fail this by chance as good as never, so it costs them nothing.
 """
@@ -66,7 +67,8 @@ def on_lattice(weight: Floats, grid: Grid) -> Codes | None:
     """The codes of ``weight [rows, K]`` where all of it lies on a grid of this kind; else None.
 
     They stand for ``weight`` as far as the type of the scales allows. If the scales were made in a type that
-    ``grid.scale_dtype`` holds, then what they stand for, rounded to the type that the weights came in, is the same bit by bit.
+    ``grid.scale_dtype`` holds, then what they stand for, rounded to the type that the weights came in, is the same bit
+    by bit.
     """
     if not seems_on_lattice(weight, grid):
         return None
@@ -77,7 +79,8 @@ def on_lattice(weight: Floats, grid: Grid) -> Codes | None:
 
 
 def keeping_lattice(weight: Floats, grid: Grid, fit: Fitter) -> Fitter:
-    """As ``fit``, but where ``weight [rows, K]`` seems to lie on a grid of this kind, blocks that do keep their codes."""
+    """As ``fit``, but where ``weight [rows, K]`` seems to lie on a grid of this kind, blocks that do keep their
+    codes."""
     return (lambda columns: _fit_or(columns, grid, fit)) if seems_on_lattice(weight, grid) else fit
 
 
@@ -229,7 +232,8 @@ class _Blocks:
 
 
 def _is_symmetric(low: Floats, high: Floats, middle: int) -> Flags:
-    """Whether steps between ``low`` and ``high`` are on a grid without zero points, by one sign of the scale or the other."""
+    """Whether steps between ``low`` and ``high`` are on a grid without zero points, by one sign of the scale or the
+    other."""
     found: Flags = ((low >= -middle) & (high < middle)) | ((low > -middle) & (high <= middle))
     return found
 
@@ -245,7 +249,8 @@ def _half_places(columns: Floats) -> Floats:
 
 
 def _sample(weight: Floats, block_size: int, count: int) -> Floats | None:
-    """At most so many blocks from all over ``weight [rows, K]``, as columns ``[block_size, count]``; None without weights."""
+    """At most so many blocks from all over ``weight [rows, K]``, as columns ``[block_size, count]``; None without
+    weights."""
     if weight.ndim != 2 or not weight.size:
         return None
     blocks = -(-weight.shape[1] // block_size)

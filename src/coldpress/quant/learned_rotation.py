@@ -4,9 +4,10 @@ Of the rotations that leave a network as it is, some let it be quantized far bet
 (https://arxiv.org/abs/2405.16406). It learns them from the loss of the quantized network, which has to run forwards and
 backwards for every step. Here nothing runs. Rounding on a grid of step s misses up to s / 2 either way, s^2 / 12 in the
 mean square, and what it misses of one weight says nothing of the next; so for inputs with the Gram matrix H the squared
-error of a layer's output is expected to be the sum of ``s^2 / 12 * (R'HR)_jj`` over its weights. The step of a block follows
-from its largest weight, so this is a smooth function of the rotation R almost everywhere, and needs no rounding, whose own
-gradient is noise. It is taken relative to the layer's output, and of a few layers and some of their rows at a time.
+error of a layer's output is expected to be the sum of ``s^2 / 12 * (R'HR)_jj`` over its weights. The step of a block
+follows from its largest weight, so this is a smooth function of the rotation R almost everywhere, and needs no
+rounding, whose own gradient is noise. It is taken relative to the layer's output, and of a few layers and some of their
+rows at a time.
 
 As in SpinQuant the start is a random rotation, and the steps stay among the rotations by the Cayley transform.
 """

@@ -24,9 +24,11 @@ def calibration(report: Report) -> str:
     head = "".join(f'<th scope="col">{name}</th>' for name in _COLUMNS)
     rows = "".join(_row(layer) for layer in layers)
     return (
-        f'<p class="lead soft">Relative error of each layer\'s output on {text}: what the rounding of the weight does to '
+        f'<p class="lead soft">Relative error of each layer\'s output on {text}: what the rounding of the weight'
+        " does to "
         "what the layer gives, beside what plain rounding would have done.</p>\n"
-        f"<details><summary>{len(layers)} layers, {share(_mean(layers, 'output_error'))} on average where plain rounding has "
+        f"<details><summary>{len(layers)} layers, {share(_mean(layers, 'output_error'))} on average where plain"
+        " rounding has "
         f"{share(_mean(layers, 'rtn_output_error'))}</summary><table><thead><tr>{head}</tr></thead>"
         f"<tbody>{rows}</tbody></table></details>{tokens_by_expert(layers)}"
     )
@@ -43,14 +45,19 @@ def texts(report: Report) -> str:
     if len(found) < 2:
         return ""
     rows = "".join(
-        f'<tr><th scope="row">{escape(plain(name))}</th><td class="n">{quantity(number(values, "source_perplexity"))}</td>'
-        f'<td class="n">{quantity(number(values, "perplexity"))}</td><td class="n">{quantity(number(values, "kl"))}</td></tr>'
+        f'<tr><th scope="row">{escape(plain(name))}</th><td'
+        f' class="n">{quantity(number(values, "source_perplexity"))}</td><td'
+        f' class="n">{quantity(number(values, "perplexity"))}</td><td'
+        f' class="n">{quantity(number(values, "kl"))}</td></tr>'
         for name, values in found.items()
         if isinstance(values, Mapping)
     )
     head = '<th scope="col">Text</th><th scope="col" class="n">Perplexity of the source</th>'
     head += '<th scope="col" class="n">Of this model</th><th scope="col" class="n">KL divergence</th>'
-    return f"<table><caption>By text, none of which any pass has seen.</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return (
+        "<table><caption>By text, none of which any pass has"
+        f" seen.</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    )
 
 
 def _mean(layers: list[Mapping[str, Any]], key: str) -> float:

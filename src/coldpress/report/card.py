@@ -165,8 +165,8 @@ def _opening(report: Report) -> str:
     if _is_adapter(report):
         title, form = "with an adapter", "a Hugging Face folder (`model`) and a PEFT adapter for it (`adapter`)"
     return (
-        f"# {_inline(model_name(report))}, {title}\n\nThis is {what} as {form}, "
-        f"made by [coldpress](https://pypi.org/project/coldpress/).\n\n> **{said.title}.** {said.meaning}\n>{why or ''}\n"
+        f"# {_inline(model_name(report))}, {title}\n\nThis is {what} as {form}, made by"
+        f" [coldpress](https://pypi.org/project/coldpress/).\n\n> **{said.title}.** {said.meaning}\n>{why or ''}\n"
     )
 
 

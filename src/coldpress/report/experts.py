@@ -28,9 +28,9 @@ def tokens_by_expert(layers: Sequence[Mapping[str, Any]]) -> str:
     most = max(tokens for experts in mixtures.values() for tokens in experts.values())
     rows = "".join(_row(name, experts, most) for name, experts in mixtures.items())
     return (
-        '<table class="tokens"><caption>Calibration tokens by expert. The darker a cell, the more tokens came to the expert; a dashed '
-        "one got none, and was rounded without data.</caption>"
-        f'<thead><tr><th scope="col">Experts of</th>{head}<th scope="col">Each</th></tr></thead><tbody>{rows}</tbody></table>'
+        '<table class="tokens"><caption>Calibration tokens by expert. The darker a cell, the more tokens came to the'
+        ' expert; a dashed one got none, and was rounded without data.</caption><thead><tr><th scope="col">Experts'
+        f' of</th>{head}<th scope="col">Each</th></tr></thead><tbody>{rows}</tbody></table>'
     )
 
 
@@ -49,7 +49,10 @@ def _strip(experts: Mapping[int, float], most: float) -> str:
         f'height="{_HEIGHT - 1}"/></g>'
         for index, (place, tokens) in enumerate(sorted(experts.items()))
     )
-    return f'<svg role="img" aria-label="Tokens of {len(experts)} experts" viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none">{cells}</svg>'
+    return (
+        f'<svg role="img" aria-label="Tokens of {len(experts)} experts" viewBox="0 0 {_WIDTH} {_HEIGHT}"'
+        f' preserveAspectRatio="none">{cells}</svg>'
+    )
 
 
 def _colour(tokens: float, most: float) -> str:

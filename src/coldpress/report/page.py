@@ -1,4 +1,5 @@
-"""The report as one HTML file: nothing loaded from elsewhere, readable on a phone and on paper; a search brings a script."""
+"""The report as one HTML file: nothing loaded from elsewhere, readable on a phone and on paper; a search brings a
+script."""
 
 from __future__ import annotations
 
@@ -116,7 +117,8 @@ def _cost(report: Report) -> str:
         f'<dl class="figures">{figures}</dl>\n{_size_bars(report)}\n<table><caption>{caption}</caption>'
         '<thead><tr><th scope="col">Measure</th><th scope="col" class="n">Source</th>'
         '<th scope="col" class="n">This model</th></tr></thead>'
-        f"<tbody>{''.join(_fact_row(fact) for fact in lines)}</tbody></table>{texts(report)}{_other_limits(report, lines)}",
+        f"<tbody>{''.join(_fact_row(fact) for fact in lines)}</tbody></table>"
+        f"{texts(report)}{_other_limits(report, lines)}",
     )
 
 
@@ -163,9 +165,9 @@ def _bars(rows: Sequence[tuple[str, float, str, str]], caption: str) -> str:
     """Horizontal bars as a table, so that they are read out too. A row: name, length, value in words, class."""
     longest = max((length for _, length, _, _ in rows), default=0) or 1
     drawn = "".join(
-        f'<tr><th scope="row">{text(name)}</th><td><svg viewBox="0 0 100 10" preserveAspectRatio="none" '
-        f'aria-hidden="true"><rect class="bar {kind}" width="{max(0.4, 100 * length / longest):.2f}" height="10"/></svg>'
-        f'</td><td class="n">{text(value)}</td></tr>'
+        f'<tr><th scope="row">{text(name)}</th><td><svg viewBox="0 0 100 10" preserveAspectRatio="none"'
+        f' aria-hidden="true"><rect class="bar {kind}" width="{max(0.4, 100 * length / longest):.2f}"'
+        f' height="10"/></svg></td><td class="n">{text(value)}</td></tr>'
         for name, length, value, kind in rows
     )
     return f'<table class="bars"><caption>{text(caption)}</caption><tbody>{drawn}</tbody></table>'

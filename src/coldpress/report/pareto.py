@@ -1,4 +1,5 @@
-"""What a search found, as pictures: one drawing for each pair of numbers, a mark for each point, a line along the front."""
+"""What a search found, as pictures: one drawing for each pair of numbers, a mark for each point, a line along the
+front."""
 
 from __future__ import annotations
 

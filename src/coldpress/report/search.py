@@ -28,7 +28,8 @@ def search(report: Report) -> str:
     found = section(report, "search")
     if not entries(found, "points"):
         return ""
-    return f'<p class="lead">{_text(found.get("why", ""))}</p>\n{_pictures(found)}\n{_goals(found)}\n{_table(found)}\n{_end(found)}'
+    why = f'<p class="lead">{_text(found.get("why", ""))}</p>'
+    return "\n".join((why, _pictures(found), _goals(found), _table(found), _end(found)))
 
 
 def script() -> str:
@@ -50,8 +51,12 @@ def _pictures(found: Search) -> str:
     if not drawn:
         return ""
     options = "".join(f'<option value="{i}">{_text(title)}</option>' for i, title in enumerate(drawn))
-    legend = "".join(f'<span><svg viewBox="0 0 14 14" aria-hidden="true"><circle class="{kind}" cx="7" cy="7" r="5"/></svg> '
-                     f"{words}</span>" for kind, words in _STATES.items() if kind != "failed")  # fmt: skip
+    legend = "".join(
+        f'<span><svg viewBox="0 0 14 14" aria-hidden="true"><circle class="{kind}" cx="7" cy="7" r="5"/></svg> '
+        f"{words}</span>"
+        for kind, words in _STATES.items()
+        if kind != "failed"
+    )
     return (
         f'<div class="pareto"><p class="controls"><label>Axes <select id="axes">{options}</select></label></p>'
         f'<p class="key soft">{legend}<span>The ring is the chosen point, a red line the limit of a goal.</span></p>'

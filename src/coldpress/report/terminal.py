@@ -61,8 +61,8 @@ def summary(report: Report) -> Group:
 def comparison(rows: Sequence[Row], columns: Mapping[str, Value]) -> Table:
     """Models side by side. A row is ``{"name": ..., metric: number}``, or ``metric: {"value": 21.3, "spread": 0.2}``.
 
-    ``spread`` is half the width of what repeated measurements covered. The best value of a metric is marked only
-    if its interval lies clear of every other model's, or, where the ``rounds`` of both are known, if it is better by more than
+    ``spread`` is half the width of what repeated measurements covered. The best value of a metric is marked only if its
+    interval lies clear of every other model's, or, where the ``rounds`` of both are known, if it is better by more than
     noise; those that tie with the best are marked as such. The longer of the two lists, models or metrics, goes down.
     """
     from rich.table import Table
@@ -120,7 +120,8 @@ def _measured(row: Row, metric: str) -> tuple[float | None, float]:
 
 
 def _marks(rows: Sequence[Row], metric: str, better: str) -> dict[int, str]:
-    """Index of a row -> its mark: the one model that is better than all others, or those that tie for the best place."""
+    """Index of a row -> its mark: the one model that is better than all others, or those that tie for the best
+    place."""
     if better not in ("lower", "higher"):
         return {}
     sign = -1.0 if better == "lower" else 1.0

@@ -16,7 +16,10 @@ def tuning(report: Report) -> str:
     found = section(report, "tuning")
     if not found:
         return ""
-    return f'{_picture(found)}<dl class="pairs">{"".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in lines(report))}</dl>'
+    return (
+        f"{_picture(found)}<dl"
+        f' class="pairs">{"".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in lines(report))}</dl>'
+    )
 
 
 def lines(report: Report) -> list[tuple[str, str]]:

@@ -1,1 +1,4 @@
-"""What is known of graphs that are slow or larger than they need be: one file = one rule. `lint` prints them, passes refuse by them."""
+"""What is known of graphs that are slow or larger than they need be: one file = one rule.
+
+`lint` prints them, passes refuse by them.
+"""

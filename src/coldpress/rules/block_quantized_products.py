@@ -1,7 +1,7 @@
 """Encodings of ``MatMulNBits`` that ONNX Runtime's kernels on a CPU run 20 to 100 times slower than others.
 
-Measured with onnxruntime 1.31 on a CPU with AVX512-VNNI, K=2048, N=4096, one row: a float product takes 0.7 ms, a fast 4-bit
-one 0.1 ms, and the encodings named here 15 to 60 ms (``benchmarks/kernels.py`` repeats the measurement).
+Measured with onnxruntime 1.31 on a CPU with AVX512-VNNI, K=2048, N=4096, one row: a float product takes 0.7 ms, a fast
+4-bit one 0.1 ms, and the encodings named here 15 to 60 ms (``benchmarks/kernels.py`` repeats the measurement).
 """
 
 from __future__ import annotations

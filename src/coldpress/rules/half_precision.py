@@ -1,4 +1,5 @@
-"""Half precision on a provider without products of halves: every product is wrapped into casts and runs slower than float32."""
+"""Half precision on a provider without products of halves: every product is wrapped into casts and runs slower than
+float32."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ def half_on_cpu(dtype: str, target: Target, fix: str, place: str = "") -> Iterat
     """The finding about products of this type, by whichever name, on a target, if there is one."""
     if target.short_name == "cpu":
         yield Finding(
-            f"{dtype} on {target.provider}: it has no {dtype} matrix product, so every layer would be cast and run slower than in float32",
+            f"{dtype} on {target.provider}: it has no {dtype} matrix product, so every layer would be cast and run"
+            " slower than in float32",
             fix,
             place,
         )

@@ -1,4 +1,5 @@
-"""Integer products that miss the fast kernels of CPUs: by the signs of their types, or as they are never made of QDQ nodes."""
+"""Integer products that miss the fast kernels of CPUs: by the signs of their types, or as they are never made of QDQ
+nodes."""
 
 from __future__ import annotations
 

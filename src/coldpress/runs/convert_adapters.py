@@ -28,8 +28,8 @@ def convert(
 ) -> dict[str, Any]:
     """Write a PEFT folder as one file; returns what there is to know of it.
 
-    ``model_name_or_path``: a pressed model whose slots the file shall fill; without one there is a pair of tensors for each
-    module: ``MODULE.lora_A.weight`` ``[in, r]`` and ``MODULE.lora_B.weight`` ``[r, out]``, the scaling in B.
+    ``model_name_or_path``: a pressed model whose slots the file shall fill; without one there is a pair of tensors for
+    each module: ``MODULE.lora_A.weight`` ``[in, r]`` and ``MODULE.lora_B.weight`` ``[r, out]``, the scaling in B.
     """
     file = _place(file, adapter_format, overwrite)
     adapter = peft.read(folder.expanduser())

@@ -75,7 +75,10 @@ KNOWN_TROUBLE = (
 
 
 def examine(cache: Path | None = None) -> list[Finding]:
-    """Everything worth knowing before the first run. ``cache``: the folder of finished results, if not the usual one."""
+    """Everything worth knowing before the first run.
+
+    ``cache``: the folder of finished results, if not the usual one.
+    """
     here = installed()
     checks: tuple[Callable[[], Iterable[Finding]], ...] = (
         _python, _cores, _processor, _memory, lambda: _disk(cache), lambda: versions(here), lambda: flavours(here),

@@ -61,7 +61,8 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 when a model was written (and verified, unless that was turned off), 3 when it is worse than was allowed."""
+        """0 when a model was written (and verified, unless that was turned off), 3 when it is worse than was
+        allowed."""
         misses = any(not goal["met"] for goal in self.data.get("goals", []))
         return WORSE_THAN_TOLERANCE if self.data["verdict"] == WORSE or misses else 0
 
@@ -81,8 +82,9 @@ class _Run:
 class _Passed:
     """What passes made of a source, one after the other.
 
-    ``model``: of the last one. ``origin``: what it is compared with, the source in its first Hugging Face form, with its adapters
-    if any. ``results``: each pass with all its parameters. ``opened``: what was found by opening graphs on the way.
+    ``model``: of the last one. ``origin``: what it is compared with, the source in its first Hugging Face form, with
+    its adapters if any. ``results``: each pass with all its parameters. ``opened``: what was found by opening graphs on
+    the way.
     """
 
     source: Model
@@ -159,7 +161,10 @@ def _started_early(request: _Run) -> AbstractContextManager[None]:
 
 
 def _identity(workflow: Workflow, source: Model, work: Sequence[str]) -> dict[str, Any]:
-    """All that decides a result. ``work``: keys of what is to be done, which stand for parts and files as they are today."""
+    """All that decides a result.
+
+    ``work``: keys of what is to be done, which stand for parts and files as they are today.
+    """
     return {
         "workflow": schema.plain(replace(workflow, output=None, run=Running())),
         "source": source.key,
@@ -174,7 +179,8 @@ def dry_run(
 ) -> Workflow:
     """The workflow with all its parameters, after every check that needs no work; weights are not fetched for it.
 
-    ``say`` is told what could not be checked, as it is not on this machine, unless it is among the ``needed``: model, data.
+    ``say`` is told what could not be checked, as it is not on this machine, unless it is among the ``needed``: model,
+    data.
     """
 
     told: set[str] = set()
@@ -385,7 +391,8 @@ def _what_came(result: Result, model: Model) -> str:
 
 
 def _origin(known: Origin, model: Model) -> Origin:
-    """What a result is compared with, after ``model`` has been on the way to it: the first Hugging Face model, and its adapters.
+    """What a result is compared with, after ``model`` has been on the way to it: the first Hugging Face model, and its
+    adapters.
 
     Where these have been merged into it, that is another model, and the first again, which is compared with them.
     """
@@ -406,7 +413,8 @@ def _keys(request: _Run, source: Model, steps: Sequence[Step]) -> list[str]:
 
 
 def _jobs(request: _Run, source: Model, steps: Sequence[Step]) -> tuple[list[Job], Model]:
-    """The jobs of passes, one after the other, without doing any; and the model they end with, as far as it is known."""
+    """The jobs of passes, one after the other, without doing any; and the model they end with, as far as it is
+    known."""
     jobs, model = [], source
     for step in steps:
         jobs.append(_job(request, step, model))

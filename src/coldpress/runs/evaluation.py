@@ -42,9 +42,10 @@ def evaluate(  # noqa: PLR0913
 ) -> list[dict[str, Any]]:
     """Measure each model with each metric, each time in a fresh process.
 
-    Returns a mapping for each model: ``name``, and the numbers of each metric under the metric's name; of two metrics of a kind the second is
-    ``latency-2``. Results are kept in the store, except for times: these are taken in turns, three times of each model, and are
-    as `noise.spread` has them. ``source`` is what ``divergence`` compares with, ``system`` where models are measured.
+    Returns a mapping for each model: ``name``, and the numbers of each metric under the metric's name; of two metrics
+    of a kind the second is ``latency-2``. Results are kept in the store, except for times: these are taken in turns,
+    three times of each model, and are as `noise.spread` has them. ``source`` is what ``divergence`` compares with,
+    ``system`` where models are measured.
     """
     measures = [Measure(metric) if isinstance(metric, str) else metric for metric in metrics]
     opened = [find_model(name, say=console.say) for name in models]
@@ -73,7 +74,8 @@ def benchmark(
     system: Place = Place(),
     **settings: Any,
 ) -> list[dict[str, Any]]:
-    """Speed of several models by a metric that takes times, ``generation`` or ``latency``, whose parameters are ``settings``.
+    """Speed of several models by a metric that takes times, ``generation`` or ``latency``, whose parameters are
+    ``settings``.
 
     Returns for each model ``name``, and each number as `noise.spread` has it. Nothing is taken from the cache.
     """
@@ -93,8 +95,9 @@ def benchmark(
 def in_turns(jobs: Sequence[Job], rounds: int, executor: Executor) -> list[dict[str, Any]]:
     """The numbers of each job, measured in turns, so that a machine that slows down slows all of them.
 
-    In every round each job runs once in a fresh process, in every other round in the opposite order; nothing is taken from the
-    store. Numbers are as `noise.spread` has them, so that `noise.is_tie` can compare their ``rounds``; other details are those of the last round.
+    In every round each job runs once in a fresh process, in every other round in the opposite order; nothing is taken
+    from the store. Numbers are as `noise.spread` has them, so that `noise.is_tie` can compare their ``rounds``; other
+    details are those of the last round.
     """
     taken: list[list[dict[str, Any]]] = [[] for _ in jobs]
     order = list(range(len(jobs)))

@@ -60,7 +60,8 @@ class Stored:
 class Shape:
     """How many weights a model has, and where: in linear layers, token embeddings and the head.
 
-    ``stored``: those that the checkpoint holds as codes. A tied embedding is the head. ``widest``: the most inputs of a layer.
+    ``stored``: those that the checkpoint holds as codes. A tied embedding is the head. ``widest``: the most inputs of a
+    layer.
     """
 
     linear: int

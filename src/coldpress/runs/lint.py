@@ -24,7 +24,10 @@ class Found:
 
 
 def lint(model: Model, target: Target) -> Iterator[Found]:
-    """What the rules find in an ONNX model for a target, graph by graph. ColdpressError for a model of another format."""
+    """What the rules find in an ONNX model for a target, graph by graph.
+
+    ColdpressError for a model of another format.
+    """
     if model.format != "onnx":
         raise ColdpressError(
             f"{model.path} is a model of the format {model.format}; rules look at ONNX graphs",

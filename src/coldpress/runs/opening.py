@@ -1,7 +1,9 @@
-"""What is asked of every ONNX model that a pass wrote: that it opens and runs, and that it computes what the graph before did.
+"""What is asked of every ONNX model that a pass wrote: that it opens and runs, and that it computes what the graph
+before did.
 
-How near it must stay is the pass's own word (`coldpress.parts.Closeness`). One that does not open ends the run, so that nothing is
-written; one that is worse than its pass allows is written with exit code 3, as any model that is worse than its tolerance.
+How near it must stay is the pass's own word (`coldpress.parts.Closeness`). One that does not open ends the run, so that
+nothing is written; one that is worse than its pass allows is written with exit code 3, as any model that is worse than
+its tolerance.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from coldpress.workflow import Step, Workflow
 
 @dataclass(frozen=True)
 class Opened:
-    """What was found of the result of one step. ``unknown``: why it was not compared with the graph before; "" if it was.
+    """What was found of the result of one step.
+
+    ``unknown``: why it was not compared with the graph before; "" if it was.
 
     ``worse``: the broken limit, in words. ``numbers``: those of the metric ``graph_divergence``.
     """
@@ -80,7 +84,8 @@ class Opener:
 
 
 def _is_as_before(before: Path, after: Path) -> bool:
-    """Whether a step left the graphs, their tensors and how they are opened as they were; then nothing has to be tried."""
+    """Whether a step left the graphs, their tensors and how they are opened as they were; then nothing has to be
+    tried."""
     old, new = _decisive(before), _decisive(after)
     return old.keys() == new.keys() and all(
         old[name].samefile(new[name]) or filecmp.cmp(old[name], new[name], shallow=False) for name in old
@@ -113,8 +118,8 @@ def _worse(name: str, numbers: Mapping[str, Any], why: str) -> str:
 
 
 def with_graphs(verdict: Verdict, found: Sequence[Opened], is_whole: bool) -> Verdict:
-    """A verdict, and what was found of the steps. ``is_whole``: these lead from the source to the result without a gap, so that
-    they are all that there is to compare.
+    """A verdict, and what was found of the steps. ``is_whole``: these lead from the source to the result without a gap,
+    so that they are all that there is to compare.
     """
     worse = [one.worse for one in found if one.worse]
     seconds = verdict.seconds + sum(one.seconds for one in found)
@@ -140,7 +145,8 @@ def _numbers(found: Sequence[Opened]) -> dict[str, Any]:
 
 
 def added_up(steps: Sequence[Step]) -> Closeness | None:
-    """How near the result of ONNX passes one after the other must be to what the first got: what each may lose, together."""
+    """How near the result of ONNX passes one after the other must be to what the first got: what each may lose,
+    together."""
     limits = [step.make().closeness for step in steps]
     if not all(limits):
         return None

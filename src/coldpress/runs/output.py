@@ -61,8 +61,8 @@ class Candidate:
 class Beside:
     """What an output folder holds beside the model.
 
-    ``candidates``: folders inside it for other models of the run. ``texts``: names of further files and their text. Without
-    ``artifacts`` no model is described.
+    ``candidates``: folders inside it for other models of the run. ``texts``: names of further files and their text.
+    Without ``artifacts`` no model is described.
     """
 
     candidates: Mapping[str, Candidate] = field(default_factory=dict)

@@ -36,7 +36,9 @@ _REPORTED_VERSIONS = (
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that is done. ``measured``: the numbers of each metric by its label. ``results``: of the passes, in their order.
+    """A run that is done.
+
+    ``measured``: the numbers of each metric by its label. ``results``: of the passes, in their order.
 
     ``command``: what repeats the run, if it was a command.
     """
@@ -172,7 +174,8 @@ def _on_prompts(numbers: Mapping[str, Any]) -> list[str]:
     remarks = []
     if kinds := numbers.get("rare_differences"):
         remarks.append(
-            f"onnxruntime-genai takes {', '.join(kinds)} otherwise than transformers: texts with these get other tokens."
+            f"onnxruntime-genai takes {', '.join(kinds)} otherwise than transformers: texts with these get other"
+            " tokens."
         )
     if count := numbers.get("questions_left_out"):
         remarks.append(f"{count} of the questions of the verification do not fit into the model's context.")

@@ -51,7 +51,8 @@ def tolerance_of(precision: str | None, spec: str | None) -> Tolerance:
 
 
 def check_request(request: Verify, source: Model | Planned) -> None:
-    """Raise ColdpressError for limits that cannot be read, files that do not exist, and a source that cannot be asked anything.
+    """Raise ColdpressError for limits that cannot be read, files that do not exist, and a source that cannot be asked
+    anything.
 
     All of that before any work.
     """
@@ -72,7 +73,8 @@ def _check_tokenizer(folder: Path) -> None:
     """A folder that is on this machine, of a model that generates text, has a tokenizer."""
     if writes_text(folder) and not has_tokenizer(folder):
         raise ColdpressError(
-            f"{folder} has no tokenizer (tokenizer.json, or files to make it of), so the result cannot be compared on text",
+            f"{folder} has no tokenizer (tokenizer.json, or files to make it of), so the result cannot be compared on"
+            " text",
             hint="put the tokenizer's files there, or turn verification off with --no_verify",
         )
 
@@ -90,7 +92,8 @@ class Origin:
 
 
 def verify(model: Model, origin: Origin, workflow: Workflow, executor: Executor) -> Verdict:
-    """Compare a pressed model, and each of its adapters, with its source in a fresh process, as ``workflow.verify`` asks.
+    """Compare a pressed model, and each of its adapters, with its source in a fresh process, as ``workflow.verify``
+    asks.
 
     A source that was merged is itself compared with PEFT's network.
     """
@@ -169,7 +172,8 @@ _NOTHING_ELSE = "it is the model that a later result would be compared with, and
 
 
 def _tuned(model: Model, held_out: HeldOutLoss) -> Verdict:
-    """A model that was trained answers otherwise than before; what counts is whether it does better on rows held out."""
+    """A model that was trained answers otherwise than before; what counts is whether it does better on rows held
+    out."""
     before, after = held_out.loss_before, held_out.loss_after
     if before is None or after is None:
         return Verdict(UNVERIFIED, ["no rows were held out, so nobody knows whether training made it better"])
@@ -203,5 +207,8 @@ def _worst_layer(job: Job, executor: Executor) -> str:
         return f"the worst layer could not be found: {error.message}"
     if names := result.numbers.get("misread"):
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        return f"coldpress reads {', '.join(names[:_SHOWN])}{more} otherwise than transformers does: a fault of coldpress, please report it"
+        return (
+            f"coldpress reads {', '.join(names[:_SHOWN])}{more} otherwise than transformers does: a fault of coldpress,"
+            " please report it"
+        )
     return f"the worst layer is {result.numbers['name']}: its output differs by {result.numbers['relative_error']:.1%}"

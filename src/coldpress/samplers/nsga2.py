@@ -1,7 +1,7 @@
 """NSGA-II: generations of points, whose best are crossed and changed at random.
 
-The method of Deb et al., "A fast and elitist multiobjective genetic algorithm: NSGA-II" (2002), in Optuna's version. It looks for the
-whole Pareto front, and needs a few hundred points for it.
+The method of Deb et al., "A fast and elitist multiobjective genetic algorithm: NSGA-II" (2002), in Optuna's version. It
+looks for the whole Pareto front, and needs a few hundred points for it.
 """
 
 from __future__ import annotations

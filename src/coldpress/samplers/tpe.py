@@ -1,7 +1,8 @@
 """Tree-structured Parzen estimator: where good points lay before, more are tried.
 
-The method of Bergstra et al., "Algorithms for Hyper-Parameter Optimization" (NeurIPS 2011), in Optuna's version for several
-objectives with constraints: the goals with a priority are the objectives, limits that a point misses the constraints.
+The method of Bergstra et al., "Algorithms for Hyper-Parameter Optimization" (NeurIPS 2011), in Optuna's version for
+several objectives with constraints: the goals with a priority are the objectives, limits that a point misses the
+constraints.
 """
 
 from __future__ import annotations

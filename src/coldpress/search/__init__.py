@@ -55,7 +55,10 @@ class Prepared:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What decides which points are tried, beside passes and metrics. More trials, or more time, go on from fewer."""
+        """What decides which points are tried, beside passes and metrics.
+
+        More trials, or more time, go on from fewer.
+        """
         search = self.search
         return {
             "sampler": [search.sampler, search.sampler_parameters, parts.find("samplers", search.sampler).version],
@@ -70,7 +73,8 @@ class Prepared:
 def prepare(workflow: Workflow, steps: Sequence[Step], source: Model | Planned) -> Prepared:
     """Check a workflow's search. ``steps`` are its passes with those that the source's format needs.
 
-    Raises ColdpressError for whatever can be told to be wrong: nothing to search, passes that do not fit, goals that mean nothing.
+    Raises ColdpressError for whatever can be told to be wrong: nothing to search, passes that do not fit, goals that
+    mean nothing.
     """
     space = Space.of(steps)
     asked = workflow.search or Search(sampler="grid")
@@ -97,8 +101,8 @@ def check_goals(workflow: Workflow, source: Model | Planned, formats: set[str]) 
     for one in objectives:
         if one.is_relative and not _measurable(one.measure, source):
             raise ColdpressError(
-                f"the goal of {one.label} is set against the source, and {one.measure.type} cannot measure a model in the "
-                f"format {source.format}",
+                f"the goal of {one.label} is set against the source, and {one.measure.type} cannot measure a model in"
+                f" the format {source.format}",
                 hint="use a threshold, or start from a model in a format that it takes",
             )
     return objectives
@@ -149,7 +153,10 @@ def reached_goals(
     measured: Mapping[str, Mapping[str, Any]],
     of_source: Callable[[Measure], Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Each goal of a workflow with the number that was reached. ``measured``: the numbers of each metric by its label."""
+    """Each goal of a workflow with the number that was reached.
+
+    ``measured``: the numbers of each metric by its label.
+    """
     objectives = objectives_of(workflow.metrics or ())
     source: dict[str, float] = {}
     for one in objectives:

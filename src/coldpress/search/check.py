@@ -19,8 +19,8 @@ _LOOKED_THROUGH = 256
 def check_passes(space: Space, source: Model | Planned, target: Target) -> set[str]:
     """The formats that the last pass may give.
 
-    Raises ColdpressError where a pass gets a format that it does not take, whatever the alternatives before it that lead there, and
-    for a pass of which no combination of parameters is possible.
+    Raises ColdpressError where a pass gets a format that it does not take, whatever the alternatives before it that
+    lead there, and for a pass of which no combination of parameters is possible.
     """
     reached: dict[str, tuple[Model | Planned, list[str]]] = {source.format: (source, [])}
     for slot in space.alternatives():

@@ -40,7 +40,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Tries points. ``source`` is what relative goals compare with; ``first_look``: whether hopeless points are dropped early."""
+    """Tries points.
+
+    ``source`` is what relative goals compare with; ``first_look``: whether hopeless points are dropped early.
+    """
 
     bench: Bench
     measures: Sequence[Measure]

@@ -1,7 +1,8 @@
-"""The end of a search for speed: the best few are measured again, in turns, so that what disturbs the machine disturbs all of them.
+"""The end of a search for speed: the best few are measured again, in turns, so that what disturbs the machine disturbs
+all of them.
 
-A time that was taken once, hours before another, says little. What the finals measured is kept, so that the same search ends
-with the same result.
+A time that was taken once, hours before another, says little. What the finals measured is kept, so that the same search
+ends with the same result.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ Rounds = dict[str, list[float]]
 def finals(
     found: Found, measures: tuple[Measure, ...], source: Model, bench: Bench, folder: Path
 ) -> dict[int | None, Rounds]:
-    """What each round gave for the times of the best points, and under None for the source where goals are set against it.
+    """What each round gave for the times of the best points, and under None for the source where goals are set against
+    it.
 
     Nothing where no time ranks them, or only one is in question.
     """

@@ -1,4 +1,5 @@
-"""What a search is for: numbers with limits and priorities, which point is better, and why the chosen one was chosen."""
+"""What a search is for: numbers with limits and priorities, which point is better, and why the chosen one was
+chosen."""
 
 from __future__ import annotations
 
@@ -172,8 +173,8 @@ class Judge:
     def ranked(self, points: Mapping[int, Numbers], count: int) -> list[int]:
         """The best ``count`` points, best first: those that meet all goals, then those that miss them least.
 
-        Among them the number with the first priority decides; where points tie with the best in it, the next, and so on.
-        Points that lack a number come last.
+        Among them the number with the first priority decides; where points tie with the best in it, the next, and so
+        on. Points that lack a number come last.
         """
         left = dict(points)
         ranked: list[int] = []
@@ -233,7 +234,10 @@ class Judge:
         if len(rivals) == 1:
             return f"Point {chosen} is the only one that meets all goals. It has {_and(facts)}."
         first = ranking[0]
-        said = f"Of {len(rivals)} points that meet all goals, point {chosen} has the best {first.label}: it has {_and(facts)}."
+        said = (
+            f"Of {len(rivals)} points that meet all goals, point {chosen} has the best {first.label}: it has"
+            f" {_and(facts)}."
+        )
         tied = [index for index in self._tied(first, rivals, points) if index != chosen]
         if tied:
             decided = "the next priorities decided" if len(ranking) > 1 else "the first was taken"

@@ -1,7 +1,8 @@
-"""The trials of a search in Optuna's own storage: ``optuna-dashboard FILE`` shows them, and a killed search goes on from them.
+"""The trials of a search in Optuna's own storage: ``optuna-dashboard FILE`` shows them, and a killed search goes on
+from them.
 
-A trial is written when it is finished, in one piece; a point that was being tried when the search was killed is not there, and is
-tried again.
+A trial is written when it is finished, in one piece; a point that was being tried when the search was killed is not
+there, and is tried again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Which point is tried next: Optuna's ask and tell, in a form that depends on nothing but the seed and the trials before.
+"""Which point is tried next: Optuna's ask and tell, in a form that depends on nothing but the seed and the trials
+before.
 
-A search that goes on asks its sampler again for every trial that is known, and tells it what became of it: so the sampler is where it
-was, without its state being stored. Several points may be asked for before the first of them is told. A point that was proposed is never
-proposed again; a space of which every point was proposed is at its end.
+A search that goes on asks its sampler again for every trial that is known, and tells it what became of it: so the
+sampler is where it was, without its state being stored. Several points may be asked for before the first of them is
+told. A point that was proposed is never proposed again; a space of which every point was proposed is at its end.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ _LOOKED_THROUGH = 100_000
 class Proposer:
     """Proposes points of ``space``.
 
-    ``directions``: the objectives, each with whether less of it is better. ``held``: dimensions that keep a value, and which the
-    sampler does not see. ``name`` tells the stages of a search apart.
+    ``directions``: the objectives, each with whether less of it is better. ``held``: dimensions that keep a value, and
+    which the sampler does not see. ``name`` tells the stages of a search apart.
     """
 
     def __init__(
@@ -70,7 +71,8 @@ class Proposer:
         return point
 
     def replace(self, number: int, asked: Point | None, tried: Point) -> None:
-        """Take back the point that was asked for as trial ``number``, for the one that an earlier run tried in its place."""
+        """Take back the point that was asked for as trial ``number``, for the one that an earlier run tried in its
+        place."""
         if asked is not None:
             self._proposed.discard(key_of(asked))
         self.skip(tried)

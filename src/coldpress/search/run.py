@@ -1,4 +1,5 @@
-"""The loop of a search: propose, try, write down, until a budget is spent, the goals are met or nothing is left to try."""
+"""The loop of a search: propose, try, write down, until a budget is spent, the goals are met or nothing is left to
+try."""
 
 from __future__ import annotations
 
@@ -46,8 +47,8 @@ class Request:
 class Found:
     """What came of a search: its ``trials`` in order, and why it ended.
 
-    ``finals``: for the best points, which were measured again in turns, what each round gave for a number, by label; for None
-    those of the source.
+    ``finals``: for the best points, which were measured again in turns, what each round gave for a number, by label;
+    for None those of the source.
     """
 
     request: Request

@@ -7,8 +7,9 @@ A parameter is left open by a mapping in place of its value::
     samples: {range: [32, 128], step: 32}             whole numbers, as the parameter is one
     bins: {choice: [128, 2048], when: {method: entropy}, otherwise: 128}
 
-``when`` names other parameters of the same pass and the value, or list of values, with which this one is open; with others it
-has the value ``otherwise``, or the pass's default. A step with ``any_of`` is one of several, and an ``optional`` one may be left out.
+``when`` names other parameters of the same pass and the value, or list of values, with which this one is open; with
+others it has the value ``otherwise``, or the pass's default. A step with ``any_of`` is one of several, and an
+``optional`` one may be left out.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ _FORMS = {"choice": {"when", "otherwise"}, "range": {"when", "otherwise", "log",
 class Dimension:
     """One decision: one of ``choices``, or a number from ``low`` to ``high``, both included.
 
-    ``slot`` is the place of its pass among the passes. ``when``: names of dimensions before it and the values of which each must
-    have one for this dimension to be open.
+    ``slot`` is the place of its pass among the passes. ``when``: names of dimensions before it and the values of which
+    each must have one for this dimension to be open.
     """
 
     name: str
@@ -107,14 +108,20 @@ class _Slot:
 
 @dataclass(frozen=True)
 class Space:
-    """All that a search may decide. ``dimensions`` are in the order of passes; conditions come before what they open."""
+    """All that a search may decide.
+
+    ``dimensions`` are in the order of passes; conditions come before what they open.
+    """
 
     slots: tuple[_Slot, ...]
     dimensions: tuple[Dimension, ...]
 
     @classmethod
     def of(cls, steps: Iterable[Step]) -> Space:
-        """The space of passes. Raises ColdpressError for a form that cannot be read and for a value that no pass takes."""
+        """The space of passes.
+
+        Raises ColdpressError for a form that cannot be read and for a value that no pass takes.
+        """
         labels: dict[str, int] = {}
         slots, dimensions = [], []
         for index, step in enumerate(steps):

@@ -22,10 +22,13 @@ _FACTS = "coldpress"
 
 @dataclass(frozen=True)
 class Trial:
-    """One point that was tried. ``number`` counts from 0 in the order of the search; ``stage`` is the slot that was searched.
+    """One point that was tried.
 
-    ``state``: complete; dropped after a first look; failed. ``numbers`` are those measured, by label; ``reason`` says why it is not
-    complete, with the ``traceback`` of a failure. ``shortfalls``: by how much each known number misses its goal.
+    ``number`` counts from 0 in the order of the search; ``stage`` is the slot that was searched.
+
+    ``state``: complete; dropped after a first look; failed. ``numbers`` are those measured, by label; ``reason`` says
+    why it is not complete, with the ``traceback`` of a failure. ``shortfalls``: by how much each known number misses
+    its goal.
     """
 
     number: int

@@ -38,7 +38,8 @@ class Turn:
 class Conversation:
     """A model that remembers what was said; ``ask`` yields the answer piece by piece, ``last`` tells of it.
 
-    ``adapter`` is the one of the engine's that answers; None: the base alone. Where the context is full, the oldest turns are forgotten.
+    ``adapter`` is the one of the engine's that answers; None: the base alone. Where the context is full, the oldest
+    turns are forgotten.
     """
 
     def __init__(
@@ -63,9 +64,11 @@ class Conversation:
         self._said.clear()
 
     def ask(self, question: str) -> Generator[str, None, None]:
-        """The answer, as it is generated; what was made of it counts as said, also when the caller stops asking for more.
+        """The answer, as it is generated; what was made of it counts as said, also when the caller stops asking for
+        more.
 
-        Raises ColdpressError when the question alone fills the model's context, or when the model's chat template refuses it.
+        Raises ColdpressError when the question alone fills the model's context, or when the model's chat template
+        refuses it.
         """
         said, ids = self._fitted([*self._said, {"role": "user", "content": question}])
         stream = self.engine.generate(ids, self.sampling, self.adapter)

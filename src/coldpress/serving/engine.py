@@ -25,8 +25,9 @@ from coldpress.target import physical_cores
 class Sampling:
     """How the next token is chosen, and how many there may be.
 
-    ``temperature`` 0 takes the likeliest. Else one is drawn from the ``top_k`` likeliest (0: all) of those that make up ``top_p`` of
-    the probability, which is divided by ``repetition_penalty`` for what was said before. Equal ``seed``, equal answers.
+    ``temperature`` 0 takes the likeliest. Else one is drawn from the ``top_k`` likeliest (0: all) of those that make up
+    ``top_p`` of the probability, which is divided by ``repetition_penalty`` for what was said before. Equal ``seed``,
+    equal answers.
     """
 
     max_new_tokens: int = 256
@@ -63,9 +64,9 @@ def own_sampling(folder: Path) -> Sampling:
 class TokenStream:
     """An answer in the making: iterating makes its tokens, ``close`` ends it early.
 
-    ``tokens``: those made so far. ``ended``: None while there may be more, then "stop" (the model ended it), "length" (there was no
-    room) or "closed". Times are in seconds: ``prompt_s`` for processing the prompt; ``first_token_s``, that plus choosing the first
-    token; ``decode_s``, each later token.
+    ``tokens``: those made so far. ``ended``: None while there may be more, then "stop" (the model ended it), "length"
+    (there was no room) or "closed". Times are in seconds: ``prompt_s`` for processing the prompt; ``first_token_s``,
+    that plus choosing the first token; ``decode_s``, each later token.
     """
 
     def __init__(self, engine: Engine, prompt_ids: Sequence[int], generator: Any):
@@ -128,9 +129,9 @@ class TokenStream:
 class Engine:
     """A model folder opened by onnxruntime-genai, with a fixed number of threads; 0 means one for each core.
 
-    ``adapters``: adapter files by name. ``on_cpu`` ignores the execution provider that the folder names. ``settings``: what
-    genai_config.json says of the model; ``context_length``: tokens of a prompt and its answer together.
-    Raises ColdpressError for a model that does not open and for an adapter of another model.
+    ``adapters``: adapter files by name. ``on_cpu`` ignores the execution provider that the folder names. ``settings``:
+    what genai_config.json says of the model; ``context_length``: tokens of a prompt and its answer together. Raises
+    ColdpressError for a model that does not open and for an adapter of another model.
     """
 
     def __init__(
@@ -198,7 +199,8 @@ class Engine:
             raise ColdpressError(f"there is no adapter '{name}' here", hint=hint)
 
     def fitting(self, prompt_tokens: int, new_tokens: int) -> tuple[int, int]:
-        """So many tokens of a prompt and of its answer as fit into the context: of that, an answer takes half at most."""
+        """So many tokens of a prompt and of its answer as fit into the context: of that, an answer takes half at
+        most."""
         return fitting(self.settings, prompt_tokens, new_tokens)
 
 

@@ -14,8 +14,8 @@ from typing import Any
 def prompt_ids(tokenizer: Any, folder: Path, messages: Sequence[Mapping[str, str]]) -> list[int]:
     """The ids of a chat that awaits an answer, by onnxruntime-genai's ``tokenizer`` of the model in ``folder``.
 
-    Without a chat template they are those of the bare words, begun as the model begins every text. Raises ValueError with the
-    template's own words where it refuses the chat.
+    Without a chat template they are those of the bare words, begun as the model begins every text. Raises ValueError
+    with the template's own words where it refuses the chat.
     """
     if any("\0" in message["content"] for message in messages):
         raise ValueError("it holds a NUL character, at which a text ends for onnxruntime-genai")

@@ -1,4 +1,7 @@
-"""Azure Machine Learning: jobs on a compute cluster of a workspace. Requests are read and checked; they run there later."""
+"""Azure Machine Learning: jobs on a compute cluster of a workspace.
+
+Requests are read and checked; they run there later.
+"""
 
 from __future__ import annotations
 

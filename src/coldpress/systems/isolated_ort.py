@@ -1,4 +1,7 @@
-"""Another Python environment that has ONNX Runtime alone: metrics run there. Requests are read and checked; they run later."""
+"""Another Python environment that has ONNX Runtime alone: metrics run there.
+
+Requests are read and checked; they run later.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Adapters as PEFT has them: which configuration a method becomes, on which modules, and how one is put on a network."""
+"""Adapters as PEFT has them: which configuration a method becomes, on which modules, and how one is put on a
+network."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ _USUAL_DROPOUT = 0.05
 class Adapter:
     """What is trained. ``alpha`` over ``rank`` scales it; ``dropout`` None: the usual one where the method has one.
 
-    ``target_modules``: names of linear layers or the ends of such, or all of the decoder for none. ``modules_to_save``: modules
-    that are trained whole. ``more``: further fields of PEFT's configuration.
+    ``target_modules``: names of linear layers or the ends of such, or all of the decoder for none. ``modules_to_save``:
+    modules that are trained whole. ``more``: further fields of PEFT's configuration.
     """
 
     method: str = "lora"

@@ -1,4 +1,5 @@
-"""TrainingArguments of transformers from what a user says: checked, older names understood, and what is not the user's to say."""
+"""TrainingArguments of transformers from what a user says: checked, older names understood, and what is not the user's
+to say."""
 
 from __future__ import annotations
 

@@ -17,7 +17,10 @@ _PREFIX = "checkpoint-"
 
 
 def steps_in(folder: Path) -> list[int]:
-    """The steps of which ``folder`` has complete checkpoints, in order. What a killed run left half-written is removed."""
+    """The steps of which ``folder`` has complete checkpoints, in order.
+
+    What a killed run left half-written is removed.
+    """
     found = []
     for entry in folder.glob(f"{_PREFIX}*"):
         if _is_complete(entry):
@@ -53,7 +56,8 @@ def check_space(folder: Path, trained: int, kept: int) -> None:
     needed, free = 12 * trained * (kept + 1), shutil.disk_usage(folder).free
     if needed > free:
         raise ColdpressError(
-            f"no space for checkpoints: {kept + 1} of them take {needed / 1e6:,.0f} MB, and {folder} has {free / 1e6:,.0f} MB",
+            f"no space for checkpoints: {kept + 1} of them take {needed / 1e6:,.0f} MB, and {folder} has"
+            f" {free / 1e6:,.0f} MB",
             hint="free some, name another disk with --cache_dir, or write none with --save_strategy no",
             exit_code=WORK_FAILED,
         )
@@ -70,7 +74,8 @@ def written(folder: Path) -> Iterator[None]:
             raise
         left = last_checkpoint(folder)
         raise ColdpressError(
-            f"no space left for a checkpoint in {folder}; {f'the last one is {left.name}' if left else 'there is none yet'}",
+            f"no space left for a checkpoint in {folder};"
+            f" {f'the last one is {left.name}' if left else 'there is none yet'}",
             hint="free some and run it again: it goes on from the last checkpoint",
             exit_code=WORK_FAILED,
         ) from error

@@ -1,8 +1,9 @@
 """LoftQ: a base rounded to 4 bits, and the adapter that makes up for what the rounding did, fitted to each other.
 
 By turns the weight less the adapter is rounded, and the adapter becomes the best low-rank product for what is missing
-(Li et al., https://arxiv.org/abs/2310.08659). Where the paper rounds to the quantiles of a normal distribution, we round to the grid
-that ``quantize`` and the press use, so that the base is served with exactly the values that it was trained with.
+(Li et al., https://arxiv.org/abs/2310.08659). Where the paper rounds to the quantiles of a normal distribution, we
+round to the grid that ``quantize`` and the press use, so that the base is served with exactly the values that it was
+trained with.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ _MORE_VECTORS, _REFINEMENTS = 16, 4
 
 
 def fit(wrapped: Any, source: Path, output: Path, iterations: int, dtype: torch.dtype) -> Path:
-    """Round the base of a PEFT model, which has float32 weights, and set its adapter; the quantized folder is written to ``output``.
+    """Round the base of a PEFT model, which has float32 weights, and set its adapter; the quantized folder is written
+    to ``output``.
 
     The frozen weights are ``dtype`` afterwards.
     """

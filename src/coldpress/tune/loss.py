@@ -1,8 +1,8 @@
 """The loss of a language model without its logits: the head works on the places that count, a few at a time.
 
-The float32 logits of all tokens of a step are larger than the model itself. Here each few hundred places get their logits, their
-loss and its gradient, and the logits are gone again. The head is the model's own forward with its body replaced by what the
-body has given already, so that scaling, capping and biases of logits are its own.
+The float32 logits of all tokens of a step are larger than the model itself. Here each few hundred places get their
+logits, their loss and its gradient, and the logits are gone again. The head is the model's own forward with its body
+replaced by what the body has given already, so that scaling, capping and biases of logits are its own.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ Head = Callable[["torch.Tensor"], "torch.Tensor"]
 class SummedLoss:
     """Takes the place of a causal language model's forward, which then gives the sum of the losses of all targets.
 
-    ``model`` is the network itself, adapters within it, not PEFT's wrapper. ``compute_dtype``: what products are done in;
-    adapters stay float32. ``smoothing``: of labels, as PyTorch's cross entropy takes it.
+    ``model`` is the network itself, adapters within it, not PEFT's wrapper. ``compute_dtype``: what products are done
+    in; adapters stay float32. ``smoothing``: of labels, as PyTorch's cross entropy takes it.
     """
 
     model: Any
@@ -49,7 +49,10 @@ class SummedLoss:
         self.model.forward = self.forward
 
     def forward(self, input_ids: Any, position_ids: Any, labels: Any, **_: Any) -> Any:
-        """``labels`` ``[sequences, tokens]`` hold for each place what is predicted there. The loss is a sum, in float32."""
+        """``labels`` ``[sequences, tokens]`` hold for each place what is predicted there.
+
+        The loss is a sum, in float32.
+        """
         from transformers.modeling_outputs import CausalLMOutput
 
         with self._autocast(input_ids.device.type):

@@ -1,7 +1,9 @@
-"""An adapter added to the weights of its base, one layer in memory at a time; quantized layers are rounded again on their own grid.
+"""An adapter added to the weights of its base, one layer in memory at a time; quantized layers are rounded again on
+their own grid.
 
-PEFT does the sums, for every kind of adapter that it can merge: the network is built without memory, its adapter with, and each layer
-gets its weights for as long as it is merged. What shares a tensor in the base and is not the same afterwards has one of its own, as in PEFT.
+PEFT does the sums, for every kind of adapter that it can merge: the network is built without memory, its adapter with,
+and each layer gets its weights for as long as it is merged. What shares a tensor in the base and is not the same
+afterwards has one of its own, as in PEFT.
 """
 
 from __future__ import annotations
@@ -37,9 +39,11 @@ _SCALES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 
 @dataclass(frozen=True)
 class Merged:
-    """How many ``layers`` changed, and by how much rounding changed each of them once more, relatively, where it was rounded.
+    """How many ``layers`` changed, and by how much rounding changed each of them once more, relatively, where it was
+    rounded.
 
-    ``precision``: that by whose limits the result is to be compared with PEFT's network. ``generates``: whether it writes text.
+    ``precision``: that by whose limits the result is to be compared with PEFT's network. ``generates``: whether it
+    writes text.
     """
 
     layers: int
@@ -71,8 +75,9 @@ class Merge:
         if self._more_tokens and max(self._more_tokens.values()) >= rows:
             token = max(self._more_tokens, key=self._more_tokens.__getitem__)
             raise ColdpressError(
-                f"the tokenizer of the adapter {adapter} has the token '{token}' with the number {self._more_tokens[token]}, "
-                f"the merged model {rows} tokens: the adapter does not bring the embeddings of its new ones",
+                f"the tokenizer of the adapter {adapter} has the token '{token}' with the number"
+                f" {self._more_tokens[token]}, the merged model {rows} tokens: the adapter does not bring the"
+                " embeddings of its new ones",
                 hint="save it with save_embedding_layers=True",
             )
         self._packed = read_packed(base)
@@ -108,8 +113,10 @@ class Merge:
             if (found := self._shards.shape(self._stored(name))) != shape:
                 raise ColdpressError(
                     f"the adapter {self.adapter} is for a '{name}' {list(shape)}, that of {self.base} is {list(found)}",
-                    hint="was it trained on another model? With more tokens it has to have the embedding and the head, too "
-                    "(modules_to_save, or save_embedding_layers=True)",
+                    hint=(
+                        "was it trained on another model? With more tokens it has to have the embedding and the head,"
+                        " too (modules_to_save, or save_embedding_layers=True)"
+                    ),
                 )
 
     @property
@@ -117,7 +124,8 @@ class Merge:
         return str((quantization_config(self.base) or {}).get("quant_method"))
 
     def _changes(self, files: LayerFiles, progress: Any) -> tuple[dict[str, torch.Tensor], set[str]]:
-        """Write what the adapter changes, layer by layer; gives what may share a tensor, unwritten, and the files' names."""
+        """Write what the adapter changes, layer by layer; gives what may share a tensor, unwritten, and the files'
+        names."""
         wrappers = self._adapted.wrappers()
         shared: dict[str, torch.Tensor] = {}
         written: set[str] = set()
@@ -193,7 +201,8 @@ class Merge:
         return self._shards.dtype(key)
 
     def _as_it_was(self, name: str) -> dict[str, NDArray[Any]]:
-        """A packed layer that nothing is added to: its codes, written once more, as one config says how all are packed."""
+        """A packed layer that nothing is added to: its codes, written once more, as one config says how all are
+        packed."""
         linear, grid = self._packed[name], self._grids[name]
         codes = linear.rows_as_codes(0, linear.rows)
         if codes.zero_points is None and not grid.symmetric:
@@ -204,7 +213,8 @@ class Merge:
         return packed_tensors(self._method, name, codes, self._packed[name].columns, codes.grid.scale_dtype)
 
     def _finish(self, output: Path, untied: bool, shared: Mapping[str, Any]) -> None:
-        """What the config says of tied matrices and the vocabulary, its tokenizer, and the codes of an unchanged embedding."""
+        """What the config says of tied matrices and the vocabulary, its tokenizer, and the codes of an unchanged
+        embedding."""
         file = output / "config.json"
         config = json.loads(file.read_text(encoding="utf-8"))
         for part in (config, config.get("text_config") or {}):
@@ -221,7 +231,8 @@ class Merge:
 
 
 def _grids(packed: Mapping[str, PackedLinear], method: str) -> dict[str, Grid]:
-    """The grid of each packed layer, scales as they are stored; GPTQ's two versions cannot be mixed, so one decides for all."""
+    """The grid of each packed layer, scales as they are stored; GPTQ's two versions cannot be mixed, so one decides for
+    all."""
     grids = {name: replace(linear.grid, scale_dtype=_scale_dtype(linear)) for name, linear in packed.items()}
     if method == GPTQ and not all(grid.symmetric for grid in grids.values()):
         return {name: replace(grid, symmetric=False) for name, grid in grids.items()}

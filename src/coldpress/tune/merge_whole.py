@@ -1,7 +1,8 @@
-"""An adapter merged by PEFT and transformers with the whole base in memory, for kinds that cannot be merged layer by layer.
+"""An adapter merged by PEFT and transformers with the whole base in memory, for kinds that cannot be merged layer by
+layer.
 
-These are adapters that start from a part of the base's weights, which PEFT takes out again when it loads them, those of parameters that
-hold all experts of a layer, and those of classifiers and encoder-decoders.
+These are adapters that start from a part of the base's weights, which PEFT takes out again when it loads them, those of
+parameters that hold all experts of a layer, and those of classifiers and encoder-decoders.
 """
 
 from __future__ import annotations

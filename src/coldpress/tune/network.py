@@ -34,8 +34,8 @@ def compute_dtype(asked: str | None, device: str) -> torch.dtype:
 def load_base(folder: Path, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
     """The causal language model of a folder, its weights cast to ``dtype`` and frozen.
 
-    Layers that are quantized in the folder get the values that their codes stand for, by our own reader: transformers does not
-    load every such folder, and rounds in its own way where it does.
+    Layers that are quantized in the folder get the values that their codes stand for, by our own reader: transformers
+    does not load every such folder, and rounds in its own way where it does.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -58,7 +58,8 @@ def load_base(folder: Path, dtype: torch.dtype, trust_remote_code: bool = False)
 
 @dataclass(frozen=True)
 class Room:
-    """``tokens_at_once``: of how many tokens the activations fit into memory; ``needs_checkpointing``: only if computed twice."""
+    """``tokens_at_once``: of how many tokens the activations fit into memory; ``needs_checkpointing``: only if computed
+    twice."""
 
     tokens_at_once: int
     needs_checkpointing: bool
@@ -119,7 +120,8 @@ def check_bitsandbytes() -> None:
 def load_in_4_bits(
     folder: Path, dtype: torch.dtype, device: str, numbers: tuple[str, bool], trust_remote_code: bool = False
 ) -> Any:
-    """The model of a float folder as bitsandbytes rounds it; ``numbers``: their type, and whether scales are rounded, too."""
+    """The model of a float folder as bitsandbytes rounds it; ``numbers``: their type, and whether scales are rounded,
+    too."""
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     settings = BitsAndBytesConfig(

@@ -1,9 +1,10 @@
 """Rows one behind the other in sequences, so that no work is done on padding.
 
-A sequence says by its positions, which begin at zero with each row, where rows end; transformers lets attention stay within
-a row then. The rows of one step are spread over as many sequences as cost least: the work on padding, which few sequences
-have little of, against that of attention over rows that do not see each other, which short sequences have little of. The
-rows of a step stay those that they would be without packing, and the loss is the same mean over their tokens.
+A sequence says by its positions, which begin at zero with each row, where rows end; transformers lets attention stay
+within a row then. The rows of one step are spread over as many sequences as cost least: the work on padding, which few
+sequences have little of, against that of attention over rows that do not see each other, which short sequences have
+little of. The rows of a step stay those that they would be without packing, and the loss is the same mean over their
+tokens.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ Part = dict[str, "torch.Tensor"]
 class Packer:
     """Turns the rows of a step into parts that run one after the other, each ``[sequences, tokens]``.
 
-    ``most_tokens``: in a sequence; a longer row has one of its own. ``tokens_at_once``: in a part, padding included, unless
-    one sequence is longer. ``attention_share``: what attention over one token costs as a share of all other work on a
-    token. ``joins``: whether several rows may share a sequence.
+    ``most_tokens``: in a sequence; a longer row has one of its own. ``tokens_at_once``: in a part, padding included,
+    unless one sequence is longer. ``attention_share``: what attention over one token costs as a share of all other work
+    on a token. ``joins``: whether several rows may share a sequence.
     """
 
     most_tokens: int

@@ -43,7 +43,8 @@ def alone(store: Any, workflow: Any) -> Iterator[tuple[Any, Any]]:
 
 @contextmanager
 def shared_folder(own: Path, on_cpu: bool) -> Iterator[Path]:
-    """The folder of the first process, where all find and leave their part of a checkpoint; none goes on before all are done."""
+    """The folder of the first process, where all find and leave their part of a checkpoint; none goes on before all are
+    done."""
     if count() == 1:
         yield own
         return

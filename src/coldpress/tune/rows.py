@@ -26,7 +26,8 @@ Ids = NDArray[np.int32]
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """``ids`` int32 ``[tokens]``; ``targets`` int32 ``[tokens]``: what is to be predicted at each place, or `NOT_SCORED`.
+    """``ids`` int32 ``[tokens]``; ``targets`` int32 ``[tokens]``: what is to be predicted at each place, or
+    `NOT_SCORED`.
 
     A target is the id of the next token, so the last place has none.
     """
@@ -40,7 +41,10 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Rows(Sequence[Row]):
-    """Rows in their order. ``truncated``: how many lost their end; ``unscored``: how many had nothing to predict, and are left out."""
+    """Rows in their order.
+
+    ``truncated``: how many lost their end; ``unscored``: how many had nothing to predict, and are left out.
+    """
 
     rows: list[Row]
     truncated: int = 0
@@ -68,7 +72,8 @@ class Rows(Sequence[Row]):
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Rows that are kept from training: ``size`` as a share below 1 or a count, or None for what is usual; or a set of their own."""
+    """Rows that are kept from training: ``size`` as a share below 1 or a count, or None for what is usual; or a set of
+    their own."""
 
     size: float | None = None
     data: DataSource | None = None

@@ -31,8 +31,8 @@ Progress = Callable[[str, float, float], None]
 class AdapterTrainer(Trainer):
     """Trains what requires a gradient of a PEFT model whose network has a `SummedLoss` as its forward.
 
-    A batch is all rows of a step on this device, packed in parts, which run one after the other. ``step_seconds``: of the
-    steps of this run; ``scored``: the tokens that counted in them; ``resumed_at``: the step that it went on from.
+    A batch is all rows of a step on this device, packed in parts, which run one after the other. ``step_seconds``: of
+    the steps of this run; ``scored``: the tokens that counted in them; ``resumed_at``: the step that it went on from.
     """
 
     def __init__(self, model: Any, args: Any, rows: Rows, held_out: Rows, packer: Packer, progress: Progress):
@@ -56,7 +56,10 @@ class AdapterTrainer(Trainer):
         return [entry[_STEP_LOSS] for entry in self.state.log_history if _STEP_LOSS in entry]
 
     def run(self, resume: Path | None, saves: bool) -> None:
-        """Train to the end, from a checkpoint if there is one. ``saves``: whether new ones come whatever the arguments say."""
+        """Train to the end, from a checkpoint if there is one.
+
+        ``saves``: whether new ones come whatever the arguments say.
+        """
         if saves or self.args.save_strategy != "no":
             trained = sum(parameter.numel() for parameter in self._adapted.parameters() if parameter.requires_grad)
             check_space(self._folder, trained, self.args.save_total_limit or 1)
@@ -84,7 +87,8 @@ class AdapterTrainer(Trainer):
         return total
 
     def _counted(self, parts: Sequence[dict[str, torch.Tensor]]) -> torch.Tensor:
-        """The number of targets that this device's sum is divided by; gradients are averaged over devices afterwards."""
+        """The number of targets that this device's sum is divided by; gradients are averaged over devices
+        afterwards."""
         count = torch.stack([(part["labels"] != NOT_SCORED).sum() for part in parts]).sum()
         self.scored += int(count)
         if self.args.world_size > 1:

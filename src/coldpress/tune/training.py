@@ -26,8 +26,9 @@ from coldpress.tune.trainer import AdapterTrainer, Progress, TimedCheckpoints
 _CURVE_POINTS = 200
 #: tokens in a sequence that rows are joined in, unless one row is longer
 _JOINED_TOKENS = 2048
-#: how far logits of joined rows may be from those of single ones: as a share of their spread, and of how far they are where the
-#: rows are one text. The second is for products in bfloat16, whose order alone moves logits by a tenth of their spread.
+#: how far logits of joined rows may be from those of single ones: as a share of their spread, and of how far they are
+#: where the rows are one text. The second is for products in bfloat16, whose order alone moves logits by a tenth of
+#: their spread.
 _SAME_LOGITS, _SAME_AS_APART = 0.05, 0.25
 
 
@@ -42,7 +43,9 @@ class Setting:
 
 
 class Training:
-    """One training. ``network``: frozen; ``wrapped``: the same in PEFT's wrapper, with the adapter; ``folder``: for checkpoints.
+    """One training.
+
+    ``network``: frozen; ``wrapped``: the same in PEFT's wrapper, with the adapter; ``folder``: for checkpoints.
 
     ``remarks``: what a reader of the report must know.
     """

@@ -31,8 +31,8 @@ class Step:
     """One pass of a workflow, or alternatives of which a search picks one.
 
     ``parameters`` are those that differ from the pass's defaults, or repeat them. A parameter may be left open:
-    ``{"choice": [4, 8]}`` or ``{"range": [0.0, 1.0]}``; see `coldpress.search.space`. ``any_of``: other steps that may stand
-    here; then there is no ``type``. ``optional``: a search may also leave the step out.
+    ``{"choice": [4, 8]}`` or ``{"range": [0.0, 1.0]}``; see `coldpress.search.space`. ``any_of``: other steps that may
+    stand here; then there is no ``type``. ``optional``: a search may also leave the step out.
     """
 
     type: str = option("name of the pass", "")
@@ -75,7 +75,10 @@ class Step:
 def _way_to(accepted: tuple[str, ...], given: str, name: str) -> str:
     """What to do about a model in a format that a pass does not take."""
     if "onnx" in accepted and given in ("hf", "gguf", "adapter"):
-        return f"put the pass 'press' in front of it, with the precision it shall have; or give '{name}' what auto-opt wrote"
+        return (
+            f"put the pass 'press' in front of it, with the precision it shall have; or give '{name}' what auto-opt"
+            " wrote"
+        )
     return f"give it a model in that format, or leave out '{name}'"
 
 
@@ -83,9 +86,9 @@ def _way_to(accepted: tuple[str, ...], given: str, name: str) -> str:
 class Goal:
     """What one number of a metric shall reach; better is what the metric calls better.
 
-    ``threshold``: at least as good as this. ``max_degradation``, ``min_improvement``: against the source, absolute, or with a
-    percent sign a share of the source's number: ``"1%"``. ``priority``: 1 counts most when results are ranked; without one
-    the number is only watched.
+    ``threshold``: at least as good as this. ``max_degradation``, ``min_improvement``: against the source, absolute, or
+    with a percent sign a share of the source's number: ``"1%"``. ``priority``: 1 counts most when results are ranked;
+    without one the number is only watched.
     """
 
     threshold: float | None = option("at least as good as this number", None)
@@ -109,7 +112,8 @@ class Measure:
         return made
 
     def check(self, model: Model | Planned) -> None:
-        """Raise ColdpressError when something that the metric needs is not installed, or its data is not what it should be."""
+        """Raise ColdpressError when something that the metric needs is not installed, or its data is not what it should
+        be."""
         made = self.make()
         parts.check_needs(type(made))
         sources = [getattr(made, name) for name in parts.data_fields(type(made))]
@@ -134,10 +138,10 @@ def labels_of(measures: Sequence[Measure]) -> list[str]:
 class Search:
     """How the points of a search are picked, and when it ends.
 
-    ``sampler``: grid, random, tpe or nsga2, with ``sampler_parameters``. ``order``: ``joint``, all open parameters at once;
-    ``pass_by_pass``, the best of a pass before the next. ``trials``, ``minutes``: at most so many points, so long; None: all
-    points, of which there must be a finite number. ``first_look``: drop a point whose cheap numbers show that it cannot meet
-    its goals. ``keep``: how many of the best results become folders.
+    ``sampler``: grid, random, tpe or nsga2, with ``sampler_parameters``. ``order``: ``joint``, all open parameters at
+    once; ``pass_by_pass``, the best of a pass before the next. ``trials``, ``minutes``: at most so many points, so
+    long; None: all points, of which there must be a finite number. ``first_look``: drop a point whose cheap numbers
+    show that it cannot meet its goals. ``keep``: how many of the best results become folders.
     """
 
     sampler: str = option("how points are picked: grid, random, tpe or nsga2", "tpe")

@@ -1,4 +1,5 @@
-"""Whether a request names parts that there are, with parameters and data that they take: all that needs no model and no file."""
+"""Whether a request names parts that there are, with parameters and data that they take: all that needs no model and no
+file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A workflow from a YAML or JSON file or from plain data, of coldpress's own form or in Olive's dialect, checked whole."""
+"""A workflow from a YAML or JSON file or from plain data, of coldpress's own form or in Olive's dialect, checked
+whole."""
 
 from __future__ import annotations
 

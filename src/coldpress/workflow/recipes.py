@@ -88,7 +88,9 @@ def _attached(adapters: Sequence[str], algorithm: str | None) -> tuple[Step, ...
     if algorithm not in (None, *_KEEPS_INPUTS):
         raise ColdpressError(
             f"{algorithm} rescales or rotates what layers read, so adapters of the model before it would not fit",
-            hint=f"use --algorithm {', '.join(_KEEPS_INPUTS)}; or quantize first, and fine-tune on the quantized folder",
+            hint=(
+                f"use --algorithm {', '.join(_KEEPS_INPUTS)}; or quantize first, and fine-tune on the quantized folder"
+            ),
         )
     return (Step("attach_adapters", {"adapter_path": list(map(str, adapters))}),)
 
@@ -168,7 +170,8 @@ def _on_onnx(step: Step) -> Step:
 
 
 def _check_device(device: str) -> None:
-    """For a Hugging Face folder the device is where layers are quantized; a graph may be meant for one that is not here."""
+    """For a Hugging Face folder the device is where layers are quantized; a graph may be meant for one that is not
+    here."""
     if device == "npu":
         raise ColdpressError(
             "layers are quantized on a cpu or gpu, not on an npu",
@@ -205,7 +208,8 @@ def complete(workflow: Workflow, model: Model | Planned) -> tuple[Step, ...]:
 
 
 def _attached_first(step: Step) -> tuple[Step, ...]:
-    """A merge that names its adapter is two steps, so that the merged model can be compared with what it was made of."""
+    """A merge that names its adapter is two steps, so that the merged model can be compared with what it was made
+    of."""
     given = dict(step.parameters)
     if step.type != "merge_adapter_weights" or given.get("adapter_path") is None:
         return (step,)

@@ -1,4 +1,7 @@
-"""How good a model is: best at x = 0.3, y = 4; the fancy mode helps, fewer bits hurt. More batches measure more exactly."""
+"""How good a model is: best at x = 0.3, y = 4; the fancy mode helps, fewer bits hurt.
+
+More batches measure more exactly.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A system that does its jobs in interpreters of their own, two at a time: a job goes in as JSON, its result lies in the store."""
+"""A system that does its jobs in interpreters of their own, two at a time: a job goes in as JSON, its result lies in
+the store."""
 
 from __future__ import annotations
 

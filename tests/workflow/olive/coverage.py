@@ -1,4 +1,5 @@
-"""Which keys of a configuration of Olive's its translation passes over: deleted, they change nothing, and no note names them."""
+"""Which keys of a configuration of Olive's its translation passes over: deleted, they change nothing, and no note names
+them."""
 
 from __future__ import annotations
 

@@ -166,7 +166,8 @@ def test_flows_and_alternatives():
 
 @pytest.mark.full
 def test_configurations_of_others():
-    """Those in a file of JSON lines, each with the configuration in ``text``, or in the folder of JSON files that is named."""
+    """Those in a file of JSON lines, each with the configuration in ``text``, or in the folder of JSON files that is
+    named."""
     if CORPUS not in os.environ:
         pytest.skip(f"no configurations of others are at hand: {CORPUS} names none")
     found = {name: keys for name, config in corpus(Path(os.environ[CORPUS])) if (keys := passed_over(config))}

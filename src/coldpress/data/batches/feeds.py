@@ -37,8 +37,8 @@ def feeds_for(
 ) -> Feeds:
     """At most ``samples`` feeds for a graph of a model.
 
-    Without ``data``: windows of ``length`` tokens of the shipped text where the graph takes text and a tokenizer lies beside it, random
-    numbers in the shapes of the inputs otherwise.
+    Without ``data``: windows of ``length`` tokens of the shipped text where the graph takes text and a tokenizer lies
+    beside it, random numbers in the shapes of the inputs otherwise.
     """
     from coldpress.graphs.imported.folder import load_graph
     from coldpress.graphs.imported.inputs import Inputs

@@ -88,7 +88,10 @@ class Processing:
     is_last: bool
 
     def __call__(self, images: list[np.ndarray], where: str) -> dict[str, np.ndarray]:
-        """``images``: ``[H, W, C]`` each, all values from 0 to 255. Gives ``pixel_values [N, C, H, W]`` or ``[N, H, W, C]``."""
+        """``images``: ``[H, W, C]`` each, all values from 0 to 255.
+
+        Gives ``pixel_values [N, C, H, W]`` or ``[N, H, W, C]``.
+        """
         try:
             found = self.processor(images, return_tensors="np", input_data_format="channels_last")["pixel_values"]
         except (ValueError, TypeError) as error:

@@ -21,10 +21,10 @@ class Documents:
 
     ``text_template`` is a format string over the fields of a row; a backslash followed by n is a line break.
     ``use_chat_template``: True makes every text a user message in the model's chat template, False uses the template
-    for nothing, None uses it for conversations. ``chat`` is that template, None for a model without one. ``columns``: the
-    fields that are the text, a blank between them; one that holds a list of messages is a conversation.
-    ``for_answer``: end conversations with the mark of an answer that is to come. ``by_template``: whether the chat template wrote
-    the last text.
+    for nothing, None uses it for conversations. ``chat`` is that template, None for a model without one. ``columns``:
+    the fields that are the text, a blank between them; one that holds a list of messages is a conversation.
+    ``for_answer``: end conversations with the mark of an answer that is to come. ``by_template``: whether the chat
+    template wrote the last text.
     """
 
     def __init__(
@@ -84,7 +84,9 @@ class Documents:
         if self._chat is None or not chats:
             raise ColdpressError(
                 "nothing says which part of the text is the answer",
-                hint="use a text_template whose last field is the answer, or conversations and the model's chat template",
+                hint=(
+                    "use a text_template whose last field is the answer, or conversations and the model's chat template"
+                ),
             )
         self.by_template = True
         return _answers_of(self._chat, messages_of(_field(row, chats[0])))
@@ -183,7 +185,8 @@ def _answers_of(chat: ChatTemplate, messages: Sequence[dict[str, Any]]) -> tuple
         after = chat.render(messages[: place + 1])
         if not (whole.startswith(before) and whole.startswith(after)):
             raise ColdpressError(
-                "the chat template writes a message otherwise when another one follows, so that answers cannot be told apart",
+                "the chat template writes a message otherwise when another one follows, so that answers cannot be told"
+                " apart",
                 hint="train on whole texts, or write the layout as a text_template",
             )
         found.append((len(before), len(after)))

@@ -1,4 +1,5 @@
-"""The rows of a data set as dictionaries, one at a time: from local files, or from a data set on the Hugging Face hub."""
+"""The rows of a data set as dictionaries, one at a time: from local files, or from a data set on the Hugging Face
+hub."""
 
 from __future__ import annotations
 

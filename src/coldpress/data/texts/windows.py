@@ -37,7 +37,8 @@ class Tokens:
         return ids[len(self.start) :] if self.start and ids[: len(self.start)] == self.start else ids
 
     def start_of(self, text: str, by_template: bool) -> list[int]:
-        """The ids before those of a text: ``start``, but for one by a chat template only where that wrote them, as transformers has it."""
+        """The ids before those of a text: ``start``, but for one by a chat template only where that wrote them, as
+        transformers has it."""
         wrote_it = self._tokenizer.encode(text, add_special_tokens=False).ids[: len(self.start)] == self.start
         return self.start if wrote_it or not by_template else []
 

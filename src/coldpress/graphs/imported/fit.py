@@ -1,7 +1,7 @@
 """Fitting weights to the inputs they get: the graph runs in float, then each weight is quantized alone.
 
-The Gram matrices of the inputs are in memory up to MOST_GRAM_BYTES at a time. For a model with more the graph runs again
-for each further group of weights.
+The Gram matrices of the inputs are in memory up to MOST_GRAM_BYTES at a time. For a model with more the graph runs
+again for each further group of weights.
 """
 
 from __future__ import annotations

@@ -32,7 +32,8 @@ _BESIDE_BYTES = 1 << 30
 
 
 def rewrite_graphs(path: Path, output: Path, change: Callable[[Path, Path], None]) -> None:
-    """Write a model anew below ``output``: each graph by ``change(file, target)``, which writes its tensors, too; the rest as it is."""
+    """Write a model anew below ``output``: each graph by ``change(file, target)``, which writes its tensors, too; the
+    rest as it is."""
     graphs = find_graphs(path)
     if not graphs:
         raise ColdpressError(f"{path} holds no ONNX graph", hint="pass a folder with a .onnx file")
@@ -46,7 +47,8 @@ def rewrite_graphs(path: Path, output: Path, change: Callable[[Path, Path], None
 
 
 def save_graph(model: ir.Model, target: Path) -> None:
-    """Write a graph, its tensors one after the other to a file beside it; inside, if they were inside and are not too many."""
+    """Write a graph, its tensors one after the other to a file beside it; inside, if they were inside and are not too
+    many."""
     tensors = [value.const_value for graph in model.graphs() for value in graph.initializers.values()]
     beside = any(isinstance(tensor, ir.ExternalTensor | ir.LazyTensor) for tensor in tensors)
     size = sum(tensor.nbytes for tensor in tensors if tensor is not None)
@@ -190,7 +192,8 @@ def external_files(model: ir.Model) -> set[Path]:
 
 
 def copy_model(path: Path, output: Path, without: Iterable[str] = ()) -> None:
-    """The whole model below ``output``, sharing bytes where that can be; not what was written about a result, nor ``without``."""
+    """The whole model below ``output``, sharing bytes where that can be; not what was written about a result, nor
+    ``without``."""
     if path.is_file():
         graph = load_graph(path)
         names = [(path, "model.onnx"), *((file, file.name) for file in external_files(graph))]

@@ -1,7 +1,7 @@
 """Where the input of some weights can be divided by a scale for each column, at no cost: in the constants of a norm.
 
-That is safe where a norm's scale (and bias) makes the input, and nothing but these weights reads it. The norm may be one
-operator, or end in ``Mul(x, scale)`` or ``Add(Mul(x, scale), bias)``.
+That is safe where a norm's scale (and bias) makes the input, and nothing but these weights reads it. The norm may be
+one operator, or end in ``Mul(x, scale)`` or ``Add(Mul(x, scale), bias)``.
 """
 
 from __future__ import annotations

@@ -44,7 +44,8 @@ class Engine:
     ) -> dict[str, Gram]:
         """The matrices of tensors: name -> Gram, for ``asked`` names with the length of their last axis.
 
-        ``done`` is called after each sample. ColdpressError for a graph that does not run and for values that are not finite.
+        ``done`` is called after each sample. ColdpressError for a graph that does not run and for values that are not
+        finite.
         """
         found = {name: Gram(np.zeros((columns, columns), np.float32), 0) for name, columns in asked.items()}
         session = self._open(file, list(asked))

@@ -1,7 +1,7 @@
 """LoRA weights inside a graph that an exporter wrote: found by what they do, taken out, their places left as slots.
 
-Exporters keep few names, so a pair is known by its shape: ``y = product(x)``, ``d = x A``, ``u = d B``, a scaling of ``u`` perhaps,
-and ``y + u``, where A and B are initializers, or transposed ones, and nothing else reads ``d``.
+Exporters keep few names, so a pair is known by its shape: ``y = product(x)``, ``d = x A``, ``u = d B``, a scaling of
+``u`` perhaps, and ``y + u``, where A and B are initializers, or transposed ones, and nothing else reads ``d``.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Graphs that others wrote in int8: ONNX Runtime's quantizers, kept from what they do wrong.
 
-They go by the names of operators alone, and so take
-the Attention of ONNX for the one of com.microsoft, whose inputs mean other things: such nodes stay float. They keep all
-activations of a calibration in memory: here the ranges are taken batch by batch. Weights are in memory as a whole, about
-three times.
+They go by the names of operators alone, and so take the Attention of ONNX for the one of com.microsoft, whose inputs
+mean other things: such nodes stay float. They keep all activations of a calibration in memory: here the ranges are
+taken batch by batch. Weights are in memory as a whole, about three times.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Choice:
-    """Which nodes become int8: those whose operator is in ``op_types``, but for the names that match globs in ``exclude``;
-    with ``only``, just those names. ``weight_type``, ``activation_type``: int8 or uint8.
+    """Which nodes become int8: those whose operator is in ``op_types``, but for the names that match globs in
+    ``exclude``; with ``only``, just those names. ``weight_type``, ``activation_type``: int8 or uint8.
     """
 
     op_types: tuple[str, ...]
@@ -71,9 +70,9 @@ class Choice:
     def nodes(self, graph: onnx.GraphProto) -> list[str]:
         """The names of the chosen nodes.
 
-        Those that compute in another type than float32 are not among them, nor those with a weight that may be replaced. Nor are
-        a Gemm with alpha or beta, whose bias ONNX Runtime scales wrongly, and products of two activations: for some small
-        ones it gives zeros.
+        Those that compute in another type than float32 are not among them, nor those with a weight that may be
+        replaced. Nor are a Gemm with alpha or beta, whose bias ONNX Runtime scales wrongly, and products of two
+        activations: for some small ones it gives zeros.
         """
         others, constants = _other_floats(graph), _constants(graph)
         others |= {tensor.name for tensor in graph.initializer} & {value.name for value in graph.input}
@@ -163,10 +162,11 @@ class Calibration:
 def quantize_static(
     copy: Path, target: Path, choice: Choice, calibration: Calibration, as_operators: bool, options: dict[str, Any]
 ) -> Counter[str]:
-    """Weights and activations in int8, in ranges from ``calibration``; returns how many nodes of each operator became int8.
+    """Weights and activations in int8, in ranges from ``calibration``; returns how many nodes of each operator became
+    int8.
 
-    ``as_operators``: QLinear operators instead of QuantizeLinear and DequantizeLinear around the float ones. ``options``: ONNX
-    Runtime's extra options of the quantizer.
+    ``as_operators``: QLinear operators instead of QuantizeLinear and DequantizeLinear around the float ones.
+    ``options``: ONNX Runtime's extra options of the quantizer.
     """
     from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer

@@ -1,4 +1,5 @@
-"""Another opset for a graph that others wrote: onnxscript's converter goes to newer ones; where it cannot, and for older ones, that of onnx."""
+"""Another opset for a graph that others wrote: onnxscript's converter goes to newer ones; where it cannot, and for
+older ones, that of onnx."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ def convert(model: ir.Model, opset: int, name: str) -> None:
 
 
 def _read_small(model: ir.Model) -> None:
-    """Bring small tensors, and those of subgraphs, into memory: the converter of onnx keeps only large ones of the graph apart."""
+    """Bring small tensors, and those of subgraphs, into memory: the converter of onnx keeps only large ones of the
+    graph apart."""
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value

@@ -63,9 +63,11 @@ class Graph:
 
 @dataclass(frozen=True)
 class How:
-    """How weights are quantized: ``quantizer``, which reports call ``algorithm``, does every weight, or those that ``calibration`` cannot.
+    """How weights are quantized: ``quantizer``, which reports call ``algorithm``, does every weight, or those that
+    ``calibration`` cannot.
 
-    ``accuracy_level`` is what MatMulNBits gets; ``progress(what, done, total)`` is called as often as there is something new.
+    ``accuracy_level`` is what MatMulNBits gets; ``progress(what, done, total)`` is called as often as there is
+    something new.
     """
 
     algorithm: str

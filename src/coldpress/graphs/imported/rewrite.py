@@ -1,7 +1,7 @@
 """Rewriting a graph that others wrote: MatMul and Gemm to MatMulNBits, Gather to GatherBlockQuantized.
 
-The opset, the names of nodes and outputs, and everything that is not a chosen weight stay. All tensors but small ones go to one
-data file beside the graph. The operators are those of
+The opset, the names of nodes and outputs, and everything that is not a chosen weight stay. All tensors but small ones
+go to one data file beside the graph. The operators are those of
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md.
 """
 

@@ -12,8 +12,8 @@ import onnx_ir as ir
 def remove_identities(model: ir.Model) -> None:
     """Let readers of an Identity read its input instead, and drop it.
 
-    One that gives an output stays, unless its input is made in the same graph and is no output itself: then that takes its name.
-    A subgraph must not hand out a value of the graph around it.
+    One that gives an output stays, unless its input is made in the same graph and is no output itself: then that takes
+    its name. A subgraph must not hand out a value of the graph around it.
     """
     for graph in (*model.graphs(), *(function.graph for function in model.functions.values())):
         for node in [node for node in graph if node.op_type == "Identity" and node.domain in ("", "ai.onnx")]:

@@ -18,7 +18,8 @@ from coldpress.graphs.imported.opset import convert
 
 @contextmanager
 def working_copy(file: Path, folder: Path, least_opset: int = 0) -> Iterator[Path]:
-    """A copy of a graph for tools that write beside it: every node has a name, every value a type, large tensors lie beside it.
+    """A copy of a graph for tools that write beside it: every node has a name, every value a type, large tensors lie
+    beside it.
 
     Weights are initializers, for which the quantizers look alone: exporters such as Paddle's write them as nodes.
     ``least_opset``: an older graph is rewritten for it first. ColdpressError where that cannot be.
@@ -72,7 +73,8 @@ def _unshare(node: ir.Node) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without warnings about things that are taken care of, and without lines on standard output, which is the user's."""
+    """Without warnings about things that are taken care of, and without lines on standard output, which is the
+    user's."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,7 +1,7 @@
 """Finding the weights of a graph that others wrote: what MatMul and Gemm multiply with, and the tables of Gather.
 
-A weight is a constant matrix, an initializer or the value of a Constant node; a Transpose or an Identity may lie between.
-Subgraphs (If, Loop, Scan) and functions are not looked into.
+A weight is a constant matrix, an initializer or the value of a Constant node; a Transpose or an Identity may lie
+between. Subgraphs (If, Loop, Scan) and functions are not looked into.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _ONNX = ("", "ai.onnx")
 class Weight:
     """One constant matrix ``[rows, columns]``, its columns along the inputs, and the nodes that read it.
 
-    ``is_turned``: it is stored as ``[columns, rows]``. ``obsolete``: the nodes between it and its readers. ``inputs``: the
-    tensors that it is multiplied with, each once.
+    ``is_turned``: it is stored as ``[columns, rows]``. ``obsolete``: the nodes between it and its readers. ``inputs``:
+    the tensors that it is multiplied with, each once.
     """
 
     value: ir.Value

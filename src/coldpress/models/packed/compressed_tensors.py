@@ -1,4 +1,5 @@
-"""The formats of compressed-tensors that plain transformers and vLLM load: ``pack-quantized`` is written and read, integers read.
+"""The formats of compressed-tensors that plain transformers and vLLM load: ``pack-quantized`` is written and read,
+integers read.
 
 A module has ``weight_packed`` int32 ``[rows, ceil(K * bits / 32)]``, ``weight_scale [rows, groups]``, ``weight_shape``
 int64 ``[2]`` and, on an asymmetric grid, ``weight_zero_point`` int32 ``[ceil(rows * bits / 32), groups]``, packed along
@@ -7,9 +8,10 @@ packed with that offset added again, so the words hold our codes and zero points
 allowed. Up to version 0.17 a word of 3-bit codes held ten of them and two bits of nothing; since 0.18 no bit is lost.
 Both are read, the second is written.
 
-Where a module is stored as ``int-quantized`` (or ``naive-quantized``), alone or beside packed ones (``mixed-precision``), its
-``weight`` is int8 ``[rows, K]``, one signed number for each weight whatever its bits, with a ``weight_scale`` for the whole, for each
-row or for groups, and a ``weight_zero_point`` of the same shape on an asymmetric grid.
+Where a module is stored as ``int-quantized`` (or ``naive-quantized``), alone or beside packed ones
+(``mixed-precision``), its ``weight`` is int8 ``[rows, K]``, one signed number for each weight whatever its bits, with a
+``weight_scale`` for the whole, for each row or for groups, and a ``weight_zero_point`` of the same shape on an
+asymmetric grid.
 """
 
 from __future__ import annotations

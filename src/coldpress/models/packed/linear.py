@@ -34,7 +34,8 @@ class StoredRows:
 
 @dataclass(frozen=True, eq=False)
 class PackedLinear(ABC):
-    """The weight ``[rows, columns]`` of ``module``, ``bits`` per code, one of the ``scales`` for ``group_size`` columns of a row.
+    """The weight ``[rows, columns]`` of ``module``, ``bits`` per code, one of the ``scales`` for ``group_size`` columns
+    of a row.
 
     ``column_groups [columns]`` is the group of each column where the columns of a group do not lie together
     (GPTQ's act-order), else None. Nothing is read before it is asked for.
@@ -55,7 +56,8 @@ class PackedLinear(ABC):
 
     @cached_property
     def scale_dtype(self) -> str:
-        """The smallest type that holds the scales as they are: the file's, or float16 if wider ones have no more digits."""
+        """The smallest type that holds the scales as they are: the file's, or float16 if wider ones have no more
+        digits."""
         if self.scales.dtype in _SCALES:
             return _SCALES[self.scales.dtype]
         values = self.scales.rows(0, self.scales.shape[0])

@@ -1,9 +1,10 @@
-"""Letting transformers load what its newest releases refuse: ``pack-quantized`` checkpoints with zero points, or mixed bits.
+"""Letting transformers load what its newest releases refuse: ``pack-quantized`` checkpoints with zero points, or mixed
+bits.
 
 compressed-tensors since 0.18 does not pack the zero points of the empty modules that transformers fills, and
 transformers since 5.23 refuses tensors of another shape than the module's. A checkpoint with a single asymmetric grid
-needs nothing of this: its config says ``dequantize`` (see ``compressed_tensors.config_of``). But for mixtures: transformers
-dequantizes experts without their zero points, and all by one scheme; here each is by what is stored of it.
+needs nothing of this: its config says ``dequantize`` (see ``compressed_tensors.config_of``). But for mixtures:
+transformers dequantizes experts without their zero points, and all by one scheme; here each is by what is stored of it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Names of modules: which are experts, and regular expressions for many, the numbers of layers and experts drawn together."""
+"""Names of modules: which are experts, and regular expressions for many, the numbers of layers and experts drawn
+together."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ _EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
 def is_expert(module: str) -> bool:
-    """Whether a module belongs to one expert of a mixture; all checkpoints call them ``experts.0``, ``experts.1``, ..."""
+    """Whether a module belongs to one expert of a mixture; all checkpoints call them ``experts.0``, ``experts.1``,
+    ..."""
     return _EXPERT.search(module) is not None
 
 

@@ -94,8 +94,8 @@ def tensors_to_press(folder: Path) -> tuple[dict[str, Span], list[str]]:
             tensors[span.name] = span
         else:
             warnings.append(
-                f"{embedding.EMBEDDING_CODES} was not used: '{span.name}' of the checkpoint no longer has the values of "
-                f"these {linear.bits}-bit codes."
+                f"{embedding.EMBEDDING_CODES} was not used: '{span.name}' of the checkpoint no longer has the values of"
+                f" these {linear.bits}-bit codes."
             )
     return tensors, warnings
 

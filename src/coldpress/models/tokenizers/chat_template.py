@@ -1,7 +1,8 @@
 """The chat template of a model folder: the one that transformers takes, rendered as transformers renders it.
 
-A folder may hold templates in several places, and the runtimes do not look in the same order. So the one in force is found by the
-rules of transformers and written to a result where every runtime finds it, in a form that they all read alike.
+A folder may hold templates in several places, and the runtimes do not look in the same order. So the one in force is
+found by the rules of transformers and written to a result where every runtime finds it, in a form that they all read
+alike.
 """
 
 from __future__ import annotations
@@ -75,9 +76,11 @@ class ChatTemplate:
             ) from error
 
     def spelled_out(self) -> str:
-        """The template for engines that know less than jinja2 and nothing of how transformers uses it; it renders alike in both.
+        """The template for engines that know less than jinja2 and nothing of how transformers uses it; it renders alike
+        in both.
 
-        What transformers defines besides the messages is defined where it is missing; see ``template_dialect`` for the rest.
+        What transformers defines besides the messages is defined where it is missing; see ``template_dialect`` for the
+        rest.
         """
         from coldpress.models.tokenizers.template_dialect import Unwritten, rewritten
 
@@ -138,7 +141,8 @@ def special_tokens(folder: Path) -> dict[str, str]:
 
 
 def system_within_user(messages: Sequence[Message]) -> list[Message] | None:
-    """The messages with the system's text as the beginning of the first user message; None where there are no such two."""
+    """The messages with the system's text as the beginning of the first user message; None where there are no such
+    two."""
     if len(messages) < 2 or messages[0]["role"] != "system" or messages[1]["role"] != "user":
         return None
     system, user, *others = messages

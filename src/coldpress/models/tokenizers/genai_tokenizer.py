@@ -1,8 +1,10 @@
-"""What onnxruntime-genai alone reads of a result: settings, and where it needs them a tokenizer and a template of its own.
+"""What onnxruntime-genai alone reads of a result: settings, and where it needs them a tokenizer and a template of its
+own.
 
-It has no pre-tokenizers of SentencePiece's kinds: it puts a blank before every piece of a text between special tokens, also one that
-begins with a blank, or before none. So it gets a template that writes a blank more, or less, where transformers' tokenizer puts
-another; and for a tokenizer that puts one before the whole text alone, as those of Llama 2 and Phi 3, a file that asks for none.
+It has no pre-tokenizers of SentencePiece's kinds: it puts a blank before every piece of a text between special tokens,
+also one that begins with a blank, or before none. So it gets a template that writes a blank more, or less, where
+transformers' tokenizer puts another; and for a tokenizer that puts one before the whole text alone, as those of Llama 2
+and Phi 3, a file that asks for none.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ _MOST_TOKENS = 64
 
 
 def write_for_genai(made: Tokenizer, output: Path, template: str | None, named: Iterable[str]) -> None:
-    """Write into ``output`` what onnxruntime-genai needs to read the tokenizer ``made`` and ``template`` as they are meant.
+    """Write into ``output`` what onnxruntime-genai needs to read the tokenizer ``made`` and ``template`` as they are
+    meant.
 
     ``named``: the special tokens.
     """
@@ -59,8 +62,8 @@ def steps_left_out(content: dict[str, Any]) -> list[str]:
 def _class_of(content: dict[str, Any]) -> str | None:
     """The class under which onnxruntime-genai reads a tokenizer of SentencePiece's kinds as it is meant.
 
-    By the name of its class it chooses between Unigram and BPE, and whether BPE goes over a text as a whole, as SentencePiece does and as
-    it does for Gemma, or over pieces that a pattern cuts.
+    By the name of its class it chooses between Unigram and BPE, and whether BPE goes over a text as a whole, as
+    SentencePiece does and as it does for Gemma, or over pieces that a pattern cuts.
     """
     if content["model"]["type"] == "Unigram":
         return "ChatGLMTokenizer"  # of the Unigram classes, the one that adds no token at an end

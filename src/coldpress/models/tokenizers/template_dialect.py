@@ -1,9 +1,9 @@
 """Chat templates in the part of Jinja that onnxruntime-genai's engine knows, with the same meaning to jinja2.
 
-That engine (minja) reads tags and whitespace otherwise than transformers, and lacks operations of texts: ``in`` is false for every
-text, and there is no ``replace``. So a template is parsed by jinja2 and written anew, without text between its tags. An operation that
-the engine lacks becomes one that it has, under the condition that makes the two equal; where it does not hold, the operation stays,
-and the engine refuses the chat.
+That engine (minja) reads tags and whitespace otherwise than transformers, and lacks operations of texts: ``in`` is
+false for every text, and there is no ``replace``. So a template is parsed by jinja2 and written anew, without text
+between its tags. An operation that the engine lacks becomes one that it has, under the condition that makes the two
+equal; where it does not hold, the operation stays, and the engine refuses the chat.
 """
 
 from __future__ import annotations
@@ -121,7 +121,10 @@ def _assigned(tree: nodes.Template) -> set[str]:
 
 
 class _Writer:
-    """Writes a tree as a template: a tag a line, and no text between them. ``replaces``: what the engine lacks is replaced."""
+    """Writes a tree as a template: a tag a line, and no text between them.
+
+    ``replaces``: what the engine lacks is replaced.
+    """
 
     def __init__(self, assigned: set[str], replaces: bool):
         self._given = set(_ALWAYS_GIVEN) - assigned

@@ -1,8 +1,9 @@
 """transformers' own renderer of chat templates, without the rest of transformers.
 
-Importing transformers reads more than a thousand files of models, which takes half a second and fifty megabytes; a template is checked before
-every press. So where transformers is not in the process yet, the one module with the renderer is loaded, under empty packages of the names
-that it has, and all of that is taken out of the way of a later import again.
+Importing transformers reads more than a thousand files of models, which takes half a second and fifty megabytes; a
+template is checked before every press. So where transformers is not in the process yet, the one module with the
+renderer is loaded, under empty packages of the names that it has, and all of that is taken out of the way of a later
+import again.
 """
 
 from __future__ import annotations

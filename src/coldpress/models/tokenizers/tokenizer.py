@@ -1,7 +1,9 @@
-"""The tokenizer of a model folder as transformers has it: checked before any work, written so that every runtime reads it alike.
+"""The tokenizer of a model folder as transformers has it: checked before any work, written so that every runtime reads
+it alike.
 
-The classes of transformers change what tokenizer.json says, make it of other files, and add tokens; onnxruntime-genai and the
-library ``tokenizers`` read the file alone. So a result gets the tokenizer that transformers has made of the source's files.
+The classes of transformers change what tokenizer.json says, make it of other files, and add tokens; onnxruntime-genai
+and the library ``tokenizers`` read the file alone. So a result gets the tokenizer that transformers has made of the
+source's files.
 """
 
 from __future__ import annotations
@@ -72,7 +74,8 @@ def pretrained_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
 
 
 def fast_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a folder for the library ``tokenizers``, without the rest of transformers where the file says it all."""
+    """The tokenizer of a folder for the library ``tokenizers``, without the rest of transformers where the file says it
+    all."""
     from tokenizers import Tokenizer
 
     is_alone = not (folder / SETTINGS).is_file() and not (folder / "config.json").is_file()
@@ -92,10 +95,11 @@ def writes_text(folder: Path) -> bool:
 def check_tokenizer(folder: Path) -> list[str]:
     """Raise ColdpressError when what a person types cannot become tokens of the model in ``folder``.
 
-    That is so when a file cannot be read, nothing can be made of the files, tokens lie beyond the model's vocabulary, or the
-    chat template is not one. A folder without a tokenizer is not looked at, nor one whose model does not write text and that has no
-    tokenizer.json. A special token beyond the vocabulary that has no part in a text and that no template writes is only remarked, as
-    the one for images in a Gemma 3 that only reads texts: the result is a sentence, or nothing.
+    That is so when a file cannot be read, nothing can be made of the files, tokens lie beyond the model's vocabulary,
+    or the chat template is not one. A folder without a tokenizer is not looked at, nor one whose model does not write
+    text and that has no tokenizer.json. A special token beyond the vocabulary that has no part in a text and that no
+    template writes is only remarked, as the one for images in a Gemma 3 that only reads texts: the result is a
+    sentence, or nothing.
     """
     if not (folder / FAST).is_file() and not (has_tokenizer(folder) and writes_text(folder)):
         return []
@@ -119,12 +123,14 @@ def check_tokenizer(folder: Path) -> list[str]:
     if not beyond:
         return []
     return [
-        f"{_listed(beyond)} of the tokenizer, for inputs other than text, has no embedding: the result reads it as text."
+        f"{_listed(beyond)} of the tokenizer, for inputs other than text, has no embedding: the result reads it as"
+        " text."
     ]
 
 
 def write_tokenizer(folder: Path, output: Path, trust_remote_code: bool = False) -> None:
-    """Write the tokenizer and the chat template that transformers has for ``folder``, for all runtimes that may read ``output``."""
+    """Write the tokenizer and the chat template that transformers has for ``folder``, for all runtimes that may read
+    ``output``."""
     tokenizer = pretrained_tokenizer(folder, trust_remote_code)
     made, unused = _with_embedding(_backend(tokenizer, folder), folder)
     if (folder / FAST).is_file() and _are_alike(_from_file(folder / FAST), made):
@@ -154,7 +160,8 @@ def write_tokenizer(folder: Path, output: Path, trust_remote_code: bool = False)
 
 
 def _with_embedding(tokenizer: Tokenizer, folder: Path) -> tuple[Tokenizer, set[str]]:
-    """The tokenizer without the tokens that have no embedding, which a quantized embedding would not refuse; and these."""
+    """The tokenizer without the tokens that have no embedding, which a quantized embedding would not refuse; and
+    these."""
     from tokenizers import Tokenizer
 
     unused = set(without_embedding(folder, tokenizer.get_vocab(with_added_tokens=True)))
@@ -166,7 +173,8 @@ def _with_embedding(tokenizer: Tokenizer, folder: Path) -> tuple[Tokenizer, set[
 
 
 def _settings(folder: Path, unused: set[str]) -> dict[str, Any]:
-    """The source's settings, without those that a result has otherwise and those that would bring ``unused`` tokens back."""
+    """The source's settings, without those that a result has otherwise and those that would bring ``unused`` tokens
+    back."""
     settings = {name: value for name, value in read_json(folder / SETTINGS).items() if name not in _WRITTEN_ANEW}
     for name in _OF_TOKENS:
         if isinstance(several := settings.get(name), dict):
@@ -179,7 +187,8 @@ def _settings(folder: Path, unused: set[str]) -> dict[str, Any]:
 
 
 def _ends(tokenizer: Tokenizer, tokens: dict[str, str]) -> dict[str, bool]:
-    """Whether the tokenizer puts BOS before a text and EOS behind it, for runtimes that do not read its post-processor."""
+    """Whether the tokenizer puts BOS before a text and EOS behind it, for runtimes that do not read its
+    post-processor."""
     try:
         plain, whole = (tokenizer.encode("a", add_special_tokens=adds).tokens for adds in (False, True))
     except Exception as error:  # tokenizers raises nothing narrower

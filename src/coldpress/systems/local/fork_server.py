@@ -1,7 +1,7 @@
 """A fresh process for each job that loads a model, as an app would load it.
 
-On Linux a process is kept that has imported what every measurement needs, and each job is done by a fork of it: nothing of an earlier
-job is in there, and a third of a second is saved. Elsewhere every job starts an interpreter.
+On Linux a process is kept that has imported what every measurement needs, and each job is done by a fork of it: nothing
+of an earlier job is in there, and a third of a second is saved. Elsewhere every job starts an interpreter.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ atexit.register(close)
 
 
 class _Server:
-    """A child that does one request after the other, each in a fork of its own; or a single one, where there is no fork."""
+    """A child that does one request after the other, each in a fork of its own; or a single one, where there is no
+    fork."""
 
     def __init__(self, variables: dict[str, str]):
         self._variables, self._is_open, self._owner = variables, True, os.getpid()
@@ -164,7 +165,8 @@ class _Server:
 
 
 def _serve() -> None:
-    # whoever asked is interrupted, too, and closes or kills this process; a program in the background, which ignores it, does neither
+    # whoever asked is interrupted, too, and closes or kills this process; a program in the background, which ignores
+    # it, does neither
     on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     on_interrupt = signal.SIG_IGN if on_interrupt == signal.SIG_IGN else signal.SIG_DFL
     if not _FORKS:

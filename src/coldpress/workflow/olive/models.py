@@ -15,7 +15,9 @@ from coldpress.workflow.olive.tables import names
 
 @dataclass(frozen=True)
 class Source:
-    """The model: ``name`` as coldpress takes it; what it is for. ``dataset``: data that old configurations put beside it, and its place.
+    """The model: ``name`` as coldpress takes it; what it is for.
+
+    ``dataset``: data that old configurations put beside it, and its place.
 
     ``adapter``: a PEFT folder that is put onto it.
     """
@@ -73,7 +75,10 @@ def _task(model: Section, hf: Section) -> str:
     """What the model is for, which matters to its data alone."""
     for section in (model, hf):
         if "task" in section:
-            why = "the model's own config says what it is, and data configs that name no task of their own are for this one"
+            why = (
+                "the model's own config says what it is, and data configs that name no task of their own are for"
+                " this one"
+            )
             model.log.note(section.place_of("task"), f"no effect on the model: {why}")
     return str(model.take("task", "", of=str) or hf.take("task", "", of=str))
 

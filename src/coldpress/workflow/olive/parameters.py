@@ -26,8 +26,8 @@ _WORKFLOW = "workflow."
 class Parameters:
     """Reads what ``section`` says of the pass ``entry``.
 
-    ``searches``: whether there is a search; ``opens``: whether it tries what this pass leaves unsaid. ``workflow`` receives
-    what the pass says of the whole.
+    ``searches``: whether there is a search; ``opens``: whether it tries what this pass leaves unsaid. ``workflow``
+    receives what the pass says of the whole.
     """
 
     section: Section

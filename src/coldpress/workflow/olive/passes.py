@@ -97,7 +97,8 @@ class Passes:
         return found
 
     def _pass(self, config: Any, place: str) -> list[list[Step]]:
-        """A pass as steps: an empty list where nothing has to be done, two lists where a search picks the kind; none if refused."""
+        """A pass as steps: an empty list where nothing has to be done, two lists where a search picks the kind; none if
+        refused."""
         section = Section(config, place, self.log, ("config",))
         wanted = section.take("type", "", of=str)
         entry = tables.pass_named(wanted)

@@ -1,4 +1,5 @@
-"""Reading a configuration key by key, so that no key is passed over: what nobody takes is looked up, or complained of."""
+"""Reading a configuration key by key, so that no key is passed over: what nobody takes is looked up, or complained
+of."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ ANYWAY = "says what holds anyway"
 
 @dataclass
 class Log:
-    """What there is to say about a configuration: notes on what differs here, and problems that keep it from running."""
+    """What there is to say about a configuration: notes on what differs here, and problems that keep it from
+    running."""
 
     problems: list[Misfit] = field(default_factory=list)
     _notes: dict[str, None] = field(default_factory=dict)
@@ -243,7 +245,10 @@ class Taken:
     origins: dict[str, Origin] = field(default_factory=dict)
 
     def put(self, made: Mapping[str, Any], origin: Origin) -> None:
-        """Add what a key of the configuration says. Lists add up; else, of two keys that say the same, the later counts."""
+        """Add what a key of the configuration says.
+
+        Lists add up; else, of two keys that say the same, the later counts.
+        """
         for ours, value in made.items():
             known, before = self.parameters.get(ours), self.origins.get(ours)
             both = [*known, *value] if isinstance(known, list) and isinstance(value, list) and known != value else None

@@ -32,7 +32,10 @@ KEYS = (
 
 @dataclass(frozen=True)
 class Key:
-    """A key that is not translated: without effect, and why; or refused, with a hint. Values in ``unless`` ask for nothing."""
+    """A key that is not translated: without effect, and why; or refused, with a hint.
+
+    Values in ``unless`` ask for nothing.
+    """
 
     no_effect: str = ""
     refused: str = ""
