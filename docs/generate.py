@@ -11,6 +11,7 @@ import click
 
 from coldpress import parts
 from coldpress.cli import VERBS, app
+from coldpress.parts.task import PRECISIONS, find_task
 from coldpress.workflow.olive import tables
 
 PAGE = Path(__file__).with_name("reference.md")
@@ -34,6 +35,7 @@ def page() -> str:
     lines += ["## Data", ""]
     for name in parts.names("data"):
         lines += _data(name)
+    lines += ["## Tasks", "", *_tasks(), ""]
     lines += ["## Samplers", ""]
     for name in parts.names("samplers"):
         lines += _sampler(name)
@@ -67,6 +69,24 @@ def _pass(name: str) -> list[str]:
         "",
     ]
     return [*lines, *_parameters(part)]
+
+
+def _tasks() -> list[str]:
+    """What each kind of model is compared with its source by."""
+    lines = ["What a model is compared with its source by, and how far each number may go, by precision.", ""]
+    lines += [f"| task | classes that end in | number | {' | '.join(PRECISIONS)} |", "|---|---|---|" + "---|" * 5]
+    for name in parts.names("tasks"):
+        task = find_task(name)
+        for place, one in enumerate(one for one in task.criteria if one.limits):
+            first = f"`{name}` | {', '.join(task.classes)}" if place == 0 else " | "
+            limits = " | ".join(f"{one.limits[precision]:g}" for precision in PRECISIONS)
+            bound = "at most" if one.better == "lower" else "at least"
+            lines.append(f"| {first} | `{one.name}`, {bound} | {limits} |")
+    lines.append("")
+    for name in parts.names("tasks"):
+        task = find_task(name)
+        lines += [f"### {name}", "", _documentation(type(task)), "", (task.__doc__ or "").strip(), ""]
+    return lines
 
 
 def _sampler(name: str) -> list[str]:

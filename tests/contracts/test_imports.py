@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ BELOW = {
         "target": "errors",
         "models": "environment errors quant",
         "parts": "errors models target",
+        "tasks": "errors models parts",
         "networks": "errors models quant",
         "calibration": "errors models networks quant",
         "rules": "graphs parts target",
@@ -116,6 +118,12 @@ def test_of_the_workflow_only_its_files_know_that_there_is_a_dialect():
     below = [name for name in FILES if room(name) == "workflow" and not name.startswith("coldpress.workflow.olive")]
     knowing = {name for name in below if any(i.startswith("coldpress.workflow.olive") for i in imports_of(name))}
     assert knowing <= {"coldpress.workflow.file"}
+
+
+def test_private_names_of_mobius_are_known_to_one_file():
+    private = re.compile(r"\bmobius(\.\w+)*\._|from mobius[\w.]* import _")
+    knowing = {name for name, file in FILES.items() if private.search(file.read_text(encoding="utf-8"))}
+    assert knowing == {"coldpress.graphs.capture.mobius.attention_fusion"}
 
 
 def test_kinds_of_data_are_known_by_name():

@@ -12,11 +12,13 @@ from coldpress.errors import ColdpressError
 from coldpress.jobs.system import System
 from coldpress.models.model import FORMATS
 from coldpress.parts import schema
+from coldpress.parts.task import PRECISIONS, Task, task_of_class
 
 PASSES = [parts.find("passes", name) for name in parts.names("passes")]
 SYSTEMS = [parts.find("systems", name) for name in parts.names("systems")]
 METRICS = [parts.find("metrics", name) for name in parts.names("metrics")]
 DATA = [parts.find("data", name) for name in parts.names("data")]
+TASKS = [parts.find("tasks", name) for name in parts.names("tasks")]
 
 
 @pytest.mark.parametrize("part", PASSES, ids=lambda part: part.__name__)
@@ -101,6 +103,37 @@ class TestData:
     def test_survives_a_trip_through_plain_data(self, part):
         made = part()
         assert schema.build(part, schema.plain(made), "again") == made
+
+
+@pytest.mark.parametrize("part", TASKS, ids=lambda part: part.__name__)
+class TestTask:
+    def test_its_words_are_there(self, part):
+        assert issubclass(part, Task) and part.title and part.pipeline and part.classes
+        assert part.__doc__ and len(sys.modules[part.__module__].__doc__ or "") > 40
+
+    def test_what_it_names_exists(self, part):
+        import transformers
+
+        assert hasattr(transformers, part.loader)
+        values = {name for kind in _metrics_of(part) for name in parts.find("metrics", kind).values}
+        assert {one.name for one in part.criteria} <= values
+        assert all(parts.find("metrics", name) for name in part.metrics)
+        assert part.labelled is None or parts.find("data", part.labelled)
+
+    def test_each_limit_is_for_every_precision_and_looser_for_fewer_bits(self, part):
+        limited = [one for one in part.criteria if one.limits]
+        assert limited and part.percent in (None, *(one.name for one in limited))
+        for one in limited:
+            limits = [one.limits[precision] for precision in PRECISIONS]
+            assert one.says and limits == sorted(limits, reverse=one.better == "higher")
+
+    def test_its_classes_are_its_own(self, part):
+        for ending in part.classes:
+            assert type(task_of_class(f"Some{ending}")) is part
+
+
+def _metrics_of(task):
+    return [name for name in (task.metric, task.adapter_metric) if name]
 
 
 @pytest.mark.parametrize("part", SYSTEMS, ids=lambda part: part.__name__)

@@ -37,7 +37,6 @@ WHOLE = Provenance(
     attached=("travel",),
     adapters=(WrittenAdapter("travel", "travel.onnx_adapter", (4, 8), 14, 4096),),
     is_merged=True,
-    generates=False,
     session=SessionChoice({"intra_op_num_threads": 2}, (TriedOptions({"intra_op_num_threads": 1}, 1.5, 0.1, 3),)),
     timings=(Timing("quantize", 1.5),),
     remarks=("mind the gap",),

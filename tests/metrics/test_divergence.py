@@ -10,14 +10,19 @@ import pytest
 
 from coldpress.errors import ColdpressError
 from coldpress.graphs.scoring import Decoder
-from coldpress.measuring.tolerance import TOLERANCES, judge
 from coldpress.metrics.divergence import Divergence, kl_divergence, repeated_run
 from coldpress.models.model import Model
 from coldpress.parts import Context
+from coldpress.parts.task import PRECISIONS, find_task
 from coldpress.quant.grid import Grid
 from tests.packed_folders import pack_folder
 
 QUICK = Divergence(windows=2, tokens=64, new_tokens=12)
+
+
+def judge(numbers, precision):
+    task = find_task("text_generation")
+    return task.judge(numbers, task.limits(precision, None))
 
 
 def altered(model: Model, folder, file: str, change) -> Model:
@@ -29,7 +34,7 @@ def altered(model: Model, folder, file: str, change) -> Model:
 
 def test_float_model_is_its_source(pressed, context):
     numbers = QUICK.measure(pressed("fp32"), context)
-    assert judge(numbers, TOLERANCES["fp32"]) == []
+    assert judge(numbers, "fp32") == []
     assert numbers["kl"] < 1e-6
     assert numbers["top1_agreement"] == 1.0
     assert numbers["generation_agreement"] == 1.0
@@ -41,7 +46,7 @@ def test_float_model_is_its_source(pressed, context):
 def test_fewer_bits_diverge_more(pressed, context):
     int8, int4 = (QUICK.measure(pressed(precision), context) for precision in ("int8", "int4"))
     assert 0 < int8["kl"] < int4["kl"]
-    assert judge(int8, TOLERANCES["fp32"])
+    assert judge(int8, "fp32")
 
 
 def test_wrong_weights_break_every_tolerance(pressed, context, tmp_path):
@@ -51,7 +56,7 @@ def test_wrong_weights_break_every_tolerance(pressed, context, tmp_path):
 
     wrong = altered(pressed("fp32"), tmp_path / "wrong", "model.onnx.data", spoil)
     numbers = QUICK.measure(wrong, context)
-    assert all(judge(numbers, tolerance) for tolerance in TOLERANCES.values())
+    assert all(judge(numbers, precision) for precision in PRECISIONS)
 
 
 def test_a_missing_stop_token_is_found(pressed, context, tmp_path):
@@ -63,7 +68,7 @@ def test_a_missing_stop_token_is_found(pressed, context, tmp_path):
     model = altered(pressed("fp32"), tmp_path / "other", "genai_config.json", other_stop)
     numbers = QUICK.measure(model, context)
     assert numbers["missing_stop_tokens"] == [1]
-    assert any("stop tokens" in sentence for sentence in judge(numbers, TOLERANCES["fp32"]))
+    assert any("stop tokens" in sentence for sentence in judge(numbers, "fp32"))
 
 
 def test_without_a_source_it_says_so(pressed, tmp_path):

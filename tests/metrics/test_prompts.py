@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from coldpress.measuring.prompts import compare_prompts
-from coldpress.measuring.tolerance import Tolerance, judge
 from coldpress.models.tokenizers.tokenizer import write_tokenizer
+from coldpress.parts.task import find_task
 from coldpress.serving.prompts import chat_text, prompt_ids
 from tests.conftest import write_tokenizer as write_tiny_tokenizer
 
@@ -45,7 +45,7 @@ def model(folder: Path, template: object = CHATML, edit=None, **settings: object
 
 
 def faults(source: Path, result: Path) -> list[str]:
-    return judge(compare_prompts(source, result), Tolerance())
+    return find_task("text_generation").judge(compare_prompts(source, result), {})
 
 
 @pytest.mark.parametrize("template", [CHATML, NO_SYSTEM, None, [{"name": "default", "template": CHATML}]])

@@ -203,7 +203,7 @@ def test_a_classifier_is_merged_with_its_head(bases: Any, tmp_path: Path):
     settings = {"target_modules": QV, "task_type": "SEQ_CLS"}
     expected = trained(model.eval(), tmp_path / "adapter", "Lora", settings)
     (tmp_path / "merged").mkdir()
-    assert not merge(base.folder, tmp_path / "adapter", tmp_path / "merged", lambda *_: None).generates
+    merge(base.folder, tmp_path / "adapter", tmp_path / "merged", lambda *_: None)
     found = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
     with torch.no_grad():
         np.testing.assert_allclose(found(IDS).logits.numpy()[0], expected, rtol=1e-4, atol=1e-5)

@@ -37,7 +37,7 @@ def command(session: Any, model: str, source: str | None, as_json: bool, **argum
     if as_json:
         session.data({"verdict": verdict.verdict, "reasons": verdict.reasons, **verdict.numbers})
     else:
-        for name in ("kl", "top1_agreement", "perplexity", "source_perplexity", "generation_agreement"):
+        for name in dict.fromkeys((*verdict.limits, "perplexity", "source_perplexity")):
             if name in verdict.numbers:
                 click.echo(f"{name:<22} {verdict.numbers[name]:.4f}")
         click.echo(": ".join([verdict.verdict, "; ".join(verdict.reasons)]) if verdict.reasons else verdict.verdict)

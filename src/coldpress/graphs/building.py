@@ -24,11 +24,9 @@ _idle: list[subprocess.Popen[str]] = []
 
 @dataclass(frozen=True)
 class Built:
-    """What was learned of a model by building its graph: the class of transformers, whether it writes text, and
-    remarks."""
+    """What was learned of a model by building its graph: the class of transformers, and remarks."""
 
     architecture: str
-    generates: bool
     remarks: tuple[str, ...]
 
 
@@ -47,15 +45,15 @@ class Building:
             raise ColdpressError(answer["error"], hint=answer["hint"], exit_code=answer["exit_code"])
         layouts = read_layouts(self._output / "layouts.json")
         (self._output / "layouts.json").unlink()
-        return layouts, Built(answer["architecture"], answer["generates"], tuple(answer["remarks"]))
+        return layouts, Built(answer["architecture"], tuple(answer["remarks"]))
 
 
 @contextmanager
 def begun(folder: Path, output: Path, request: Mapping[str, Any]) -> Iterator[Building]:
     """Let a worker build the graphs of the model in ``folder``, into ``output``; inside, other work can be done.
 
-    ``request``: ``provider``, ``dtype``, ``precision``, ``logits``, ``genai``, ``trust_remote_code``, and ``slots``:
-    the modules of the checkpoint that adapters change.
+    ``request``: ``exporter``, ``provider``, ``dtype``, ``precision``, ``logits``, ``genai``, ``trust_remote_code``, and
+    ``slots``: the modules of the checkpoint that adapters change.
     """
     from coldpress.models.checkpoint import Checkpoint
 

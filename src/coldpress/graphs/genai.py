@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from coldpress.errors import ColdpressError
-from coldpress.graphs.capture import Captured
+from coldpress.graphs.capture.captured import Captured
 
 #: model types with a meaning of their own in onnxruntime-genai; all others run as its generic "decoder"
 _OWN_TYPES = {

@@ -30,6 +30,7 @@ _LENGTHS, _STEPS, _FIRST_ID = (5, 40, 100), 3, 3
 #: what configurations call the tokens that a decoder takes at most
 _CONTEXTS = ("max_position_embeddings", "max_target_positions")
 _REQUEST = {
+    "exporter": "mobius",
     "provider": "cpu",
     "dtype": "float32",
     "precision": {
@@ -69,7 +70,7 @@ def try_out(folder: Path, *, trust_remote_code: bool = False) -> Verdict:
 
     Imports torch, transformers, mobius and ONNX Runtime.
     """
-    from coldpress.graphs.capture import registered_name
+    from coldpress.graphs.capture.mobius.capture import registered_name
     from coldpress.models.text_part import is_multimodal, take_text_model
     from coldpress.networks.tiny import tiny_model
 

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from coldpress.errors import ColdpressError
-from coldpress.graphs import deferred_torch
 from coldpress.graphs.building import Built
+from coldpress.graphs.capture.mobius import deferred_torch
 from coldpress.graphs.forks import started
 from coldpress.graphs.layout import write_layouts
 from coldpress.models.checkpoint import Span, read_header
@@ -74,7 +74,8 @@ def _write_tokenizer(folder: Path, place: Path, trust_remote_code: bool) -> None
 
 def _build(folder: Path, output: Path, scratch: Path, request: Mapping[str, Any]) -> Any:
     """The captured graphs, written to ``output`` with their layouts and the settings of onnxruntime-genai."""
-    from coldpress.graphs.capture import capture
+    from coldpress.graphs.capture.captured import Request
+    from coldpress.graphs.capture.exporters import capture
     from coldpress.graphs.encode import Precision, encode
     from coldpress.graphs.fuse_linears import join_siblings, part_strangers
     from coldpress.graphs.genai import write_genai_config
@@ -82,13 +83,10 @@ def _build(folder: Path, output: Path, scratch: Path, request: Mapping[str, Any]
     from coldpress.graphs.opset import lower_opset
     from coldpress.graphs.positions import last_position_only, positions_of_short_steps
 
-    captured = capture(
-        folder,
-        provider=request["provider"],
-        dtype={"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[request["dtype"]],
-        scratch=scratch,
-        trust_remote_code=request["trust_remote_code"],
+    wanted = Request(
+        folder, request["provider"], request["dtype"], scratch, trust_remote_code=request["trust_remote_code"]
     )
+    captured = capture(request["exporter"], wanted)
     for model in captured.components.values():
         part_strangers(model.graph, captured.sources)
         join_siblings(model.graph, captured.sources)
@@ -201,13 +199,8 @@ def _save(model: Any, file: Path) -> None:
 
 
 def _learned(captured: Any) -> Built:
-    decoder = captured.components.get("model")
-    names = {value.name for value in (*decoder.graph.inputs, *decoder.graph.outputs)} if decoder is not None else set()
-    return Built(
-        (captured.hf_config.get("architectures") or [captured.hf_config.get("model_type")])[0],
-        {"input_ids", "past_key_values.0.key", "logits"} <= names,
-        tuple(captured.warnings),
-    )
+    architecture = (captured.hf_config.get("architectures") or [captured.hf_config.get("model_type")])[0]
+    return Built(architecture, tuple(captured.warnings))
 
 
 def _import_transformers() -> None:
@@ -227,7 +220,7 @@ if __name__ == "__main__":
     gc.disable()  # it lives for two seconds, and most of what it makes is kept
     with suppress(ImportError):  # said where it is needed
         _import_transformers()
-        import coldpress.graphs.capture  # noqa: F401  with onnx-ir
+        import coldpress.graphs.capture.mobius.capture  # noqa: F401  with onnx-ir
     if asked := sys.stdin.readline().strip():
         try:
             result = main(Path(asked))

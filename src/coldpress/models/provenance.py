@@ -196,7 +196,7 @@ class Provenance:
     ``precision``: int2, int4, int8, fp16, bf16 or fp32, by which its limits are chosen. ``layers``: that a pass
     quantized. ``timings``: of the parts of the last pass that tells them. ``rotation``: quarot or spinquant.
     ``attached``: names of the adapters beside a base, in their order. ``adapters``: files beside a graph with slots for
-    them. ``generates``: whether it writes text; ``is_merged``: whether an adapter was added to its weights.
+    them. ``is_merged``: whether an adapter was added to its weights.
     ``remarks``: sentences that a reader of the report must know. ``extra``: JSON values by the name of a part, which
     reads and writes its own alone.
     """
@@ -210,7 +210,6 @@ class Provenance:
     attached: tuple[str, ...] = ()
     adapters: tuple[WrittenAdapter, ...] = ()
     is_merged: bool = False
-    generates: bool = True
     session: SessionChoice | None = None
     timings: tuple[Timing, ...] = ()
     remarks: tuple[str, ...] = ()

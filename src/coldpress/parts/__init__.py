@@ -1,4 +1,4 @@
-"""The parts one can add: passes, metrics, kinds of data, systems, samplers, rules; found by the name of their file.
+"""The parts one can add: passes, metrics, kinds of data, systems, samplers, rules, tasks; found by their file's name.
 
 A built-in part is one file in the folder of its kind (``passes/press.py`` holds the pass ``press``). A part
 from another distribution registers an entry point in the group ``coldpress.passes`` (or ``.metrics``, ...)
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx_ir as ir
 
-KINDS = ("passes", "metrics", "data", "systems", "samplers", "rules")
+KINDS = ("passes", "metrics", "data", "systems", "samplers", "rules", "tasks")
 
 
 def _no_folder(kind: str, facts: Mapping[str, Any]) -> AbstractContextManager[Path]:

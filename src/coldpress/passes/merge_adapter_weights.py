@@ -63,7 +63,7 @@ class MergeAdapterWeights(Pass):
 
         adapter, base = self._adapter(model), adapter_folder.base_of(model.path)
         merged = merge(base, adapter, ctx.scratch, ctx.progress, self.trust_remote_code)
-        provenance = replace(model.provenance, precision=merged.precision, is_merged=True, generates=merged.generates)
+        provenance = replace(model.provenance, precision=merged.precision, is_merged=True)
         if merged.errors:
             mean = sum(merged.errors.values()) / len(merged.errors)
             provenance = provenance.remarked(

@@ -1,6 +1,6 @@
 """Press a Hugging Face model to ONNX: capture its graph, then stream its weights into it, quantized.
 
-The graph comes from mobius, without weights; each weight is read from the checkpoint, quantized in chunks of rows and
+The graph is captured without weights; each weight is read from the checkpoint, quantized in chunks of rows and
 written to its place, so that memory does not grow with the model. Linear layers become ``MatMulNBits``, the
 embedding ``GatherBlockQuantized``; an embedding that is tied to the head is stored once. What the checkpoint holds as
 codes (compressed-tensors, GPTQ, AWQ) is not quantized again: the same codes, scales and zero points are written.
@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coldpress.errors import ColdpressError
+from coldpress.graphs.capture.exporters import exporter_of, require_captured
 from coldpress.graphs.kernels import Encoding
-from coldpress.graphs.trust import require_right
 from coldpress.models import adapter_folder
 from coldpress.models.model import Model
 from coldpress.models.planned import Planned, adapters_of, settings_of, weights_of
@@ -126,7 +126,7 @@ class Press(Pass):
         if self.logits == "speculation":
             self._require_speculation()
         if (folder := settings_of(model)) is not None:
-            require_right(folder, trust_remote_code=self.trust_remote_code)
+            require_captured(folder, trust_remote_code=self.trust_remote_code)
             _remarks_on_tokenizer(folder)
         packed = _packed_layers(weights_of(model))
         _layers_of_adapters(model)
@@ -191,9 +191,10 @@ class Press(Pass):
         started = time.perf_counter()
         ctx.progress("capturing the graph", 0, 1)
         base, adapters = adapter_folder.base_of(model.path), _layers_of_adapters(model)
-        require_right(base, trust_remote_code=self.trust_remote_code)
+        require_captured(base, trust_remote_code=self.trust_remote_code)
         slots = sorted({module for layers in adapters.values() for module in layers})
-        with begun(base, ctx.scratch, {**self.request(ctx.target), "slots": slots}) as graph:
+        asked = {**self.request(ctx.target), "exporter": exporter_of(base), "slots": slots}
+        with begun(base, ctx.scratch, asked) as graph:
             remarks = _remarks_on_tokenizer(base)
             layouts, built = graph.result()
         captured = time.perf_counter()
@@ -217,7 +218,6 @@ class Press(Pass):
             source=replace(known.source, architecture=built.architecture, weights=weights),
             precision=self.precision,
             layers=layers,
-            generates=built.generates,
             adapters=_write_adapters(adapters, ctx.scratch) if adapters else known.adapters,
             timings=(
                 Timing("capture the graph", captured - started),

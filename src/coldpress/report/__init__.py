@@ -7,9 +7,11 @@ as such and never made up. ``terminal`` prints it, ``page`` renders it as HTML a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+
+from coldpress.parts.task import Task, task_of_class
 
 NOT_MEASURED = "not measured"
 Report = Mapping[str, Any]
@@ -54,18 +56,17 @@ _UNVERIFIED = Verdict(
     "unknown", "Not verified", "Nobody has compared this model with its source: treat its answers as untested."
 )
 
-_QUALITY = (
-    ("kl", "KL divergence", "mean over tokens, in nats; 0 is identical", "at most"),
-    ("kl_p99", "KL divergence, worst 1 %", "99th percentile over tokens", "at most"),
-    ("top1_agreement", "Same next token", "both models rank the same token first", "at least"),
-    ("generation_agreement", "Same answers", "generated answers against the source's", "at least"),
-)
 _SPEED = (
     ("first_token_ms", "First token", "ms"),
     ("prompt_tokens_per_second", "Prompt", "tokens/s"),
     ("decode_tokens_per_second", "Decode", "tokens/s"),
     ("decode_tokens_per_second_p95", "Decode, 95th percentile", "tokens/s"),
 )
+
+
+def task(report: Report) -> Task | None:
+    """What the model is for, by the class of its source; None where no task is for that."""
+    return task_of_class(str(section(report, "source").get("architecture") or ""))
 
 
 def verdict(report: Report) -> Verdict:
@@ -152,7 +153,7 @@ def model_name(report: Report) -> str:
 
 def facts(report: Report) -> list[Fact]:
     """Everything measured about the model next to its source, in reading order: size, quality, speed, memory."""
-    quality = [_perplexity_fact(report), *_quality_facts(report), *_adapter_facts(report)]
+    quality = [*_perplexity_fact(report), *_quality_facts(report), *_adapter_facts(report)]
     return [*_size_facts(report), *quality, *speed_facts(report)]
 
 
@@ -169,11 +170,14 @@ def _size_facts(report: Report) -> list[Fact]:
     ]
 
 
-def _perplexity_fact(report: Report) -> Fact:
-    quality = section(report, "quality")
+def _perplexity_fact(report: Report) -> Iterator[Fact]:
+    """Of models that give next tokens: perplexity is compared as a ratio, and shown as it is."""
+    known, quality = task(report), section(report, "quality")
+    if known is None or all(one.name != "perplexity_ratio" for one in known.criteria):
+        return
     model, source = number(quality, "perplexity"), number(quality, "source_perplexity")
     change = f"{100 * (model / source - 1):+.1f} %" if model is not None and source else ""
-    return Fact("perplexity", "Perplexity", _perplexity(model), _perplexity(source), change, meaning="lower is better")
+    yield Fact("perplexity", "Perplexity", _perplexity(model), _perplexity(source), change, meaning="lower is better")
 
 
 def _perplexity(value: float | None) -> str:
@@ -191,11 +195,13 @@ def measured_on(report: Report) -> str:
 def _quality_facts(report: Report) -> list[Fact]:
     quality, tolerance = section(report, "quality"), section(report, "tolerance")
     lines = []
-    for key, name, meaning, bound in _QUALITY:
-        text = share if key.endswith("agreement") else quantity
-        allowed = number(tolerance, key)
-        limit = "" if allowed is None else f"{bound} {_round(allowed, text is share)}"
-        lines.append(Fact(key, name, text(number(quality, key)), limit=limit, meaning=meaning))
+    known = task(report)
+    for one in known.criteria if known else ():
+        text, bound = share if one.is_share else quantity, "at most" if one.better == "lower" else "at least"
+        allowed = number(tolerance, one.name)
+        limit = "" if allowed is None else f"{bound} {_round(allowed, one.is_share)}"
+        if one.title:
+            lines.append(Fact(one.name, one.title, text(number(quality, one.name)), limit=limit, meaning=one.meaning))
     if (change := number(quality, "relative")) is not None:
         limit = f"at most {quantity(number(quality, 'relative_limit'))}"
         meaning = "norm of the difference from the graph before, in units of its norm"

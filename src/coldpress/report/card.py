@@ -18,12 +18,12 @@ from coldpress.report import (
     plain,
     reasons,
     section,
+    task,
     verdict,
 )
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FROM_HUB = ("hub", "wheel")
-_GENERATES = ("CausalLM", "LMHeadModel")
 
 RUN_GENERATION = """\
 import json
@@ -106,13 +106,12 @@ def base_model(report: Report) -> str | None:
 
 
 def _front_matter(report: Report) -> str:
-    generates = _generates(report)
-    runtime = "onnxruntime-genai" if generates else "onnxruntime"
+    runtime, known = "onnxruntime-genai" if _generates(report) else "onnxruntime", task(report)
     library = "peft" if _is_adapter(report) else "transformers"
     lines = [f"library_name: {runtime if _is_onnx(report) else library}"]
     if base := base_model(report):
         lines += [f"base_model: {base}", *(["base_model_relation: quantized"] if _bits(report) < 16 else [])]
-    lines += ["pipeline_tag: text-generation"] if generates else []
+    lines += [f"pipeline_tag: {known.pipeline}"] if known else []
     lines += [
         "license: other",
         "license_name: see-the-source-model",
@@ -138,8 +137,9 @@ def _bits(report: Report) -> float:
 
 
 def _generates(report: Report) -> bool:
-    architecture = str(section(report, "source").get("architecture") or "")
-    return not architecture or architecture.endswith(_GENERATES)
+    """Whether onnxruntime-genai runs it."""
+    known = task(report)
+    return known is not None and known.runtime == "onnxruntime-genai"
 
 
 def _parameters(report: Report) -> list[Mapping[str, Any]]:

@@ -26,7 +26,7 @@ from coldpress.runs.log import logged
 from coldpress.runs.opening import Opened, Opener, added_up, check_tolerance, with_graphs
 from coldpress.runs.output import Beside, Candidate, check_output, is_current, is_written, publish
 from coldpress.runs.report_data import Finished, read_report
-from coldpress.runs.verification import WORSE, Origin, Verdict, check_request, is_compared_as_text, judges, verify
+from coldpress.runs.verification import WORSE, Origin, Verdict, check_request, is_compared, judges, verify
 from coldpress.search import (
     JOURNAL,
     Bench,
@@ -353,7 +353,7 @@ def _next(request: _Run, passed: _Passed, step: Step, is_last: bool) -> _Passed:
 
 def _opened(request: _Run, step: Step, before: Model, model: Model, origin: Origin) -> Opened:
     """What was found of a result by opening it; it is compared where nothing else tells how good it is."""
-    compare = request.workflow.verify.enabled and not is_compared_as_text(origin, model)
+    compare = request.workflow.verify.enabled and not is_compared(origin, model)
     return _opener(request).result(step, before, model, compare)
 
 
@@ -363,7 +363,7 @@ def _opener(request: _Run) -> Opener:
 
 def _is_run_later(workflow: Workflow, origin: Origin, model: Model) -> bool:
     """Whether verification opens the model anyway."""
-    return workflow.verify.enabled and workflow.target.is_here and is_compared_as_text(origin, model)
+    return workflow.verify.enabled and workflow.target.is_here and is_compared(origin, model)
 
 
 def _verdict(request: _Run, passed: _Passed) -> Verdict:

@@ -18,11 +18,11 @@ from coldpress import parts
 from coldpress.errors import ColdpressError, naming
 from coldpress.jobs.job import Job, Result
 from coldpress.jobs.system import Executor
-from coldpress.measuring.tolerance import relative_limit
 from coldpress.models.model import Model, files_of
 from coldpress.models.planned import Planned
 from coldpress.parts import Closeness
 from coldpress.parts.schema import plain
+from coldpress.parts.task import RELATIVE, parse_tolerance
 from coldpress.runs.verification import UNVERIFIED, VERIFIED, WORSE, Verdict
 from coldpress.workflow import Step, Workflow
 
@@ -67,7 +67,7 @@ class Opener:
 
     def compared(self, name: str, before: Model, after: Model, limit: Closeness, data: Any = None) -> Opened:
         """What ``name`` made of an ONNX model, compared with that on ``data`` or made-up inputs."""
-        own = relative_limit(self.workflow.verify.tolerance)
+        own = _relative(self.workflow.verify.tolerance)
         asked = limit.relative if own is None else own
         result = self._measured(name, after, before, {"data": plain(data), "limit": asked})
         numbers = result.numbers
@@ -81,6 +81,11 @@ class Opener:
         job = Job("metric", "graph_divergence", parameters, after, self.workflow.target, before)
         with naming(f"what {name} wrote cannot be used"):
             return self.executor.result(job)
+
+
+def _relative(tolerance: str | None) -> float | None:
+    """The limit for graphs made from graphs that a tolerance sets, if it does."""
+    return parse_tolerance(tolerance).get(RELATIVE) if tolerance else None
 
 
 def _is_as_before(before: Path, after: Path) -> bool:
@@ -164,7 +169,7 @@ def check_tolerance(workflow: Workflow, source: Model | Planned) -> None:
             "--eval_data has no effect on an ONNX source: graphs are compared on inputs that fit them, not on texts",
             hint="leave it out",
         )
-    if workflow.verify.tolerance and relative_limit(workflow.verify.tolerance) is None:
+    if workflow.verify.tolerance and parse_tolerance(workflow.verify.tolerance).keys() != {RELATIVE}:
         raise ColdpressError(
             f"the tolerance '{workflow.verify.tolerance}' says nothing about an ONNX source: its outputs are compared",
             hint="write relative=0.1, the norm of the difference in units of the outputs' norm",

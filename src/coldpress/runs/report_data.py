@@ -65,7 +65,7 @@ class Finished:
             "target": schema.plain(self.workflow.target),
             "passes": _history(self.source, self.results),
             "quality": {name: value for name, value in verdict.numbers.items() if name not in ("answers", "adapters")},
-            "tolerance": schema.plain(verdict.tolerance) if verdict.tolerance else None,
+            "tolerance": dict(verdict.limits) or None,
             "answers": [{"prompt": answer["question"], **answer} for answer in verdict.numbers.get("answers", [])],
             **{_SECTIONS.get(name, name): values for name, values in self.measured.items()},
             "directions": {label: _directions(one) for label, one in zip(labels_of(measures), measures, strict=True)},

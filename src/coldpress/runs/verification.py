@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,12 +12,10 @@ from coldpress import parts
 from coldpress.errors import ColdpressError
 from coldpress.jobs.job import Job
 from coldpress.jobs.system import Executor
-from coldpress.measuring.tolerance import TOLERANCES, Tolerance, judge, judge_adapter, limits_broken, parse_tolerance
 from coldpress.models.model import Model
 from coldpress.models.planned import Planned, settings_of
 from coldpress.models.provenance import HeldOutLoss
-from coldpress.models.tokenizers.tokenizer import has_tokenizer, writes_text
-from coldpress.parts.schema import plain
+from coldpress.parts.task import Task, find_task, parse_tolerance, task_of
 from coldpress.workflow import Verify, Workflow
 
 VERIFIED, WORSE, UNVERIFIED = "verified", "worse than tolerance", "unverified"
@@ -25,29 +24,23 @@ _SHOWN = 5
 
 
 def judges() -> dict[str, int]:
-    """The versions of the metrics that a verdict rests on: with another, a verdict is no longer that of today."""
-    return {name: parts.find("metrics", name).version for name in _JUDGES}
-
-
-_JUDGES = ("divergence", "adapter_divergence", "graph_divergence")
+    """The versions of the metrics and tasks that a verdict rests on: with another, a verdict is no longer that of
+    today."""
+    tasks = {name: find_task(name) for name in parts.names("tasks")}
+    metrics = {one for task in tasks.values() for one in (task.metric, task.adapter_metric) if one}
+    found = {name: parts.find("metrics", name).version for name in sorted({*metrics, "graph_divergence"})}
+    return {**found, **{f"task {name}": task.version for name, task in tasks.items()}}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """``reasons`` say which limit was broken, or why nothing was compared."""
+    """``reasons`` say which limit was broken, or why nothing was compared. ``limits``: of the task, by number."""
 
     verdict: str
     reasons: list[str] = field(default_factory=list)
     numbers: Mapping[str, Any] = field(default_factory=dict)
-    tolerance: Tolerance | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
-
-
-def tolerance_of(precision: str | None, spec: str | None) -> Tolerance:
-    """The limits for a precision, with those that the user set put over them."""
-    standard = TOLERANCES.get(precision or "int4", TOLERANCES["int4"])
-    wanted = plain(parse_tolerance(spec)) if spec else {}
-    return replace(standard, **{name: limit for name, limit in wanted.items() if limit is not None})
 
 
 def check_request(request: Verify, source: Model | Planned) -> None:
@@ -56,7 +49,11 @@ def check_request(request: Verify, source: Model | Planned) -> None:
 
     All of that before any work.
     """
-    tolerance_of("fp32", request.tolerance)
+    task = task_of(source)
+    if task is not None:
+        task.limits(None, request.tolerance)
+    elif request.tolerance:
+        parse_tolerance(request.tolerance)
     if request.max_memory is not None and not request.max_memory >= 0:
         raise ColdpressError(
             f"verify: max_memory is {request.max_memory:g} GB", hint="it is a number of gigabytes, from 0 on"
@@ -64,19 +61,8 @@ def check_request(request: Verify, source: Model | Planned) -> None:
     for file in request.data:
         if not Path(file).is_file():
             raise ColdpressError(f"text to verify on: '{file}' does not exist")
-    folder = settings_of(source)
-    if request.enabled and source.format in ("hf", "adapter") and folder is not None:
-        _check_tokenizer(folder)
-
-
-def _check_tokenizer(folder: Path) -> None:
-    """A folder that is on this machine, of a model that generates text, has a tokenizer."""
-    if writes_text(folder) and not has_tokenizer(folder):
-        raise ColdpressError(
-            f"{folder} has no tokenizer (tokenizer.json, or files to make it of), so the result cannot be compared on"
-            " text",
-            hint="put the tokenizer's files there, or turn verification off with --no_verify",
-        )
+    if request.enabled and task is not None:
+        task.check(source)
 
 
 @dataclass(frozen=True)
@@ -99,10 +85,10 @@ def verify(model: Model, origin: Origin, workflow: Workflow, executor: Executor)
     """
     if not workflow.verify.enabled:
         return Verdict(UNVERIFIED, ["verification was turned off"])
-    found = _against_source(model, origin, workflow, executor)
-    if origin.merged is None or not origin.source.provenance.generates:
+    found, task = _against_source(model, origin, workflow, executor), task_of(origin.source)
+    if origin.merged is None or task is None or task.adapter_metric is None:
         return found
-    merging = _against_peft(origin.source, origin.merged, workflow, executor)
+    merging = _against_peft(task, origin.source, origin.merged, workflow, executor)
     if model.key == origin.source.key:
         is_tuned = found.verdict in (TUNED, WORSE) and merging.verdict == VERIFIED
         return replace(merging, verdict=found.verdict, reasons=found.reasons) if is_tuned else merging
@@ -118,12 +104,12 @@ def verify(model: Model, origin: Origin, workflow: Workflow, executor: Executor)
 _OF_MERGING = ("kl", "top1_agreement")
 
 
-def _against_peft(merged: Model, before: Model, workflow: Workflow, executor: Executor) -> Verdict:
+def _against_peft(task: Task, merged: Model, before: Model, workflow: Workflow, executor: Executor) -> Verdict:
     """Compare a merged model with PEFT's network of its base and the adapter."""
-    tolerance = tolerance_of(merged.provenance.precision, workflow.verify.tolerance)
-    result = executor.result(Job("metric", "divergence", _how(workflow), merged, workflow.target, before))
-    reasons = [f"merged, against PEFT's network: {why}" for why in judge(result.numbers, tolerance)]
-    return Verdict(WORSE if reasons else VERIFIED, reasons, dict(result.numbers), tolerance, result.seconds)
+    limits = task.limits(merged.provenance.precision, workflow.verify.tolerance)
+    result = executor.result(Job("metric", task.metric, _how(workflow), merged, workflow.target, before))
+    reasons = [f"merged, against PEFT's network: {why}" for why in task.judge(result.numbers, limits)]
+    return Verdict(WORSE if reasons else VERIFIED, reasons, dict(result.numbers), limits, result.seconds)
 
 
 def _how(workflow: Workflow) -> dict[str, Any]:
@@ -139,33 +125,42 @@ def _against_source(model: Model, origin: Origin, workflow: Workflow, executor: 
     if is_source:
         tuning = model.provenance.tuning
         return Verdict(UNVERIFIED, [_NOTHING_ELSE]) if tuning is None else _tuned(model, tuning.held_out)
-    tolerance = tolerance_of(model.provenance.precision, request.tolerance)
+    task = task_of(source)
+    limits = task.limits(model.provenance.precision, request.tolerance) if task else {}
+    unknown = ""
     if model.format == "onnx" and not target.is_here:
-        return Verdict(
-            UNVERIFIED, [f"{target.provider} is not installed here, so the model could not be run"], {}, tolerance
-        )
-    if not model.provenance.generates:
-        return Verdict(UNVERIFIED, ["only models that generate text are compared with their source yet"], {}, tolerance)
-    if source.format != "hf":
-        return Verdict(UNVERIFIED, ["only models made from a Hugging Face model are compared with their source yet"])
-    job = Job("metric", "divergence", _how(workflow), model, target, source)
+        unknown = f"{target.provider} is not installed here, so the model could not be run"
+    elif source.format != "hf":
+        unknown = "only models made from a Hugging Face model are compared with their source yet"
+    elif task is None:
+        unknown = f"there is no task for {_class_of(source)} yet, so nobody knows how to compare it with its source"
+    elif origin.attached is not None and task.adapter_metric is None:
+        unknown = f"adapters of models for {task.title} are not compared with PEFT's yet"
+    if unknown or task is None:
+        return Verdict(UNVERIFIED, [unknown], {}, limits)
+    job = Job("metric", task.metric, _how(workflow), model, target, source)
     result = executor.result(job)
-    reasons, numbers, seconds = judge(result.numbers, tolerance), dict(result.numbers), result.seconds
-    if limits_broken(result.numbers, tolerance):
-        noted = _worst_noted(model)
+    numbers, seconds, reasons = dict(result.numbers), result.seconds, []
+    if task.layer_metric is not None and task.broken(numbers, limits):
         how = {name: value for name, value in job.parameters.items() if name != "files"}
-        reasons.append(noted or _worst_layer(replace(job, part="worst_layer", parameters=how), executor))
-    if origin.attached is not None:
-        job = replace(job, part="adapter_divergence", source=origin.attached)
-        result = executor.result(job)
+        worst = replace(job, part=task.layer_metric, parameters=how)
+        reasons.append(_worst_noted(model) or _worst_layer(worst, executor))
+    if origin.attached is not None and task.adapter_metric is not None:
+        result = executor.result(replace(job, part=task.adapter_metric, source=origin.attached))
         numbers["adapters"], seconds = result.numbers["adapters"], seconds + result.seconds
-        reasons += [why for found in numbers["adapters"] for why in judge_adapter(found, tolerance)]
-    return Verdict(WORSE if reasons else VERIFIED, reasons, numbers, tolerance, seconds)
+    reasons = [*task.judge(numbers, limits), *reasons]
+    return Verdict(WORSE if reasons else VERIFIED, reasons, numbers, limits, seconds)
 
 
-def is_compared_as_text(origin: Origin, model: Model) -> bool:
-    """Whether the result is run and compared with its Hugging Face source, as models that generate text are."""
-    return origin.source.format == "hf" and model.provenance.generates
+def is_compared(origin: Origin, model: Model) -> bool:
+    """Whether the result is run and compared with its Hugging Face source, by the task of that."""
+    return origin.source.format == "hf" and task_of(origin.source) is not None
+
+
+def _class_of(source: Model) -> str:
+    folder = settings_of(source)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8")) if folder else {}
+    return str((config.get("architectures") or [config.get("model_type")])[0])
 
 
 _NOTHING_ELSE = "it is the model that a later result would be compared with, and is compared with nothing itself"

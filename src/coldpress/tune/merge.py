@@ -42,21 +42,18 @@ class Merged:
     """How many ``layers`` changed, and by how much rounding changed each of them once more, relatively, where it was
     rounded.
 
-    ``precision``: that by whose limits the result is to be compared with PEFT's network. ``generates``: whether it
-    writes text.
+    ``precision``: that by whose limits the result is to be compared with PEFT's network.
     """
 
     layers: int
     precision: str
     errors: Mapping[str, float] = field(default_factory=dict)
-    generates: bool = True
 
 
 def merge(base: Path, adapter: Path, output: Path, progress: Any, trust_remote_code: bool = False) -> Merged:
     """Write ``base`` with ``adapter`` in its weights to the folder ``output``, in the format and types of the base."""
     if needs_whole(base, adapter):
-        dtype, generates = merge_whole(base, adapter, output, trust_remote_code)
-        return Merged(1, _PRECISIONS[dtype], generates=generates)
+        return Merged(1, _PRECISIONS[merge_whole(base, adapter, output, trust_remote_code)])
     return Merge(base, adapter, trust_remote_code).write(output, progress)
 
 

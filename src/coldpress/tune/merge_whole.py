@@ -42,8 +42,8 @@ def needs_whole(base: Path, adapter: Path) -> bool:
     return acts_on_whole(read_config(adapter)) or _class(base, adapter) != _AUTO
 
 
-def merge_whole(base: Path, adapter: Path, output: Path, trust_remote_code: bool = False) -> tuple[str, bool]:
-    """Write the merged checkpoint to ``output``; gives its type, which is the base's, and whether it writes text.
+def merge_whole(base: Path, adapter: Path, output: Path, trust_remote_code: bool = False) -> str:
+    """Write the merged checkpoint to ``output``; gives its type, which is the base's.
 
     Sums are made in float32. Raises ColdpressError for a quantized base and for what PEFT cannot merge.
     """
@@ -70,7 +70,7 @@ def merge_whole(base: Path, adapter: Path, output: Path, trust_remote_code: bool
     merged.to(dtype).save_pretrained(output)
     if tokens is not None:
         take_tokenizer(adapter, output)
-    return str(dtype).removeprefix("torch."), _class(base, adapter) == _AUTO
+    return str(dtype).removeprefix("torch.")
 
 
 def take_tokenizer(adapter: Path, output: Path) -> None:

@@ -11,6 +11,7 @@ from coldpress import parts
 from coldpress.errors import ColdpressError
 from coldpress.models.model import Model
 from coldpress.models.planned import Planned
+from coldpress.parts.task import task_of_class
 from coldpress.target import Target
 from coldpress.workflow import Measure, Step, Workflow
 
@@ -247,5 +248,6 @@ def metrics_for(workflow: Workflow, model: Model) -> tuple[Measure, ...]:
         return workflow.metrics
     if model.format == "adapter":
         return ()
-    runs = workflow.verify.enabled and (model.path / "genai_config.json").exists() and workflow.target.is_here
-    return tuple(Measure(name) for name in (("size", "generation", "memory") if runs else ("size",)))
+    task = task_of_class(model.provenance.source.architecture or "")
+    runs = model.format == "onnx" and workflow.verify.enabled and workflow.target.is_here and task is not None
+    return tuple(Measure(name) for name in ("size", *(task.measured(model) if runs and task else ())))

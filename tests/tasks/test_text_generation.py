@@ -1,4 +1,4 @@
-"""Tolerances judge what was measured and are read from a command line."""
+"""What text generation is judged by."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import math
 import pytest
 
 from coldpress.errors import ColdpressError
-from coldpress.measuring.tolerance import TOLERANCES, Tolerance, judge, judge_adapter, parse_tolerance
+from coldpress.parts.task import PRECISIONS, find_task
 
+TASK = find_task("text_generation")
 GOOD = {"kl": 0.0, "perplexity_ratio": 1.0, "top1_agreement": 1.0, "generation_agreement": 1.0}
+INT4 = TASK.limits("int4", None)
 
 
 def test_a_perfect_model_passes_all():
-    assert [judge(GOOD, tolerance) for tolerance in TOLERANCES.values()] == [[]] * len(TOLERANCES)
+    assert all(TASK.judge(GOOD, TASK.limits(precision, None)) == [] for precision in PRECISIONS)
 
 
 def test_each_broken_limit_is_named_with_value_and_limit():
-    sentences = judge({**GOOD, "kl": 0.7, "top1_agreement": 0.25}, TOLERANCES["int4"])
+    sentences = TASK.judge({**GOOD, "kl": 0.7, "top1_agreement": 0.25}, INT4)
     assert len(sentences) == 2
     assert "0.7" in sentences[0] and "0.5" in sentences[0]
     assert "0.25" in sentences[1] and "0.55" in sentences[1]
@@ -25,15 +27,9 @@ def test_each_broken_limit_is_named_with_value_and_limit():
 
 @pytest.mark.parametrize("name", GOOD)
 def test_nan_and_missing_numbers_do_not_pass(name):
-    assert judge({**GOOD, name: math.nan}, TOLERANCES["int4"])
-    missing = judge({key: value for key, value in GOOD.items() if key != name}, TOLERANCES["int4"])
+    assert TASK.judge({**GOOD, name: math.nan}, INT4)
+    missing = TASK.judge({key: value for key, value in GOOD.items() if key != name}, INT4)
     assert bool(missing) == (name != "generation_agreement")
-
-
-def test_tighter_precisions_have_tighter_limits():
-    limits = [TOLERANCES[name] for name in ("fp32", "fp16", "bf16", "int8", "int4")]
-    assert [limit.kl for limit in limits] == sorted(limit.kl for limit in limits)
-    assert [limit.top1_agreement for limit in limits] == sorted((x.top1_agreement for x in limits), reverse=True)
 
 
 def test_faults_of_answers_count_at_any_tolerance():
@@ -45,31 +41,31 @@ def test_faults_of_answers_count_at_any_tolerance():
         "prompts_compared": 5,
         "prompt_difference": "a chat: ...",
     }
-    assert len(judge({**GOOD, **faults}, Tolerance())) == 3
+    assert len(TASK.judge({**GOOD, **faults}, {})) == 3
 
 
 @pytest.mark.parametrize(
-    ("text", "tolerance"),
+    ("text", "limits"),
     [
-        ("0.1", Tolerance(kl=0.1)),
-        ("5%", Tolerance(perplexity_ratio=1.05)),
-        ("kl=0.1,ppl=1.05", Tolerance(kl=0.1, perplexity_ratio=1.05)),
-        ("top1=0.9, generation=0.8", Tolerance(top1_agreement=0.9, generation_agreement=0.8)),
+        ("0.1", {"kl": 0.1}),
+        ("5%", {"perplexity_ratio": 1.05}),
+        ("kl=0.1,ppl=1.05", {"kl": 0.1, "perplexity_ratio": 1.05}),
+        ("top1=0.9, generation=0.8", {"top1_agreement": 0.9, "generation_agreement": 0.8}),
     ],
 )
-def test_parse(text, tolerance):
-    assert parse_tolerance(text) == tolerance
+def test_a_tolerance_sets_the_limits_that_it_names(text, limits):
+    assert TASK.limits("int4", text) == {**INT4, **limits}
 
 
-@pytest.mark.parametrize("text", ["", "kl=", "kl=a", "-1", "nan", "kl=0.1;ppl=2", "kll=0.1", "inf"])
-def test_parse_refuses(text):
+@pytest.mark.parametrize("text", ["", "kl=", "kl=a", "-1", "nan", "kl=0.1;ppl=2", "kll=0.1", "inf", "kl_p99=1"])
+def test_a_tolerance_that_cannot_be_read_is_refused(text):
     with pytest.raises(ColdpressError):
-        parse_tolerance(text)
+        TASK.limits("int4", text or " ")
 
 
-def test_parse_suggests_a_name():
+def test_an_unknown_limit_is_refused_with_the_closest():
     with pytest.raises(ColdpressError) as caught:
-        parse_tolerance("top=0.9")
+        TASK.limits("int4", "top=0.9")
     assert "top1" in caught.value.hint
 
 
@@ -86,4 +82,4 @@ def test_parse_suggests_a_name():
 )
 def test_an_adapter_is_judged_by_its_divergence_and_its_effect(changes, words):
     numbers = {"name": "travel", "kl": 0.3, "kl_without": 0.4, "effect": 0.97, **changes}
-    assert judge_adapter(numbers, TOLERANCES["int4"]) == words
+    assert TASK.judge({**GOOD, "adapters": [numbers]}, INT4) == words

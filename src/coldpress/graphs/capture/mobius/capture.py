@@ -1,7 +1,7 @@
-"""A Hugging Face configuration becomes an ONNX graph with named, empty weights.
+"""Capture by mobius, from a configuration alone: no network is built, and no weight read.
 
 mobius (https://github.com/onnxruntime/mobius) writes the graph declaratively, already fused for the execution
-provider; no weight is read. What it gets wrong is put right in ``corrections``; which tensor of the checkpoint fills
+provider. What it gets wrong is put right in ``corrections``; which tensor of the checkpoint fills
 which initializer is found in ``weights``.
 """
 
@@ -11,22 +11,24 @@ import json
 import logging
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from coldpress.errors import ColdpressError, did_you_mean
-from coldpress.graphs import deferred_torch
 from coldpress.graphs.accounting import listed, require_all_read, require_no_placeholders
-from coldpress.graphs.corrections import correct, exact_attention
-from coldpress.graphs.settings import corrected, has_biases_in_doubt
-from coldpress.graphs.weights import Sources, sources_of, with_base_prefix
+from coldpress.graphs.capture.captured import Captured, Request
+from coldpress.graphs.capture.mobius import deferred_torch
+from coldpress.graphs.capture.mobius.attention_fusion import use_exact_fusion
+from coldpress.graphs.capture.mobius.corrections import correct
+from coldpress.graphs.capture.mobius.settings import corrected, has_biases_in_doubt
+from coldpress.graphs.capture.mobius.weights import Sources, sources_of, with_base_prefix
 from coldpress.models.checkpoint import Span
 from coldpress.models.packed import tensors_to_press
 from coldpress.models.ties import has_own_head
 from coldpress.networks.loading_report import left_out, loading_report
 
+_TYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 _NOT_FOR_MOBIUS = ("dtype", "torch_dtype", "quantization_config")
 #: providers that mobius has no graphs for; they take operators of the ONNX standard
 _WITHOUT_OPERATORS = ("tensorrt", "migraphx", "vitisai")
@@ -44,26 +46,12 @@ _TASK_HEADS = (
 _DECODERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
-@dataclass
-class Captured:
-    """``components``: graphs by name. ``sources``: the checkpoint's span for each initializer.
+def capture(request: Request) -> Captured:
+    """Build the graph of a model; ``request.scratch`` receives a copy of its configuration, too.
 
-    ``warnings``: what the reader of a report should know of the checkpoint.
+    To be called in a worker process: it hides torch, see ``deferred_torch``.
     """
-
-    components: dict[str, Any]  # name -> onnx_ir.Model
-    sources: dict[str, Span]
-    config: Any
-    hf_config: dict[str, Any]
-    warnings: list[str]
-
-
-def capture(folder: Path, *, provider: str, dtype: str, scratch: Path, trust_remote_code: bool = False) -> Captured:
-    """Build the graph of the model in ``folder`` for an execution provider (``cpu``, ``cuda``, ...).
-
-    ``dtype`` is ``f32``, ``f16`` or ``bf16``. ``scratch`` receives a copy of the configuration and tensors that had to
-    be computed. To be called in a worker process: it hides torch, see ``deferred_torch``.
-    """
+    folder, scratch, trust_remote_code = request.folder, request.scratch, request.trust_remote_code
     hf_config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     deferred_torch.hide()
     import transformers  # noqa: F401  (before torch is visible, so that it leaves its own model code alone)
@@ -76,7 +64,7 @@ def capture(folder: Path, *, provider: str, dtype: str, scratch: Path, trust_rem
         tensors, remark = _as_transformers_loads(folder, tensors, hf_config)
         remarks += remark
     deferred_torch.defer()
-    package, module = _build(scratch, hf_config, tensors, provider, dtype, trust_remote_code)
+    package, module = _build(scratch, hf_config, tensors, request)
     if set(package) not in _SUPPORTED_COMPONENTS:
         raise ColdpressError(
             f"'{hf_config.get('model_type')}' has the parts {sorted(package)}; coldpress presses single models and"
@@ -166,30 +154,22 @@ def _known_to_transformers(folder: Path, trust_remote_code: bool) -> Any:
         return None
 
 
-def _build(
-    folder: Path,
-    hf_config: dict[str, Any],
-    tensors: Collection[str],
-    provider: str,
-    dtype: str,
-    trust_remote_code: bool,
-) -> tuple[Any, Any]:
+def _build(folder: Path, hf_config: dict[str, Any], tensors: Collection[str], request: Request) -> tuple[Any, Any]:
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it warns of each initializer without a value: all of ours
     warnings.simplefilter("ignore")
     import mobius
-    import mobius._optimizations
 
-    mobius._optimizations.group_query_attention_rules = exact_attention
+    use_exact_fusion()
     registered = registered_name(hf_config)
     registration = mobius.registry.get_registration(registered)
     module_class = corrected(registration.module_class, registration.config_class, tensors)
     package = mobius.build(
         str(folder),
         module_class=module_class,
-        dtype=dtype,
-        execution_provider="onnx-standard" if provider in _WITHOUT_OPERATORS else provider,
+        dtype=_TYPES[request.dtype],
+        execution_provider="onnx-standard" if request.provider in _WITHOUT_OPERATORS else request.provider,
         load_weights=False,
-        trust_remote_code=trust_remote_code,
+        trust_remote_code=request.trust_remote_code,
     )
     return package, module_class(package.config)
 

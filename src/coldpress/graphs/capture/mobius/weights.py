@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from coldpress.errors import WORK_FAILED, ColdpressError
-from coldpress.graphs import deferred_torch
+from coldpress.graphs.capture.mobius import deferred_torch
 from coldpress.models.checkpoint import Span, read_header
 from coldpress.models.packed import PackedSpan
 
