@@ -109,7 +109,7 @@ def _verdict(report: Report) -> str:
 def _cost(report: Report) -> str:
     lines = facts(report)
     chosen = {fact.key: fact for fact in lines}
-    figures = "".join(_figure(chosen[key]) for key in _HEADLINES)
+    figures = "".join(_figure(chosen[key]) for key in _HEADLINES if key in chosen)
     on = measured_on(report)
     caption = f"Quality measured on {text(on)}." if on else "Against the source."
     return _section(
