@@ -85,7 +85,8 @@ def verify(model: Model, origin: Origin, workflow: Workflow, executor: Executor)
     """
     if not workflow.verify.enabled:
         return Verdict(UNVERIFIED, ["verification was turned off"])
-    found, task = _against_source(model, origin, workflow, executor), task_of(origin.source)
+    found = _against_source(model, origin, workflow, executor)
+    task = task_of(origin.source) if origin.merged is not None else None
     if origin.merged is None or task is None or task.adapter_metric is None:
         return found
     merging = _against_peft(task, origin.source, origin.merged, workflow, executor)
