@@ -43,12 +43,13 @@ def run(options: Options) -> Outcome:
 
 def _ids(source: Path, text: Path) -> np.ndarray:
     """The windows that ``coldpress quantize`` cuts from the text, ``[windows, tokens]``."""
-    from coldpress.data.texts.calibration import CalibrationText, windows
+    from coldpress.data.batches.calibration import windows
+    from coldpress.models.model import Model
+    from coldpress.parts import Context, DataSource
 
-    wanted = CalibrationText(
-        data_name="text", data_files=(str(text),), use_chat_template=False, max_seq_len=TOKENS, num_samples=WINDOWS
-    )
-    found = windows(source, wanted).ids
+    named = {"data_name": "text", "data_files": (str(text),), "chat_template": False}
+    wanted = DataSource("calibration_text", {**named, "max_seq_len": TOKENS, "max_samples": WINDOWS})
+    found = windows(wanted, Model(source, "hf", ""), Context(Path())).ids
     if found.shape != (WINDOWS, TOKENS):
         raise RuntimeError(f"{text} gives {found.shape[0]} windows of {found.shape[1]} tokens")
     return found

@@ -75,10 +75,12 @@ def windows(source: Path, corpus: str, options: Options) -> list[np.ndarray]:
 
 def calibration_ids(source: Path, count: int, tokens: int) -> np.ndarray:
     """``count`` windows [windows, tokens]: those of ``coldpress quantize`` with as many samples and no data given."""
-    from coldpress.data.texts.calibration import CalibrationText
-    from coldpress.data.texts.calibration import windows as cut
+    from coldpress.data.batches.calibration import windows
+    from coldpress.models.model import Model
+    from coldpress.parts import Context, DataSource
 
-    return cut(source, CalibrationText(max_seq_len=tokens, num_samples=count)).ids
+    wanted = DataSource("calibration_text", {"max_seq_len": tokens, "max_samples": count})
+    return windows(wanted, Model(source, "hf", ""), Context(Path())).ids
 
 
 def text_of(source: Path, ids: np.ndarray) -> str:

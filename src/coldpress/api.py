@@ -16,6 +16,7 @@ from coldpress.runs.engine import Console, Report
 from coldpress.runs.engine import run as _run
 from coldpress.target import Target, resolve_target
 from coldpress.workflow import Running, Step, Verify, Workflow, recipes
+from coldpress.workflow.calibration_data import CALIBRATING, with_data
 from coldpress.workflow.file import load_workflow
 
 _TARGET = ("device", "provider", "threads")
@@ -180,7 +181,8 @@ def run_pass(
 ) -> Report:
     """Run one pass on a model. From ONNX to ONNX the result is compared with the source; all else is only opened.
 
-    ``parameters``: the pass's fields, and ``device``, ``provider``, ``threads``; ``verify=False`` compares nothing.
+    ``parameters``: the pass's fields, and ``device``, ``provider``, ``threads``; ``verify=False`` compares nothing. For
+    passes that calibrate ``data_files``, ``max_seq_len`` and the like may stand in place of ``data``.
     """
     workflow = pass_workflow(pass_name, model_name_or_path, output_path, **parameters)
     return _run(workflow, store=Store(cache_dir), overwrite=overwrite)
@@ -192,12 +194,12 @@ def pass_workflow(
     """The workflow behind ``run-pass``: one pass, nothing measured; verified where the pass asks for it, and from ONNX
     to ONNX."""
     target = resolve_target(**{key: parameters.pop(key) for key in _TARGET if key in parameters})
-    part = parts.find("passes", pass_name)
+    part, name = parts.find("passes", pass_name), parts.file_name(pass_name)
     can_be = part.is_verified or (part.accepts == ("onnx",) and part.produces == "onnx")
     is_verified = parameters.pop("verify", True) and not parameters.pop("no_verify", False) and can_be
     return Workflow(
         model=str(model_name_or_path),
-        passes=(Step(pass_name.replace("-", "_"), parameters),),
+        passes=(Step(name, with_data(parameters) if name in CALIBRATING else parameters),),
         target=target,
         output=None if output_path is None else str(output_path),
         verify=Verify(is_verified),

@@ -32,7 +32,7 @@ BELOW = {
         "jobs": "environment errors models parts target",
         "graphs": "environment errors jobs models networks quant target",
         "serving": "errors graphs models target",
-        "data": "errors graphs models parts target",
+        "data": "errors graphs models parts quant target",
         "tune": "calibration errors models networks parts quant",
         "measuring": "data errors graphs models networks serving target",
         "systems": "environment errors graphs jobs parts",

@@ -23,10 +23,11 @@ from coldpress.graphs.imported.weights import find_weights
 from coldpress.graphs.scoring import Decoder
 from coldpress.models.model import Model
 from coldpress.parts import Context
-from coldpress.passes.quantize_onnx import QuantizeOnnx
 from coldpress.quant.grid import Codes, Grid, dequantize
 from coldpress.quant.pack import unpack, unpack_zero_points
 from coldpress.target import Target
+from coldpress.workflow import Step
+from coldpress.workflow.calibration_data import with_data
 
 Weights = dict[str, np.ndarray]
 IDS = np.arange(3, 43, dtype=np.int64)[None] * 7 % 261
@@ -88,7 +89,7 @@ def quantize(tmp_path: Path) -> Callable[..., Model]:
     """Checks and runs the pass on a folder, in floats: accuracy level 0, a head of 4 bits."""
 
     def run(folder: Path, target: Target = Target(), **options: Any) -> Model:
-        work = QuantizeOnnx(**{"accuracy_level": 0, "head_bits": 4, **options})
+        work = Step("quantize_onnx", with_data({"accuracy_level": 0, "head_bits": 4, **options})).make()
         scratch = tmp_path / f"quantized-{len(list(tmp_path.iterdir()))}"
         scratch.mkdir()
         source = Model(folder, "onnx", "test")
@@ -466,7 +467,7 @@ def test_data_that_does_not_fit_is_refused_before_any_work(tmp_path, quantize):
     source = saved(model, tmp_path / "source")
     for data, words, hint in (
         ((), "takes pixels, not a text alone", "kquant"),
-        (("none.npz",), "does not exist", ""),
+        (("none.npz",), "there is no file 'none.npz'", ""),
         ((_npz(tmp_path / "a.npz", image=arrays["pixels"]),), "no array 'pixels'; found: image", "inputs are pixels"),
         ((_npz(tmp_path / "b.npz", pixels=np.zeros((0, 100, 64))),), "at least one", "first axis"),
     ):
@@ -516,8 +517,8 @@ def test_activations_that_are_not_finite_name_the_place(tmp_path, quantize):
         ({"head_bits": 8}, "100 times slower", "--head_bits 4"),
         ({"precision": "int2", "accuracy_level": 4, "block_size": 16, "lm_head": False}, "2-bit", "block_size 32"),
         ({"modules_to_not_convert": ("fisrt",)}, "'fisrt' matches no node or weight", "glob"),
-        ({"data_files": ("a.txt",)}, "data_files has no effect with kquant", "gptq"),
-        ({"algorithm": "gptq", "data_files": ("a.npz",), "num_samples": 3}, "num_samples has no effect", "leave out"),
+        ({"data_files": ("a.txt",)}, "data has no effect with kquant", "gptq"),
+        ({"algorithm": "gptq", "data_files": ("a.npz",), "max_seq_len": 3}, "max_seq_len has no effect", "leave out"),
         ({"algorithm": "gptq", "data_files": ("a.npz", "b.txt")}, "a.npz cannot be joined", "alone"),
     ],
 )

@@ -12,9 +12,8 @@ import pytest
 import coldpress
 from coldpress import ColdpressError
 from coldpress.api import optimize_workflow
-from coldpress.data.texts.calibration import windows
+from coldpress.data.batches.calibration import windows
 from coldpress.networks.layerwise import Layerwise
-from coldpress.passes.quantize import Quantize
 from coldpress.runs.forecast import plan
 from tests.architectures import checkpoint
 from tests.conftest import weights, write_tokenizer
@@ -63,12 +62,6 @@ def test_weights_of_four_bits_are_calibrated(tiny_model, press):
     assert report["calibration"]["tokens"] == 1024
 
 
-def test_so_much_text_as_the_widest_layer_needs():
-    few, many = (Quantize(num_samples=0, max_seq_len=64).tokens(widest) for widest in (64, 6400))
-    assert few % 64 == many % 64 == 0
-    assert many == pytest.approx(10 * few, rel=0.1)  # it grows with the root of the inputs
-
-
 @pytest.mark.parametrize(
     ("options", "steps"),
     [
@@ -84,7 +77,7 @@ def test_so_much_text_as_the_widest_layer_needs():
 def test_other_requests_mean_what_they_meant(options, steps):
     passes = optimize_workflow("some/model", **options).passes
     assert [step.type for step in passes] == steps
-    assert all(step.make().num_samples > 0 for step in passes if step.type == "rotate")
+    assert all(step.make().data is None for step in passes if step.type == "rotate")
 
 
 def test_a_folder_with_codes_is_pressed_as_it_is(tiny_model, tmp_path, cache, as_without_data):
@@ -163,10 +156,12 @@ def test_a_plan_tells_the_alternatives(tiny_model):
 
 def test_whoever_waits_for_a_layer_hears_why_it_does_not_come(tiny_model, tmp_path):
     from coldpress.calibration.grams import GrowingGrams, collect
-    from coldpress.data.texts.calibration import CalibrationText
+    from coldpress.models.model import Model
+    from coldpress.parts import Context, DataSource
     from coldpress.quant.grid import Grid
 
-    ids = windows(tiny_model, CalibrationText(max_seq_len=64, num_samples=4)).ids
+    source = DataSource("calibration_text", {"max_seq_len": 64, "max_samples": 4})
+    ids = windows(source, Model(tiny_model, "hf", ""), Context(tmp_path)).ids
     decoder = Layerwise(tiny_model, ids, batch=1)
     (tmp_path / "grams").mkdir()
 

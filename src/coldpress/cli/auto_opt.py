@@ -11,6 +11,7 @@ from coldpress.cli.options import (
     Choice,
     Several,
     adapter_option,
+    calibration_options,
     common_options,
     given,
     model_option,
@@ -22,7 +23,7 @@ from coldpress.cli.options import (
 )
 from coldpress.passes.press import ALGORITHMS, Press
 from coldpress.passes.quantize import Quantize
-from coldpress.workflow.recipes import DATA, QUANTIZED_FIRST
+from coldpress.workflow.recipes import QUANTIZED_FIRST
 
 PRESS_ALGORITHMS = (*ALGORITHMS, *QUANTIZED_FIRST)
 ALGORITHM_HELP = (
@@ -38,7 +39,8 @@ ALGORITHM_HELP = (
 @click.option("--algorithm", type=Choice(PRESS_ALGORITHMS), help=ALGORITHM_HELP)
 @rotation_option
 @pass_options(Press, leave_out=("algorithm", "trust_remote_code"))
-@pass_options(Quantize, only=DATA)
+@calibration_options
+@pass_options(Quantize, only=("data",))
 @target_options
 @verify_options
 @click.option("--trust_remote_code", is_flag=True, help="Run code that comes with the model.")

@@ -38,6 +38,32 @@ def rotation_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--rotation", type=Choice(ROTATIONS), help=text)(command)
 
 
+def calibration_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What to calibrate on, in a few words; ``--data``, an option made from the pass's field, says it in full."""
+    for option in (
+        click.option(
+            "--num_samples",
+            type=click.IntRange(min=0),
+            help="Calibration windows at most; 0: as many as the widest layer needs. [default: 128]",
+        ),
+        click.option("--max_seq_len", type=int, help="Tokens of a calibration window. [default: 512]"),
+        click.option(
+            "--use_chat_template/--no_use_chat_template",
+            default=None,
+            help="Put each text into the model's chat template.",
+        ),
+        click.option("--text_template", help="Text of a row, such as '### Question: {prompt}'."),
+        click.option(
+            "--data_files",
+            multiple=True,
+            help="Files of calibration data, or a .npz with an array for each input; without any, the shipped text.",
+        ),
+        click.option("--data_name", help="Calibration data: json, csv, parquet, text, or a dataset of the hub."),
+    ):
+        command = option(command)
+    return command
+
+
 def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads; 0: all processors.")(
         command

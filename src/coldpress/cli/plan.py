@@ -10,6 +10,7 @@ from coldpress.cli import VERBS
 from coldpress.cli.auto_opt import ALGORITHM_HELP, PRESS_ALGORITHMS
 from coldpress.cli.options import (
     Choice,
+    calibration_options,
     common_options,
     given,
     model_option,
@@ -19,14 +20,14 @@ from coldpress.cli.options import (
 )
 from coldpress.passes.press import Press
 from coldpress.passes.quantize import Quantize
-from coldpress.workflow.recipes import DATA
 
 
 @click.command("plan", help=VERBS["plan"])
 @model_option
 @click.option("--algorithm", type=Choice(PRESS_ALGORITHMS), help=ALGORITHM_HELP)
 @pass_options(Press, leave_out=("algorithm", "trust_remote_code"))
-@pass_options(Quantize, only=DATA)
+@calibration_options
+@pass_options(Quantize, only=("data",))
 @target_options
 @verify_options
 @click.option("--trust_remote_code", is_flag=True, help="Run code that comes with the model.")

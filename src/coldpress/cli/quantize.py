@@ -9,6 +9,7 @@ import click
 from coldpress.cli import VERBS
 from coldpress.cli.options import (
     Choice,
+    calibration_options,
     common_options,
     given,
     model_option,
@@ -33,6 +34,7 @@ _ALGORITHM_HELP = (
 @output_option("models/quantized")
 @click.option("--algorithm", type=Choice((*ALGORITHMS, *ROTATIONS)), help=_ALGORITHM_HELP)
 @rotation_option
+@calibration_options
 @pass_options(Quantize, leave_out=("algorithm", "trust_remote_code", "if_possible"))
 @target_options
 @verify_options

@@ -9,7 +9,16 @@ import click
 
 from coldpress import parts
 from coldpress.cli import VERBS
-from coldpress.cli.options import common_options, given, model_option, output_option, pass_options, target_options
+from coldpress.cli.options import (
+    calibration_options,
+    common_options,
+    given,
+    model_option,
+    output_option,
+    pass_options,
+    target_options,
+)
+from coldpress.workflow.calibration_data import CALIBRATING
 
 
 class _Passes(click.Group):
@@ -20,10 +29,12 @@ class _Passes(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
         part = parts.find("passes", cmd_name)
+        of_data = calibration_options if parts.file_name(cmd_name) in CALIBRATING else lambda command: command
 
         @click.command(cmd_name, help=_described(part))
         @model_option
         @output_option("models/run-pass")
+        @of_data
         @pass_options(part)
         @target_options
         @click.option(

@@ -67,7 +67,8 @@ class Arrays(PictureLoader):
                 images = next(iter(taken.values()))
                 shaped = images if images.ndim == 4 else images[..., None]
                 taken = processing(list(shaped), str(self.file))
-            return Batch(taken, None if labels is None else self._labels(labels, group, names))
+            found = None if labels is None else self._labels(labels, group, names)
+            return Batch(taken, found, origin=Path(str(self.file)).name)
 
         return Reading(range(count), collate)
 
@@ -145,5 +146,8 @@ def _mapped(file: Path) -> np.ndarray:
 def _count(arrays: dict[str, np.ndarray], where: str) -> int:
     counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
     if len(set(counts.values())) != 1 or 0 in counts.values():
-        raise ColdpressError(f"{where}: every array needs as many samples, and at least one; found {counts}")
+        raise ColdpressError(
+            f"{where}: every array needs as many samples, and at least one; found {counts}",
+            hint="samples lie along the first axis",
+        )
     return next(iter(counts.values()))

@@ -134,12 +134,13 @@ class Batch:
 
     ``inputs``: name of the model's input -> array ``[samples, ...]``. ``labels``: what is right, int64 ``[samples]`` or
     ``[samples, tokens]`` with -100 where nothing counts, or one text for each sample; None where nobody said.
-    ``truncated``: how many of the samples were longer, and lost their end.
+    ``truncated``: how many of the samples were longer, and lost their end. ``origin``: where they are from.
     """
 
     inputs: Mapping[str, np.ndarray]
     labels: np.ndarray | list[str] | None = None
     truncated: int = 0
+    origin: str = ""
 
     @property
     def size(self) -> int:
@@ -179,7 +180,7 @@ class DataSource:
 
     def make(self, where: str = "data") -> Data:
         """The data itself; raises ColdpressError for an unknown kind or parameter."""
-        made: Data = schema.build(find("data", self.type), self.parameters, f"{where}.{self.type}")
+        made: Data = schema.build(find("data", self.type), self.parameters, f"{where}.parameters")
         return made
 
     def batches(self, model: Model, ctx: Context) -> Iterator[Batch]:
@@ -304,12 +305,12 @@ def names(kind: str) -> dict[str, str]:
 def find(kind: str, name: str) -> type[Any]:
     """The class of a part. The class is the one in its module whose name is the file's in CamelCase."""
     known = names(kind)
-    file_name = name if name in known else _snake(name)
-    if file_name not in known:
+    file = name if name in known else file_name(name)
+    if file not in known:
         singular = {"passes": "pass", "data": "kind of data"}.get(kind, kind.removesuffix("s"))
-        raise ColdpressError(f"unknown {singular} '{name}'", hint=did_you_mean(_snake(name), known))
-    module = importlib.import_module(known[file_name])
-    return getattr(module, "".join(word.capitalize() for word in file_name.split("_")))
+        raise ColdpressError(f"unknown {singular} '{name}'", hint=did_you_mean(file_name(name), known))
+    module = importlib.import_module(known[file])
+    return getattr(module, "".join(word.capitalize() for word in file.split("_")))
 
 
 def data_fields(part: type[Any]) -> tuple[str, ...]:
@@ -329,6 +330,7 @@ def check_needs(part: type[Any]) -> None:
             ) from None
 
 
-def _snake(name: str) -> str:
+def file_name(name: str) -> str:
+    """The name of a part's file for any spelling of the part's name, such as ``QuantizeOnnx``."""
     spaced = "".join(f"_{c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(name))
     return spaced.replace("-", "_")

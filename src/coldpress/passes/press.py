@@ -17,7 +17,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ from coldpress.models.planned import Planned, adapters_of, settings_of, weights_
 from coldpress.models.provenance import LatticeRecord, QuantizedLayer, Timing, WrittenAdapter
 from coldpress.models.tokenizers.tokenizer import check_tokenizer
 from coldpress.networks import heap
-from coldpress.parts import Context, Pass, refuse
+from coldpress.parts import Context, Pass, option, refuse
 from coldpress.rules.block_quantized_products import slow_encoding
 from coldpress.rules.half_precision import half_on_cpu
 from coldpress.target import Target
@@ -74,10 +74,6 @@ _SETTINGS = (
 )
 
 
-def _option(default: Any, text: str, choices: tuple[Any, ...] = ()) -> Any:
-    return field(default=default, metadata={"help": text, "choices": choices})
-
-
 @dataclass(frozen=True)
 class Press(Pass):
     accepts = ("hf", "adapter")
@@ -85,33 +81,31 @@ class Press(Pass):
     needs = ("mobius-onnx", "onnxruntime", "onnxruntime-genai")
     version = 11
 
-    precision: str = _option("int4", "what weights are stored as", PRECISIONS)
-    algorithm: str = _option(
-        "kquant", "rounds weights: rtn to the nearest, kquant with a search of scale and zero point", ALGORITHMS
+    precision: str = option("what weights are stored as", "int4", PRECISIONS)
+    algorithm: str = option(
+        "rounds weights: rtn to the nearest, kquant with a search of scale and zero point", "kquant", ALGORITHMS
     )
-    block_size: int = _option(32, "weights that share a scale, along the inputs of a layer", (16, 32, 64, 128, 256))
-    symmetric: bool | None = _option(None, "grid without zero points; default: only for 8 bits, and on GPUs")
-    head_bits: int = _option(8, "least bits of the layer that gives the logits; 16 leaves it float", (4, 8, 16))
-    embedding_bits: int = _option(
-        4, "least bits of a token embedding that is not tied to the head; 16 leaves it float", (4, 8, 16)
+    block_size: int = option("weights that share a scale, along the inputs of a layer", 32, (16, 32, 64, 128, 256))
+    symmetric: bool | None = option("grid without zero points; default: only for 8 bits, and on GPUs", None)
+    head_bits: int = option("least bits of the layer that gives the logits; 16 leaves it float", 8, (4, 8, 16))
+    embedding_bits: int = option(
+        "least bits of a token embedding that is not tied to the head; 16 leaves it float", 4, (4, 8, 16)
     )
-    accuracy_level: int | None = _option(
-        None, "what the CPU multiplies in: 0 float, 4 int8; default: 4 on CPUs", (0, 1, 2, 3, 4)
+    accuracy_level: int | None = option(
+        "what the CPU multiplies in: 0 float, 4 int8; default: 4 on CPUs", None, (0, 1, 2, 3, 4)
     )
-    scale_dtype: str | None = _option(
-        None,
-        "what scales are stored as where the graph computes in float32; default: float16",
-        ("float16", "float32"),
+    scale_dtype: str | None = option(
+        "what scales are stored as where the graph computes in float32; default: float16", None, ("float16", "float32")
     )
-    modules_to_not_convert: tuple[str, ...] = _option((), "globs over module names whose weights stay float")
-    use_ort_genai: bool = _option(True, "write genai_config.json, for onnxruntime-genai")
-    logits: str | None = _option(
-        None,
+    modules_to_not_convert: tuple[str, ...] = option("globs over module names whose weights stay float", ())
+    use_ort_genai: bool = option("write genai_config.json, for onnxruntime-genai", True)
+    logits: str | None = option(
         "logits for the last position of a prompt, for all, or as speculation needs them, which is then on in"
         " genai_config.json; default: last for onnxruntime-genai",
+        None,
         ("last", "all", "speculation"),
     )
-    trust_remote_code: bool = _option(False, "run configuration code that comes with the model")
+    trust_remote_code: bool = option("run configuration code that comes with the model", False)
 
     def check(self, model: Model | Planned, target: Target) -> None:
         if self.precision in ("fp16", "bf16"):
@@ -175,11 +169,11 @@ class Press(Pass):
 
     def _refuse_grid_options(self, effective: tuple[str, ...]) -> None:
         """Options that shape a grid have no effect on floats, so they are not taken in silence."""
-        for option in fields(self):
-            if option.name in set(_GRID_OPTIONS) - set(effective) and getattr(self, option.name) != option.default:
+        for one in fields(self):
+            if one.name in set(_GRID_OPTIONS) - set(effective) and getattr(self, one.name) != one.default:
                 raise ColdpressError(
-                    f"{option.name} has no effect with precision {self.precision}, which keeps weights float",
-                    hint=f"leave out --{option.name}, or use --precision int4 or int8",
+                    f"{one.name} has no effect with precision {self.precision}, which keeps weights float",
+                    hint=f"leave out --{one.name}, or use --precision int4 or int8",
                 )
 
     def run(self, model: Model, ctx: Context) -> Model:

@@ -17,17 +17,16 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from coldpress.errors import ColdpressError
 from coldpress.models.model import Model
 from coldpress.models.planned import Planned, settings_of, weights_of
 from coldpress.models.provenance import CalibrationRecord, Provenance, QuantizedLayer, Timing
-from coldpress.parts import Context, Pass
+from coldpress.parts import Context, DataSource, Pass, option
 from coldpress.target import Target
 
 if TYPE_CHECKING:
@@ -43,18 +42,11 @@ FORMATS = ("compressed-tensors", "gptq", "awq")
 _CALIBRATED = ("best", "gptq", "awq", "autoround")
 LM_HEAD = "lm_head"
 MIXED_BITS = (2, 4, 8)
-_DATA_OPTIONS = (
-    *("data_name", "data_files", "text_template", "use_chat_template", "max_seq_len", "num_samples"),
-    "max_memory",
-)
+_OF_A_CALIBRATION = ("data", "max_memory")
 #: what a layer takes, torch and all, where it is rounded while the next one runs
 _SMALL_BYTES = 650_000_000
 #: how much text the sensitivities are measured on
 _SENSITIVITY_WINDOWS, _SENSITIVITY_TOKENS = 2, 256
-
-
-def _option(default: Any, text: str, choices: tuple[Any, ...] = ()) -> Any:
-    return field(default=default, metadata={"help": text, "choices": choices})
 
 
 @dataclass(frozen=True)
@@ -64,39 +56,33 @@ class Quantize(Pass):
     accepts: ClassVar[tuple[str, ...]] = ("hf",)
     produces: ClassVar[str] = "hf"
     needs: ClassVar[tuple[str, ...]] = ("torch", "transformers")
-    reads: ClassVar[tuple[str, ...]] = ("data_files",)
     version: ClassVar[int] = 5
 
-    algorithm: str = _option(
-        "best", "best is AWQ scales, GPTQ and a polish together, with tokens weighed by what they matter", ALGORITHMS
+    algorithm: str = option(
+        "best is AWQ scales, GPTQ and a polish together, with tokens weighed by what they matter", "best", ALGORITHMS
     )
-    precision: str = _option("int4", "bits of a weight", PRECISIONS)
-    group_size: int = _option(32, "weights that share a scale, along the inputs of a layer", (16, 32, 64, 128, 256))
-    symmetric: bool | None = _option(None, "grid without zero points; default: only for 8 bits")
-    format: str = _option("compressed-tensors", "how the checkpoint is packed", FORMATS)
-    lm_head: bool = _option(False, "quantize the layer that gives the logits, too")
-    embeddings: bool = _option(False, "quantize the token embedding, too, and the head that is tied to it")
-    head_bits: int | None = _option(
-        None, "bits of the layer that gives the logits: 4, or 0 for 4 where that pays; default: as lm_head says", (0, 4)
+    precision: str = option("bits of a weight", "int4", PRECISIONS)
+    group_size: int = option("weights that share a scale, along the inputs of a layer", 32, (16, 32, 64, 128, 256))
+    symmetric: bool | None = option("grid without zero points; default: only for 8 bits", None)
+    format: str = option("how the checkpoint is packed", "compressed-tensors", FORMATS)
+    lm_head: bool = option("quantize the layer that gives the logits, too", False)
+    embeddings: bool = option("quantize the token embedding, too, and the head that is tied to it", False)
+    head_bits: int | None = option(
+        "bits of the layer that gives the logits: 4, or 0 for 4 where that pays; default: as lm_head says", None, (0, 4)
     )
-    target_bits: float | None = _option(None, "bits per weight on average, scales included: 2, 4 or 8 for each layer")
-    max_size: str | None = _option(
-        None, "size of the weights once pressed, such as 90MB: 2, 4 or 8 bits for each layer"
+    target_bits: float | None = option("bits per weight on average, scales included: 2, 4 or 8 for each layer", None)
+    max_size: str | None = option("size of the weights once pressed, such as 90MB: 2, 4 or 8 bits for each layer", None)
+    modules_to_not_convert: tuple[str, ...] = option("globs over module names that stay float", ())
+    overrides: tuple[str, ...] = option("other bits for some modules, as GLOB=int8; the first that matches counts", ())
+    data: DataSource | None = option(
+        "what to calibrate on: any data with input_ids; default: calibration_text, the text that coldpress ships", None
     )
-    modules_to_not_convert: tuple[str, ...] = _option((), "globs over module names that stay float")
-    overrides: tuple[str, ...] = _option((), "other bits for some modules, as GLOB=int8; the first that matches counts")
-    data_name: str | None = _option(None, "calibration data: json, csv, parquet, text, or a dataset of the hub")
-    data_files: tuple[str, ...] = _option((), "files of calibration data; without any, coldpress's own text")
-    text_template: str | None = _option(None, "text of a row, such as '### Question: {prompt}'")
-    use_chat_template: bool | None = _option(None, "put each text into the model's chat template")
-    max_seq_len: int = _option(512, "tokens of a calibration window")
-    num_samples: int = _option(128, "calibration windows at most; 0: as many as the widest layer needs")
-    max_memory: float | None = _option(None, "gigabytes that calibration may take; fewer windows run at once")
-    polish_seconds: float | None = _option(
-        None, "time for the polish of one layer; the codes then depend on the machine"
+    max_memory: float | None = option("gigabytes that calibration may take; fewer windows run at once", None)
+    polish_seconds: float | None = option(
+        "time for the polish of one layer; the codes then depend on the machine", None
     )
-    trust_remote_code: bool = _option(False, "run model code that comes with the model")
-    if_possible: bool = _option(False, "leave a model that cannot be calibrated as it is, and say why")
+    trust_remote_code: bool = option("run model code that comes with the model", False)
+    if_possible: bool = option("leave a model that cannot be calibrated as it is, and say why", False)
 
     def check(self, model: Model | Planned, target: Target) -> None:
         self.module_grids("float16").check()
@@ -112,6 +98,8 @@ class Quantize(Pass):
             )
         self._refuse_unread_data()
         self._check_head()
+        if self.data is not None:
+            self.data.make().check(model)
 
     def _check_head(self) -> None:
         if self.head_bits is None:
@@ -141,7 +129,7 @@ class Quantize(Pass):
 
     def _refuse_unread_data(self) -> None:
         """Data options have no effect on algorithms that need no data, so they are not taken in silence."""
-        given = [name for name in _DATA_OPTIONS if getattr(self, name) != getattr(Quantize, name)]
+        given = [name for name in _OF_A_CALIBRATION if getattr(self, name) != getattr(Quantize, name)]
         if given and not self.needs_data:
             raise ColdpressError(
                 f"{given[0]} has no effect with {self.algorithm}, which needs no data",
@@ -190,24 +178,11 @@ class Quantize(Pass):
         """Whether bits are to be spread over the layers by a budget."""
         return self.budget.is_set
 
-    def text(self, folder: Path) -> Any:
-        """The calibration text that is asked for, for the model in a folder."""
-        from coldpress.data.texts.calibration import CalibrationText, positions
-
-        asked = CalibrationText(**{entry.name: getattr(self, entry.name) for entry in fields(CalibrationText)})
-        if self.num_samples:
-            return asked
-        fitting = replace(self, max_seq_len=min(self.max_seq_len, positions(folder) or self.max_seq_len))
-        count = fitting.tokens(_widest(folder)) // fitting.max_seq_len
-        return replace(asked, max_seq_len=fitting.max_seq_len, num_samples=count)
-
     def tokens(self, widest: int) -> int:
-        """Tokens of the calibration text at most, for a model whose widest layer has so many inputs."""
-        from coldpress.quant.gptq import tokens_needed
+        """About how many tokens a model is calibrated on whose widest layer has so many inputs."""
+        from coldpress.data.batches.calibration import SHIPPED, expected_tokens
 
-        if self.num_samples:
-            return self.num_samples * self.max_seq_len
-        return -(-tokens_needed(widest) // self.max_seq_len) * self.max_seq_len
+        return expected_tokens(self.data or SHIPPED, widest)
 
     def module_grids(self, scale_dtype: str) -> ModuleGrids:
         """How the grids of modules are chosen."""
@@ -230,13 +205,6 @@ def _left(model: Model, remark: str) -> Model:
     return replace(model, provenance=model.provenance.remarked(remark))
 
 
-def _widest(folder: Path) -> int:
-    """The inputs of the widest linear layer; the head and the embedding are no wider than others."""
-    from coldpress.models.checkpoint import Checkpoint
-
-    return max((span.shape[1] for span in Checkpoint(folder).tensors.values() if len(span.shape) == 2), default=1)
-
-
 class _Run:
     """One run of the pass: what it works on, and what is known of it."""
 
@@ -245,7 +213,7 @@ class _Run:
         import torch
 
         from coldpress.calibration.layer_quantizer import check_experts
-        from coldpress.data.texts.calibration import windows
+        from coldpress.data.batches.calibration import SHIPPED, windows
         from coldpress.networks import heap
         from coldpress.networks.layerwise import Layerwise
 
@@ -253,7 +221,7 @@ class _Run:
         self.trial: Trial | None = None
         self.remarks: list[str] = []
         heap.keep_small()
-        self.windows = windows(model.path, request.text(model.path), ctx.seed) if request.needs_data else None
+        self.windows = windows(request.data or SHIPPED, model, ctx) if request.needs_data else None
         heap.give_back()  # the tokenizer's
         ids = np.zeros((1, 8), np.int64) if self.windows is None else self.windows.ids
         device = "cuda" if ctx.target.device == "gpu" and torch.cuda.is_available() else "cpu"
@@ -510,7 +478,7 @@ class _Run:
 
     def _facts(self) -> dict[str, Any]:
         """All that decides the codes: what is left of a killed run serves only the same request."""
-        request = {name: value for name, value in asdict(self.request).items() if name != "max_memory"}
+        request = {name: value for name, value in asdict(self.request).items() if name not in _OF_A_CALIBRATION}
         text = None if self.windows is None else self.windows.digest
         return {"pass": [self.request.version, request], "model": self.model.key, "text": text, "seed": self.ctx.seed}
 

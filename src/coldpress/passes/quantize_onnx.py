@@ -3,9 +3,9 @@
 MatMul and Gemm with a constant matrix become ``MatMulNBits``, lookups in a table ``GatherBlockQuantized``; everything
 else stays as it is, opset and float type included. rtn, kquant and hqq look at the weights alone and take any model.
 awq, gptq and best run the float model with ONNX Runtime on calibration data, one sample at a time, and fit each weight
-to the inputs it gets: models of text on windows of a text, all others on arrays of the user's (``--data_files
-inputs.npz``, arrays named as the inputs, samples along the first axis). The Gram matrices of at most a gigabyte are
-held at a time; a model with more is run several times.
+to the inputs it gets: models of text on windows of a text, all others on data of the user's, such as arrays
+(``--data_files inputs.npz``, named as the inputs, samples along the first axis). The Gram matrices of at most a
+gigabyte are held at a time; a model with more is run several times.
 
 AWQ's scales are put where a norm alone makes the input of the weights; elsewhere awq is its clipping. Small weights,
 those in subgraphs, and those that other nodes read, too, stay float, and the report says so.
@@ -14,9 +14,10 @@ those in subgraphs, and those that other nodes read, too, stay float, and the re
 from __future__ import annotations
 
 import fnmatch
+import tempfile
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -26,21 +27,19 @@ from coldpress.graphs.kernels import Encoding, fitting_block
 from coldpress.models.model import Model
 from coldpress.models.planned import Planned
 from coldpress.models.provenance import CalibrationRecord, QuantizedLayer, Timing
-from coldpress.parts import Closeness, Context, Pass, refuse
+from coldpress.parts import Closeness, Context, DataSource, Pass, option, refuse
 from coldpress.rules.block_quantized_products import slow_encoding
 from coldpress.target import Target
 
 if TYPE_CHECKING:
-    from coldpress.data.texts.calibration import CalibrationText
     from coldpress.graphs.imported.fit import Calibration
-    from coldpress.graphs.imported.inputs import Inputs
+    from coldpress.graphs.imported.inputs import Feed, Inputs
     from coldpress.graphs.imported.requantize import Graph
     from coldpress.graphs.imported.weights import Weight
 
 ALGORITHMS = ("kquant", "rtn", "hqq", "gptq", "awq", "best")
 PRECISIONS = ("int4", "int8", "int2")
 _CALIBRATED = ("gptq", "awq", "best")
-_TEXT_OPTIONS = ("data_name", "data_files", "text_template", "use_chat_template", "max_seq_len", "num_samples")
 _EMBEDDING_BITS = 4
 _SHOWN = 4
 #: by bits; a block of normally distributed weights is rounded by 0.6%, 9% and 45%, and products cancel some of it
@@ -51,10 +50,6 @@ _CLOSENESS = {
 }
 
 
-def _option(default: Any, text: str, choices: tuple[Any, ...] = ()) -> Any:
-    return field(default=default, metadata={"help": text, "choices": choices})
-
-
 @dataclass(frozen=True)
 class QuantizeOnnx(Pass):
     """Quantize the weights of an ONNX model: an ONNX model in, an ONNX model out."""
@@ -62,30 +57,24 @@ class QuantizeOnnx(Pass):
     accepts: ClassVar[tuple[str, ...]] = ("onnx",)
     produces: ClassVar[str] = "onnx"
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime",)
-    reads: ClassVar[tuple[str, ...]] = ("data_files",)
     version: ClassVar[int] = 4
 
-    precision: str = _option("int4", f"bits of a weight: {', '.join(PRECISIONS)}")
-    algorithm: str = _option(
-        "kquant", "rtn, kquant and hqq need no data; best is AWQ scales, GPTQ and a polish together", ALGORITHMS
+    precision: str = option(f"bits of a weight: {', '.join(PRECISIONS)}", "int4")
+    algorithm: str = option(
+        "rtn, kquant and hqq need no data; best is AWQ scales, GPTQ and a polish together", "kquant", ALGORITHMS
     )
-    block_size: int = _option(32, "weights that share a scale, along the inputs of a layer", (16, 32, 64, 128, 256))
-    symmetric: bool | None = _option(None, "grid without zero points; default: only for 8 bits, and on GPUs")
-    accuracy_level: int | None = _option(
-        None, "what the CPU multiplies in: 0 float, 4 int8; default: 4 on CPUs", (0, 1, 2, 3, 4)
+    block_size: int = option("weights that share a scale, along the inputs of a layer", 32, (16, 32, 64, 128, 256))
+    symmetric: bool | None = option("grid without zero points; default: only for 8 bits, and on GPUs", None)
+    accuracy_level: int | None = option(
+        "what the CPU multiplies in: 0 float, 4 int8; default: 4 on CPUs", None, (0, 1, 2, 3, 4)
     )
-    lm_head: bool = _option(True, "quantize the layer that gives the output 'logits'")
-    head_bits: int = _option(8, "least bits of that layer", (4, 8))
-    embeddings: bool = _option(True, "quantize tables that Gather looks up, to at least 4 bits")
-    modules_to_not_convert: tuple[str, ...] = _option((), "globs over names of nodes and weights that stay float")
-    data_name: str | None = _option(None, "calibration data: json, csv, parquet, text, or a dataset of the hub")
-    data_files: tuple[str, ...] = _option(
-        (), "files of calibration data, or one .npz with an array for each input; default: coldpress's own text"
+    lm_head: bool = option("quantize the layer that gives the output 'logits'", True)
+    head_bits: int = option("least bits of that layer", 8, (4, 8))
+    embeddings: bool = option("quantize tables that Gather looks up, to at least 4 bits", True)
+    modules_to_not_convert: tuple[str, ...] = option("globs over names of nodes and weights that stay float", ())
+    data: DataSource | None = option(
+        "what to calibrate on: data of any kind; default: calibration_text, the text that coldpress ships", None
     )
-    text_template: str | None = _option(None, "text of a row, such as '### Question: {prompt}'")
-    use_chat_template: bool | None = _option(None, "put each text into the model's chat template")
-    max_seq_len: int = _option(512, "tokens of a calibration window")
-    num_samples: int = _option(128, "calibration windows at most")
 
     @property
     def closeness(self) -> Closeness:
@@ -96,13 +85,22 @@ class QuantizeOnnx(Pass):
         for bits in {self._bits, self._head_bits, self._embedding_bits}:
             if bits is not None:
                 self._check_kernel(bits, target)
-        self._refuse_unread_data()
+        if self.data is not None and self.algorithm not in _CALIBRATED:
+            raise ColdpressError(
+                f"data has no effect with {self.algorithm}, which needs none",
+                hint=f"use --algorithm {' or '.join(_CALIBRATED)}",
+            )
+        if self.data is not None:
+            self.data.make().check(model)
         if self.algorithm in _CALIBRATED and isinstance(model, Model):
             from coldpress.graphs.imported.requantize import Graph
             from coldpress.models.model import find_graphs
 
-            for name, file in find_graphs(model.path).items():
-                self._check_feeds(Graph.open(name, file), model)
+            with tempfile.TemporaryDirectory(prefix="coldpress-data-") as scratch:
+                for name, file in find_graphs(model.path).items():
+                    graph = Graph.open(name, file)
+                    if any(weight.inputs for weight in graph.found.weights):
+                        self._check_feeds(graph, model, Context(Path(scratch), target))
 
     def _check_precision(self) -> None:
         if self.precision == "int3":
@@ -123,18 +121,6 @@ class QuantizeOnnx(Pass):
                 f"the head or an embedding, with {bits} bits: {error.message}",
                 hint=f"{error.hint}; --head_bits 4, or --no_lm_head, changes the head",
             ) from error
-
-    def _refuse_unread_data(self) -> None:
-        """Data options have no effect on algorithms that need no data, so they are not taken in silence."""
-        given = [name for name in _TEXT_OPTIONS if getattr(self, name) != getattr(QuantizeOnnx, name)]
-        if given and self.algorithm not in _CALIBRATED:
-            raise ColdpressError(
-                f"{given[0]} has no effect with {self.algorithm}, which needs no data",
-                hint=f"use --algorithm {' or '.join(_CALIBRATED)}",
-            )
-        if self._arrays is not None and given != ["data_files"]:
-            other = next(name for name in given if name != "data_files")
-            raise ColdpressError(f"{other} has no effect on arrays of a .npz file", hint=f"leave out --{other}")
 
     def run(self, model: Model, ctx: Context) -> Model:
         import torch
@@ -180,14 +166,6 @@ class QuantizeOnnx(Pass):
     @property
     def _embedding_bits(self) -> int | None:
         return max(self._bits, _EMBEDDING_BITS) if self.embeddings else None
-
-    @property
-    def _arrays(self) -> Path | None:
-        """The .npz file among the data files."""
-        files = [Path(file) for file in self.data_files if Path(file).suffix == ".npz"]
-        if files and len(self.data_files) > 1:
-            raise ColdpressError(f"data_files: {files[0]} cannot be joined with other files", hint="pass it alone")
-        return files[0] if files else None
 
     def _accuracy(self, target: Target) -> int:
         if self.accuracy_level is not None:
@@ -246,32 +224,34 @@ class QuantizeOnnx(Pass):
         """What is known of the data, and how each graph is fed with it."""
         if self.algorithm not in _CALIBRATED:
             return None, [None] * len(graphs)
-        from coldpress.data.texts.calibration import windows
+        from coldpress.data.batches.calibration import SHIPPED, windows
         from coldpress.graphs.imported.fit import Calibration
         from coldpress.graphs.imported.grams import Engine
 
         provider = ctx.target.provider if ctx.target.is_here else "CPUExecutionProvider"
         engine = Engine(ctx.target.thread_count, provider)
         inputs = [_inputs(graph, model) for graph in graphs]
-        for graph in graphs:
-            self._check_feeds(graph, model)
-        if (file := self._arrays) is not None:
-            samples = sum(1 for _ in inputs[0].of_arrays(file))
-            arrays = [Calibration(self.algorithm, engine, partial(own.of_arrays, file), samples) for own in inputs]
-            return CalibrationRecord(f"{file.name}, {samples} samples"), list(arrays)
-        text = windows(_folder(model), self._text(), ctx.seed)
-        return CalibrationRecord(text.sources, len(text.ids), text.tokens, text.digest), [
-            Calibration(self.algorithm, engine, partial(own.of_windows, text.ids), len(text.ids)) for own in inputs
-        ]
+        if all(own.takes_text for own in inputs):
+            text = windows(self.data or SHIPPED, model, ctx)
+            return CalibrationRecord(text.sources, len(text.ids), text.tokens, text.digest), [
+                Calibration(self.algorithm, engine, partial(own.of_windows, text.ids), len(text.ids)) for own in inputs
+            ]
+        source = self._source(graphs[0], inputs[0])
+        sizes = [(batch.origin, batch.size) for batch in source.batches(model, ctx)]
+        samples, origin = sum(size for _, size in sizes), sizes[0][0] or f"data of the kind {source.type}"
+        feeds = [partial(_feeds, own, source, model, ctx) for own in inputs]
+        record = CalibrationRecord(f"{origin}, {samples} samples")
+        return record, [Calibration(self.algorithm, engine, each, samples) for each in feeds]
 
-    def _check_feeds(self, graph: Graph, model: Model) -> None:
+    def _check_feeds(self, graph: Graph, model: Model, ctx: Context) -> None:
         """Refuse a graph that the calibration data does not fit."""
-        if not any(weight.inputs for weight in graph.found.weights):
-            return
         inputs = _inputs(graph, model)
-        if self._arrays is not None:
-            next(inputs.of_arrays(self._arrays))
-        elif not inputs.takes_text:
+        if not inputs.takes_text:
+            next(_feeds(inputs, self._source(graph, inputs), model, ctx))
+
+    def _source(self, graph: Graph, inputs: Inputs) -> DataSource:
+        """The data for a graph that takes more than a text."""
+        if self.data is None or self.data.type == "calibration_text":
             raise ColdpressError(
                 f"{self.algorithm} runs the model, and {graph.file.name} takes {', '.join(inputs.wanted)}, not a text"
                 " alone",
@@ -280,11 +260,7 @@ class QuantizeOnnx(Pass):
                     " input"
                 ),
             )
-
-    def _text(self) -> CalibrationText:
-        from coldpress.data.texts.calibration import CalibrationText
-
-        return CalibrationText(**{name: getattr(self, name) for name in _TEXT_OPTIONS})
+        return self.data
 
     @property
     def _plain_algorithm(self) -> str:
@@ -309,12 +285,12 @@ class QuantizeOnnx(Pass):
 def _inputs(graph: Graph, model: Model) -> Inputs:
     from coldpress.graphs.imported.inputs import Inputs
 
-    return Inputs.of(graph.model.graph, _folder(model))
+    return Inputs.of(graph.model.graph, model.path if model.path.is_dir() else model.path.parent)
 
 
-def _folder(model: Model) -> Path:
-    """Where the tokenizer lies."""
-    return model.path if model.path.is_dir() else model.path.parent
+def _feeds(inputs: Inputs, source: DataSource, model: Model, ctx: Context) -> Iterator[Feed]:
+    """What a graph is fed with, one sample at a time."""
+    return inputs.of_samples((batch.inputs for batch in source.batches(model, ctx)), f"data of the kind {source.type}")
 
 
 def _remarks(graphs: Iterable[Graph]) -> list[str]:

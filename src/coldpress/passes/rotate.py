@@ -12,13 +12,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from coldpress.errors import ColdpressError
 from coldpress.models.model import Model
 from coldpress.models.planned import Planned, settings_of
-from coldpress.parts import Context, Pass
+from coldpress.parts import Context, DataSource, Pass, option
 from coldpress.target import Target
 
 if TYPE_CHECKING:
@@ -32,10 +32,6 @@ _UNTIED = "The rotation made the head a matrix of its own: it and the token embe
 _SETTLED = "Not rotated: the weights lie on a grid of 4 bits already, which a rotation would take them off."
 
 
-def _option(default: Any, text: str, choices: tuple[Any, ...] = ()) -> Any:
-    return field(default=default, metadata={"help": text, "choices": choices})
-
-
 @dataclass(frozen=True)
 class Rotate(Pass):
     """Rotate the residual stream and the values of a network, folded into its weights: it computes what it did."""
@@ -43,20 +39,16 @@ class Rotate(Pass):
     accepts: ClassVar[tuple[str, ...]] = ("hf",)
     produces: ClassVar[str] = "hf"
     needs: ClassVar[tuple[str, ...]] = ("torch", "transformers")
-    reads: ClassVar[tuple[str, ...]] = ("data_files",)
     version: ClassVar[int] = 3
 
-    rotation: str = _option("quarot", "quarot is random, spinquant learned", ROTATIONS)
-    group_size: int = _option(32, "group size that a rotation is learned for", (16, 32, 64, 128, 256))
-    symmetric: bool = _option(False, "learn it for a grid without zero points")
-    data_name: str | None = _option(None, "data to learn from: json, csv, parquet, text, or a dataset of the hub")
-    data_files: tuple[str, ...] = _option((), "files of data to learn from; without any, coldpress's own text")
-    text_template: str | None = _option(None, "text of a row, such as '### Question: {prompt}'")
-    use_chat_template: bool | None = _option(None, "put each text into the model's chat template")
-    max_seq_len: int = _option(512, "tokens of a window of data")
-    num_samples: int = _option(128, "windows of data at most")
-    max_memory: float | None = _option(None, "gigabytes that running the network on the data may take")
-    trust_remote_code: bool = _option(False, "run model code that comes with the model")
+    rotation: str = option("quarot is random, spinquant learned", "quarot", ROTATIONS)
+    group_size: int = option("group size that a rotation is learned for", 32, (16, 32, 64, 128, 256))
+    symmetric: bool = option("learn it for a grid without zero points", False)
+    data: DataSource | None = option(
+        "what to learn from: any data with input_ids; default: calibration_text, the text that coldpress ships", None
+    )
+    max_memory: float | None = option("gigabytes that running the network on the data may take", None)
+    trust_remote_code: bool = option("run model code that comes with the model", False)
 
     def check(self, model: Model | Planned, target: Target) -> None:
         from coldpress.calibration.rotation import check_rotation
@@ -68,6 +60,8 @@ class Rotate(Pass):
                         f"{entry.name} has no effect with the rotation quarot, which is random",
                         hint="use spinquant, which is learned",
                     )
+        if self.data is not None:
+            self.data.make().check(model)
         if (folder := settings_of(model)) is not None:
             check_rotation(json.loads((folder / "config.json").read_text(encoding="utf-8")))
 
@@ -79,11 +73,11 @@ class Rotate(Pass):
         import torch
 
         from coldpress.calibration.rotation import Rotations, rotate_checkpoint
-        from coldpress.data.texts.calibration import windows
+        from coldpress.data.batches.calibration import SHIPPED, windows
         from coldpress.networks.layerwise import Layerwise
 
         torch.set_num_threads(ctx.target.thread_count)
-        text = windows(model.path, self.text(), ctx.seed) if self.rotation == "spinquant" else None
+        text = windows(self.data or SHIPPED, model, ctx) if self.rotation == "spinquant" else None
         ids = np.zeros((1, 8), np.int64) if text is None else text.ids
         device = "cuda" if ctx.target.device == "gpu" and torch.cuda.is_available() else "cpu"
         decoder = Layerwise(model.path, ids, device=device, trust_remote_code=self.trust_remote_code)
@@ -107,12 +101,6 @@ class Rotate(Pass):
         grid = Grid(4, self.group_size, self.symmetric)
         weights = ((decoder.weights(layer), name) for layer in decoder.layers for name in decoder.linears(layer))
         return all(seems_on_lattice(own[f"{name}.weight"], grid) for own, name in weights)
-
-    def text(self) -> Any:
-        """The text that is asked for."""
-        from coldpress.data.texts.calibration import CalibrationText
-
-        return CalibrationText(**{entry.name: getattr(self, entry.name) for entry in fields(CalibrationText)})
 
     def _learned(self, decoder: Layerwise, start: Rotations, facts: Mapping[str, Any], ctx: Context) -> Doubles:
         """The rotation of the stream; it and the Gram matrices it is learned from are kept."""

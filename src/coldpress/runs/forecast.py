@@ -25,11 +25,13 @@ from coldpress.models.model import Model
 from coldpress.models.packed import tensors_to_press, usual_grid
 from coldpress.models.planned import Planned
 from coldpress.models.sources import find_model, hub_config
+from coldpress.parts import DataSource
 from coldpress.passes.press import AS_STORED, Press
 from coldpress.passes.quantize import Quantize
 from coldpress.runs.verification import check_request
 from coldpress.target import Target
 from coldpress.workflow import Step, Workflow, recipes
+from coldpress.workflow.calibration_data import AS_NEEDED
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _CAPTURE_S, _CAPTURE_BYTES = 2.0, 130_000_000
@@ -153,7 +155,7 @@ def _alternatives(
         return {}
     threads = workflow.target.thread_count
     others = planned["seconds"] - planned["calibrate_s"] - planned["press_s"]
-    calibrated = quantize or Quantize(algorithm=recipes.DEFAULT, num_samples=0)
+    calibrated = quantize or Quantize(algorithm=recipes.DEFAULT, data=DataSource(**AS_NEEDED))
     seconds = {name: others + _press_s(shape, name, threads) for name in ("rtn", "kquant")}
     press_s = _press_s(replace(shape, linear=0), "kquant", threads)
     seconds[calibrated.algorithm] = others + press_s + _calibrate_s(shape, calibrated, threads)

@@ -28,7 +28,7 @@ def check(workflow: Workflow) -> Workflow:
         check_step(step, f"passes[{index}]")
     for index, measure in enumerate(workflow.metrics or ()):
         with _placed(f"metrics[{index}].type"):
-            measure.make(f"metrics[{index}].parameters")
+            _check_data(measure.make(f"metrics[{index}].parameters"), f"metrics[{index}].parameters")
     with _placed("system.type"):
         workflow.system.make("system.parameters")
     return workflow
@@ -50,7 +50,14 @@ def check_step(step: Step, where: str, inside: str = "") -> None:
     inside = inside or f"{where}.parameters"
     for parameters in _points(step.parameters, inside):
         with _placed(f"{where}.type"):
-            Step(step.type, parameters).make(inside)
+            _check_data(Step(step.type, parameters).make(inside), inside)
+
+
+def _check_data(made: parts.Pass | parts.Metric, inside: str) -> None:
+    """Raise ColdpressError unless the data of a pass or metric is of a kind that there is and takes its parameters."""
+    for name in parts.data_fields(type(made)):
+        if (source := getattr(made, name)) is not None:
+            source.make(f"{inside}.{name}")
 
 
 def _points(parameters: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:

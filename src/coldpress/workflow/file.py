@@ -8,11 +8,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from coldpress import parts
 from coldpress.errors import ColdpressError
 from coldpress.parts import schema
 from coldpress.parts.schema import Misfit
 from coldpress.target import Target, resolve_target
 from coldpress.workflow import Measure, Workflow
+from coldpress.workflow.calibration_data import CALIBRATING, with_data
 from coldpress.workflow.check import check, resolve_data
 from coldpress.workflow.documents import Document, read_document
 from coldpress.workflow.olive.translation import is_olive, translate
@@ -57,6 +59,8 @@ def spelled_out(data: dict[str, Any]) -> dict[str, Any]:
     for key in ("passes", "metrics", "packaging"):
         if isinstance(found.get(key), list):
             found[key] = [_typed(item) for item in found[key]]
+    if isinstance(found.get("passes"), list):
+        found["passes"] = [_of_today(step, f"passes[{index}]") for index, step in enumerate(found["passes"])]
     found |= {"system": _typed(found["system"])} if "system" in found else {}
     target = found.get("target")
     kinds = {field.name: int if field.name == "threads" else str for field in fields(Target)}
@@ -66,6 +70,21 @@ def spelled_out(data: dict[str, Any]) -> dict[str, Any]:
         except ColdpressError as error:
             raise Misfit("target", error.message, error.hint) from None
     return found
+
+
+def _of_today(step: Any, where: str) -> Any:
+    """A step whose pass calibrates, with a source of data in place of the options that such passes once had."""
+    if isinstance(step, Mapping) and isinstance(step.get("any_of"), list):
+        inner = [_of_today(one, f"{where}.any_of[{index}]") for index, one in enumerate(step["any_of"])]
+        return {**step, "any_of": inner}
+    if not isinstance(step, Mapping) or not isinstance(step.get("parameters"), Mapping):
+        return step
+    if not isinstance(step.get("type"), str) or parts.file_name(step["type"]) not in CALIBRATING:
+        return step
+    try:
+        return {**step, "parameters": with_data(step["parameters"])}
+    except ColdpressError as error:
+        raise Misfit(f"{where}.parameters", error.message, error.hint) from None
 
 
 def _typed(item: Any) -> Any:

@@ -14,6 +14,7 @@ from coldpress.models.planned import Planned
 from coldpress.parts.task import task_of_class
 from coldpress.target import Target
 from coldpress.workflow import Measure, Step, Workflow
+from coldpress.workflow.calibration_data import DATA, with_data
 
 #: algorithms that need more than a weight to round it, so that they work on the Hugging Face folder, before the press
 QUANTIZED_FIRST = ("best", "gptq", "awq", "autoround", "hqq", "quarot", "spinquant")
@@ -23,14 +24,12 @@ CALIBRATED = ("best", "gptq", "awq", "autoround", "quarot", "spinquant")
 DEFAULT = "gptq"
 #: those of them that are a rotation, and then the best of the others
 _ROTATED = ("quarot", "spinquant")
-#: options of the calibration that ``auto-opt`` takes, too
-DATA = ("data_name", "data_files", "text_template", "use_chat_template", "max_seq_len", "num_samples")
 _BY_WEIGHTS, _BUDGETS = ("rtn", "hqq"), {"target_bits", "max_size"}
 _FOR_BOTH = ("precision", "symmetric", "modules_to_not_convert", "trust_remote_code")
 #: algorithms that leave the inputs of layers as they are, so that an adapter of the float model fits the result still
 _KEEPS_INPUTS = ("rtn", "kquant", "hqq", "gptq")
 #: what a learned rotation takes of the options of the pass that follows
-_LEARNED_FOR = ("group_size", "symmetric", *DATA, "max_memory")
+_LEARNED_FOR = ("group_size", "symmetric", "data", "max_memory")
 
 
 def press_recipe(options: dict[str, Any], target: Target) -> tuple[Step, ...]:
@@ -46,7 +45,7 @@ def press_recipe(options: dict[str, Any], target: Target) -> tuple[Step, ...]:
     algorithm, is_float = given.get("algorithm"), given.get("precision", "int4") not in ("int4", "int8")
     if algorithm is None and given.get("precision", "int4") == "int4":
         algorithm = DEFAULT
-        if rotation != "spinquant":  # which learns from as much as it can
+        if rotation != "spinquant" and "data" not in data:  # which learns from as much as it can
             data = {"num_samples": 0, **data} if data else {"num_samples": 0, "if_possible": True}
     if is_float and (rotation or algorithm in QUANTIZED_FIRST):
         raise ColdpressError(
@@ -56,7 +55,7 @@ def press_recipe(options: dict[str, Any], target: Target) -> tuple[Step, ...]:
     grid = {"group_size": given["block_size"]} if "block_size" in given else {}
     if target.short_name != "cpu":
         grid["symmetric"] = True
-    first = {**grid, **data, **{name: given[name] for name in _FOR_BOTH if name in given}}
+    first = {**grid, **with_data(data), **{name: given[name] for name in _FOR_BOTH if name in given}}
     if algorithm in QUANTIZED_FIRST:
         given.pop("algorithm", None)
         first |= _of_head(given, algorithm)
@@ -106,9 +105,16 @@ def quantize_recipe(options: dict[str, Any]) -> tuple[Step, ...]:
                 f"algorithm {named} and rotation {rotation} are two rotations", hint="leave one of them out"
             )
         rotation = given.pop("algorithm")
+    by_weights = given.get("algorithm") in _BY_WEIGHTS and not _BUDGETS & given.keys()
+    if by_weights and rotation != "spinquant" and (named := next((name for name in DATA if name in given), None)):
+        raise ColdpressError(
+            f"{named} has no effect with {given['algorithm']}, which needs no data",
+            hint=f"use --algorithm {' or '.join(QUANTIZED_FIRST[:2])}",
+        )
+    given = with_data(given)
     steps = _rotation(rotation, given)
-    if rotation == "spinquant" and given.get("algorithm") in _BY_WEIGHTS and not _BUDGETS & given.keys():
-        for name in {*DATA, "max_memory"} & given.keys():  # the data is for the rotation alone
+    if rotation == "spinquant" and by_weights:
+        for name in {"data", "max_memory"} & given.keys():  # the data is for the rotation alone
             del given[name]
     return (*steps, Step("quantize", given))
 
@@ -154,7 +160,7 @@ def _rotation(rotation: str | None, options: dict[str, Any]) -> tuple[Step, ...]
     return (Step("rotate", {"rotation": rotation, **shared}),)
 
 
-_ON_ONNX = ("algorithm", "precision", "symmetric", "lm_head", "embeddings", "modules_to_not_convert", *DATA)
+_ON_ONNX = ("algorithm", "precision", "symmetric", "lm_head", "embeddings", "modules_to_not_convert", "data")
 
 
 def _on_onnx(step: Step) -> Step:

@@ -8,8 +8,8 @@ from importlib import resources
 
 import pytest
 
+from coldpress.data.calibration_text import OWN_FOLDER
 from coldpress.data.texts import heldout
-from coldpress.data.texts.calibration import OWN_FOLDER
 
 _WORDS = 8
 

@@ -1,4 +1,4 @@
-"""Data configs in every shape they have had, and calibration data of passes."""
+"""Data configs in every shape they have had, and what passes take of them."""
 
 from __future__ import annotations
 
@@ -188,14 +188,9 @@ def test_what_cannot_be_expressed_is_refused(configs, place, hint):
     assert hint in (problems[0].hint or "")
 
 
-def test_calibration_data_becomes_options_of_the_pass():
-    passes = {"q": {"type": "Gptq", "data_config": "d"}}
-    found = translated(SHAPES["today's"], passes=passes)
+@pytest.mark.parametrize("name", ["Gptq", "AutoAWQQuantizer", "SpinQuant", "OnnxMatMul4Quantizer"])
+def test_a_pass_that_calibrates_takes_the_data_as_it_is(name):
+    found = translated(hub(subset="s"), passes={"q": {"type": name, "data_config": "d"}})
     assert not found.problems
-    parameters = {"algorithm": "gptq", "data_name": "json", "data_files": ["rows.jsonl"], "text_template": "{text}"}
-    assert found.workflow["passes"] == [{"type": "quantize", "parameters": {**parameters, "max_seq_len": 64}}]
-
-
-def test_calibration_data_that_a_pass_does_not_take_is_refused():
-    [problem] = translated(hub(subset="s"), passes={"q": {"type": "Gptq", "data_config": "d"}}).problems
-    assert problem.place == "passes.q.data_config" and "subset" in problem.problem
+    assert found.workflow["passes"][0]["parameters"]["data"] == "d"
+    assert found.workflow["data"]["d"]["parameters"]["subset"] == "s"

@@ -11,7 +11,6 @@ import pytest
 from coldpress import parts
 from coldpress.workflow.olive import tables
 from coldpress.workflow.olive.converters import CONVERTERS
-from coldpress.workflow.olive.parameters import CALIBRATION
 from tests.workflow.olive.conftest import EVALUATOR, builder
 
 #: passes of Olive 0.11 (its olive_config.json of August 2026) and those that were removed since 0.3
@@ -143,7 +142,7 @@ def test_parameters_become_fields_of_ours(name):
         ways = [known.to, known.no_effect, known.refused]
         assert sum(map(bool, ways)) == 1, theirs
         assert not known.converter or known.converter in CONVERTERS
-        if known.to and known.to != CALIBRATION and not known.to.startswith("workflow."):
+        if known.to and not known.to.startswith("workflow."):
             assert known.to in fields, theirs
             choices = fields[known.to].metadata.get("choices")
             values = [known.values.get(value, value) for value in (*known.values, *known.search)]

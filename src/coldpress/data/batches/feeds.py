@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coldpress.data.batches.calibration import windows
 from coldpress.errors import ColdpressError
 from coldpress.graphs import made_up
 from coldpress.graphs.session import Session
@@ -52,7 +53,7 @@ def feeds_for(
     folder = model.path if model.path.is_dir() else model.path.parent
     inputs = Inputs.of(load_graph(graph).graph, folder)
     if inputs.takes_text and (folder / "tokenizer.json").is_file():
-        return _text(inputs, folder, samples, length or 128, ctx.seed)
+        return _text(inputs, model, ctx, samples, length or 128)
     return Feeds(lambda: _made_up(graph, folder, samples, length, ctx.seed), "random numbers", are_random=True)
 
 
@@ -75,9 +76,8 @@ def _runs(session: Session, feed: dict[str, Any]) -> bool:
     return True
 
 
-def _text(inputs: Inputs, folder: Path, samples: int, length: int, seed: int) -> Feeds:
-    from coldpress.data.texts.calibration import CalibrationText, windows
-
+def _text(inputs: Inputs, model: Model, ctx: Context, samples: int, length: int) -> Feeds:
     fixed = inputs.wanted["input_ids"][1][-1]
-    text = windows(folder, CalibrationText(max_seq_len=fixed or length, num_samples=samples), seed)
+    source = DataSource("calibration_text", {"max_seq_len": fixed or length, "max_samples": samples})
+    text = windows(source, model, ctx)
     return Feeds(lambda: inputs.of_windows(text.ids), text.sources)

@@ -1,8 +1,8 @@
-"""What a graph is fed with for calibration: windows of token ids, or arrays of the user's."""
+"""What a graph is fed with for calibration: windows of token ids, or batches of any data."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,30 +56,23 @@ class Inputs:
                 for name, (dtype, _) in self.wanted.items()
             }
 
-    def of_arrays(self, file: Path) -> Iterator[Feed]:
-        """Feeds of one sample each from a .npz file: arrays named as the inputs, samples along the first axis.
+    def of_samples(self, batches: Iterable[Mapping[str, np.ndarray]], what: str) -> Iterator[Feed]:
+        """Feeds of one sample each from batches, name of an input -> array ``[samples, ...]``.
 
-        Caches of keys and values that it does not name are empty.
+        Caches of keys and values that a batch does not name are empty. ``what`` the batches are, for an error.
         """
-        with np.load(_existing(file), allow_pickle=False) as arrays:
-            missing = [name for name in self.wanted if name not in arrays.files and not _is_past(name)]
+        for batch in batches:
+            missing = [name for name in self.wanted if name not in batch and not _is_past(name)]
             if missing:
                 raise ColdpressError(
-                    f"{file} has no array '{missing[0]}'; found: {', '.join(arrays.files) or 'none'}",
+                    f"{what} has no array '{missing[0]}'; found: {', '.join(batch) or 'none'}",
                     hint=f"the graph's inputs are {', '.join(self.wanted)}",
                 )
-            given = {name: np.asarray(arrays[name]) for name in self.wanted if name in arrays.files}
-        counts = {name: len(array) if array.ndim else 0 for name, array in given.items()}
-        if len(set(counts.values())) != 1 or 0 in counts.values():
-            raise ColdpressError(
-                f"{file}: as many samples are needed in every array, and at least one; found {counts}",
-                hint="samples lie along the first axis",
-            )
-        for sample in range(next(iter(counts.values()))):
-            yield {
-                name: given[name][sample : sample + 1].astype(_numpy(dtype)) if name in given else self.empty(name)
-                for name, (dtype, _) in self.wanted.items()
-            }
+            for sample in range(len(next(iter(batch.values())))):
+                yield {
+                    name: batch[name][sample : sample + 1].astype(_numpy(dtype)) if name in batch else self.empty(name)
+                    for name, (dtype, _) in self.wanted.items()
+                }
 
     def empty(self, name: str) -> Any:
         """A cache of keys or values without positions, ``[1, heads, 0, size]``, as an OrtValue."""
@@ -103,9 +96,3 @@ def _numpy(dtype: ir.DataType) -> np.dtype:
 
 def _sizes(value: ir.Value) -> tuple[int | None, ...]:
     return tuple(size if isinstance(size, int) else None for size in value.shape or ())
-
-
-def _existing(file: Path) -> Path:
-    if not file.is_file():
-        raise ColdpressError(f"calibration data: '{file}' does not exist")
-    return file

@@ -26,22 +26,13 @@ _HUB = "HuggingfaceContainer"
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """Data as parameters of a pass that calibrates, and what of it, in Olive's words, such a pass does not take."""
-
-    parameters: Mapping[str, Any]
-    missing: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class DataConfigs:
-    """``sources``: what the workflow says of its data, by name. ``calibration``: the same for passes that calibrate.
+    """``sources``: what the workflow says of its data, by name.
 
     ``refused``: names of data that is there, but cannot be read.
     """
 
     sources: dict[str, Any] = field(default_factory=dict)
-    calibration: dict[str, Calibration] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
 
     def spelled_out(self, parameters: Mapping[str, Any], fields: tuple[str, ...] = ("data",)) -> dict[str, Any]:
@@ -123,7 +114,6 @@ def _add(
         _shapes(bag, section)
     parameters, origins = _parameters(kind, bag, section)
     found.sources[name] = {"type": kind, "parameters": parameters}
-    found.calibration[name] = _calibration(kind, parameters, origins)
     try:
         schema.build(parts.find("data", kind), parameters, section.place)
     except ColdpressError as error:
@@ -256,16 +246,3 @@ def _parameters(kind: str, bag: Bag, section: Section) -> tuple[dict[str, Any], 
     if "text_template" in found and found.pop("text_cols", None):
         section.log.note(origins["text_cols"].place, "no effect here: the text_template names the columns")
     return found, origins
-
-
-def _calibration(kind: str, parameters: Mapping[str, Any], origins: Mapping[str, Origin]) -> Calibration:
-    """The same data as a pass that calibrates takes it, with a template for columns."""
-    if kind != "text_corpus":
-        return Calibration({}, (f"the kind {kind}",))
-    known, harmless = data_table("calibration"), data_table("calibration_needs_not")
-    found = {ours: parameters[theirs] for theirs, ours in known.items() if theirs in parameters}
-    if columns := parameters.get("text_cols"):
-        found["text_template"] = " ".join(f"{{{column}}}" for column in columns)
-    left = {key: value for key, value in parameters.items() if key not in known and key != "text_cols"}
-    missing = [key for key, value in left.items() if key not in harmless or value not in (harmless[key] or (value,))]
-    return Calibration(found, tuple(origins[key].name if key in origins else key for key in missing))

@@ -17,8 +17,8 @@ from coldpress.workflow.olive.reading import ANYWAY, Log, Origin, Section, Taken
 from coldpress.workflow.olive.tables import Parameter, Pass, Then
 
 SEARCHABLE, DEFAULT = "SEARCHABLE_VALUES", "DEFAULT_VALUE"
-#: parameters that are the name of a data config; the first is spelled out, as calibration data has no name here
-CALIBRATION, NAMES_OF_DATA = "calibration", ("data", "train_data", "eval_data")
+#: parameters that are the name of a data config
+NAMES_OF_DATA = ("data", "train_data", "eval_data")
 _WORKFLOW = "workflow."
 
 
@@ -139,24 +139,15 @@ class Parameters:
         return self._closed(known, value, place)
 
     def _closed(self, known: Parameter, value: Any, place: str) -> dict[str, Any]:
-        if known.to in (CALIBRATION, *NAMES_OF_DATA):
+        if known.to in NAMES_OF_DATA:
             if (name := self.data.found(value, place, self._log)) is None:
                 return {}
-            if known.to == CALIBRATION:
-                return self._calibration(name, place)
             value = name
         made = value_of(known, value, place, self._log, self.section.beside)
         if known.to.startswith(_WORKFLOW):
             self.workflow |= {key.removeprefix(_WORKFLOW): one for key, one in made.items()}
             return {}
         return made
-
-    def _calibration(self, name: str, place: str) -> dict[str, Any]:
-        data = self.data.calibration[name]
-        for missing in data.missing:
-            problem = f"a pass that calibrates does not take {missing} of '{name}'"
-            self._log.refuse(place, problem, "use a text of your own")
-        return dict(data.parameters)
 
     def _opened(self, known: Parameter, values: list[Any], place: str) -> dict[str, Any]:
         """A parameter that a search fills."""
@@ -180,7 +171,7 @@ _NO_SEARCH = (
 @cache
 def _takes_lists(pass_name: str, parameter: str) -> bool:
     """Whether a list is a value of the parameter, not several values to search among."""
-    if parameter == CALIBRATION or parameter.startswith(_WORKFLOW):
+    if parameter.startswith(_WORKFLOW):
         return False
     hint = typing.get_type_hints(parts.find("passes", pass_name)).get(parameter)
     options = [hint, *typing.get_args(hint)]

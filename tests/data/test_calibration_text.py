@@ -12,10 +12,21 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from coldpress.data.texts import calibration
-from coldpress.data.texts.calibration import CalibrationText, Windows, windows
+from coldpress.data import calibration_text
+from coldpress.data.batches import calibration
+from coldpress.data.batches.calibration import Windows
+from coldpress.data.calibration_text import CalibrationText
 from coldpress.errors import ColdpressError
+from coldpress.models.model import Model
+from coldpress.parts import Context, DataSource, schema
 from tests.conftest import CONFIG, write_tokenizer
+
+
+def windows(folder: Path, text: CalibrationText, seed: int = 0) -> Windows:
+    """What a pass gets of such data for the model in a folder."""
+    source = DataSource("calibration_text", schema.plain(text))
+    return calibration.windows(source, Model(folder, "hf", ""), Context(folder, seed=seed))
+
 
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
 
@@ -99,7 +110,7 @@ def numbers(folder: Path, found: Windows) -> list[int]:
 
 
 def test_windows_are_drawn_by_the_seed_from_the_first_eight_times_as_many(folder: Path, tmp_path: Path):
-    text = replace(numbered(tmp_path, 900), num_samples=40)
+    text = replace(numbered(tmp_path, 900), max_samples=40)
     found = windows(folder, text, seed=3)
     drawn = numbers(folder, found)
     assert len(drawn) == len(set(drawn)) == 40 and drawn == sorted(drawn)
@@ -109,7 +120,7 @@ def test_windows_are_drawn_by_the_seed_from_the_first_eight_times_as_many(folder
 
 
 def test_what_lies_behind_the_pool_is_not_read(folder: Path, tmp_path: Path):
-    text = replace(numbered(tmp_path, 100), num_samples=2)
+    text = replace(numbered(tmp_path, 100), max_samples=2)
     with Path(text.data_files[0]).open("a") as stream:
         stream.write("no JSON")
     assert windows(folder, text).ids.shape == (2, 4)
@@ -124,7 +135,7 @@ def test_all_windows_are_taken_when_there_are_fewer(folder: Path, tmp_path: Path
 def test_files_are_read_in_turn(folder: Path, tmp_path: Path):
     one = data(tmp_path, [{"text": "aaa"}] * 100, "one.jsonl")
     two = data(tmp_path, [{"text": "bbb"}] * 100, "two.jsonl")
-    found = windows(folder, replace(one, data_files=one.data_files + two.data_files, num_samples=4))
+    found = windows(folder, replace(one, data_files=one.data_files + two.data_files, max_samples=4))
     assert said(folder, found).count("aaa") + said(folder, found).count("bbb") == 4
     assert found.sources == "one.jsonl, two.jsonl, first 33 rows"
 
@@ -132,7 +143,7 @@ def test_files_are_read_in_turn(folder: Path, tmp_path: Path):
 def test_more_files_than_are_open_at_a_time_are_all_read(folder: Path, tmp_path: Path):
     for number in range(70):
         data(tmp_path, [{"text": f"{number:03}"}] * (1 + number % 3), f"{number:03}.jsonl")
-    found = windows(folder, CalibrationText(data_files=(f"{tmp_path}/*.jsonl",), max_seq_len=4, num_samples=500))
+    found = windows(folder, CalibrationText(data_files=(f"{tmp_path}/*.jsonl",), max_seq_len=4, max_samples=500))
     assert set(numbers(folder, found)) == set(range(70))
     assert found.sources == "000.jsonl, 001.jsonl, 002.jsonl and 67 more, 139 rows"
 
@@ -216,8 +227,8 @@ PLAIN = "User: Hi\nAssistant: Hello"
 def test_conversations_are_written_by_the_chat_template(folder: Path, tmp_path: Path, row: dict):
     text = data(tmp_path, [row])
     assert one_text(folder, text, 11) == RENDERED
-    assert one_text(folder, replace(text, use_chat_template=True), 11) == RENDERED
-    assert one_text(folder, replace(text, use_chat_template=False), len(PLAIN)) == PLAIN
+    assert one_text(folder, replace(text, chat_template=True), 11) == RENDERED
+    assert one_text(folder, replace(text, chat_template=False), len(PLAIN)) == PLAIN
 
 
 def test_an_end_token_that_the_template_writes_is_not_doubled(folder: Path, tmp_path: Path):
@@ -229,13 +240,13 @@ def test_without_a_chat_template_conversations_are_plain(tmp_path: Path):
     text = data(tmp_path, [{"messages": CHAT}])
     assert one_text(folder, text, len(PLAIN)) == PLAIN
     with pytest.raises(ColdpressError, match="tokenizer has no chat template"):
-        windows(folder, replace(text, use_chat_template=True))
+        windows(folder, replace(text, chat_template=True))
 
 
 @pytest.mark.parametrize("template", [None, "{word}"])
 def test_a_text_becomes_a_user_message_when_asked(folder: Path, tmp_path: Path, template: str | None):
     text = replace(data(tmp_path, [{"word": "abc"}]), text_template=template)
-    assert one_text(folder, replace(text, use_chat_template=True), 5) == "<|user|>abc<|end|>"
+    assert one_text(folder, replace(text, chat_template=True), 5) == "<|user|>abc<|end|>"
     assert one_text(folder, text, 3) == "abc"
 
 
@@ -279,7 +290,7 @@ def test_what_is_no_conversation_is_refused(folder: Path, tmp_path: Path, value:
 def test_too_little_text_is_said_in_tokens(folder: Path, tmp_path: Path):
     with pytest.raises(ColdpressError, match=r"one window of 100 tokens: data.jsonl 12 tokens") as caught:
         windows(folder, replace(data(tmp_path, [{"text": "abcdefghijkl"}]), max_seq_len=100))
-    assert "--max_seq_len 12" in (caught.value.hint or "")
+    assert "max_seq_len 12" in (caught.value.hint or "")
     (tmp_path / "blank.txt").write_text("\n\n")
     with pytest.raises(ColdpressError, match=r"blank.txt 0 tokens"):
         windows(folder, CalibrationText(data_files=(f"{tmp_path}/blank.txt",)))
@@ -292,14 +303,14 @@ def test_windows_longer_than_the_model_are_refused(folder: Path, config: dict):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ColdpressError, match="max_seq_len is 512; the model has 256 positions") as caught:
         windows(folder, CalibrationText())
-    assert "--max_seq_len 256" in (caught.value.hint or "")
+    assert "max_seq_len of 256" in (caught.value.hint or "")
 
 
 def test_options_that_mean_nothing_are_refused(folder: Path):
     with pytest.raises(ColdpressError, match="text_template is for data of your own"):
         windows(folder, CalibrationText(text_template="{text}"))
-    with pytest.raises(ColdpressError, match="num_samples is 0"):
-        windows(folder, CalibrationText(num_samples=0))
+    with pytest.raises(ColdpressError, match="max_samples is 0"):
+        windows(folder, CalibrationText(max_samples=0))
     with pytest.raises(ColdpressError, match="max_seq_len is 1; at least 2 are needed"):
         windows(folder, CalibrationText(max_seq_len=1))
 
@@ -316,7 +327,7 @@ def own_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (own / "code.txt").write_text("---\n".join(["c-c\n"] * 6))
     chat = {"messages": [{"role": "user", "content": "dd"}]}
     (own / "dialogue.jsonl").write_text((json.dumps(chat) + "\n") * 40)
-    monkeypatch.setattr(calibration, "OWN_FOLDER", own)
+    monkeypatch.setattr(calibration_text, "OWN_FOLDER", own)
 
 
 OWN = CalibrationText(max_seq_len=4)
@@ -328,7 +339,7 @@ OWN = CalibrationText(max_seq_len=4)
 )
 @pytest.mark.usefixtures("own_text")
 def test_each_kind_of_the_own_text_is_there(folder: Path, count: int, expected: tuple[int, ...]):
-    found = windows(folder, replace(OWN, num_samples=count))
+    found = windows(folder, replace(OWN, max_samples=count))
     rows = [said(folder, Windows(row[None], "")) for row in found.ids]
     assert tuple(sum(mark in row for row in rows) for mark in ("ppp", "dd", "c-c")) == expected
     assert found.sources == "coldpress's own text: prose, dialogue, code"
@@ -339,15 +350,15 @@ def test_only_the_kinds_with_a_window_are_named(folder: Path):
     assert windows(folder, replace(OWN, max_seq_len=60)).sources == "coldpress's own text: prose, dialogue"
     with pytest.raises(ColdpressError, match="prose 83 tokens, dialogue 160 tokens, code 23 tokens") as caught:
         windows(folder, replace(OWN, max_seq_len=200))
-    assert "--max_seq_len 160" in (caught.value.hint or "")
+    assert "max_seq_len 160" in (caught.value.hint or "")
 
 
 @pytest.mark.usefixtures("own_text")
 def test_dialogue_of_the_own_text_is_written_by_the_chat_template(folder: Path):
     assert "<|user|>dd<|end|>" in said(folder, windows(folder, OWN))
-    wrapped = said(folder, windows(folder, replace(OWN, use_chat_template=True)))
+    wrapped = said(folder, windows(folder, replace(OWN, chat_template=True)))
     assert "<|user|>ppp<|end|>" in wrapped
-    assert "User: dd" in said(folder, windows(folder, replace(OWN, use_chat_template=False)))
+    assert "User: dd" in said(folder, windows(folder, replace(OWN, chat_template=False)))
 
 
 def test_the_shipped_text_gives_windows(folder: Path):
