@@ -17,11 +17,11 @@ from onnx import TensorProto, helper, numpy_helper
 import coldpress
 from coldpress.errors import ColdpressError
 from coldpress.graphs.imported import fit
-from coldpress.graphs.imported.folder import load_graph
 from coldpress.graphs.imported.folds import find_folds
 from coldpress.graphs.imported.weights import find_weights
 from coldpress.graphs.scoring import Decoder
 from coldpress.models.model import Model
+from coldpress.models.onnx_graphs import load_graph
 from coldpress.parts import Context
 from coldpress.quant.grid import Codes, Grid, dequantize
 from coldpress.quant.pack import unpack, unpack_zero_points

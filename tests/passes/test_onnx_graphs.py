@@ -140,7 +140,7 @@ def test_numbers_beyond_float16_are_cut_and_said(tmp_path, external):
     stored = next(one for one in loaded(made.path).graph.initializer if one.name == "first")
     values = onnx.numpy_helper.to_array(stored)
     assert values[0, 0] == 65504 and values[1, 1] > 0
-    assert made.provenance.remarks == ("numbers beyond the range of float16 were cut in first",)
+    assert made.provenance.remarks == ("model.onnx: numbers beyond the range of float16 were cut in first",)
 
 
 def test_float16_for_a_cpu_is_refused(tmp_path):

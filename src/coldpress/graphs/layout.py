@@ -14,11 +14,10 @@ from typing import Any
 
 from coldpress.graphs.kernels import Encoding
 from coldpress.models.checkpoint import Span
+from coldpress.models.external_data import aligned
 from coldpress.models.packed.spans import PackedSpan, span_from_json
 from coldpress.quant.grid import Grid
 
-#: large tensors start at multiples of a page, so that a runtime can map them alone; for small ones that is wasted
-ALIGNMENT, LARGE_BYTES = 4096, 1 << 20
 _FLOAT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4}
 
 
@@ -91,8 +90,7 @@ class Layout:
 
     def reserve(self, size: int) -> Place:
         """The next free byte range of ``size`` bytes, aligned."""
-        alignment = ALIGNMENT if size >= LARGE_BYTES else 64
-        offset = -(-self.size_bytes // alignment) * alignment
+        offset = aligned(self.size_bytes, size)
         self.size_bytes = offset + size
         return Place(offset, size)
 

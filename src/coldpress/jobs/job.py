@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -20,6 +20,7 @@ from coldpress.models.adapter_folder import name_of
 from coldpress.models.model import Model, content_key, parts_of
 from coldpress.models.provenance import Provenance
 from coldpress.parts import schema
+from coldpress.parts.graph_pass import Share, rewrite_in_a_row
 from coldpress.target import Target
 
 Progress = Callable[[str, float, float], None]
@@ -42,10 +43,19 @@ class Input:
 
 
 @dataclass(frozen=True)
+class Before:
+    """A pass that rewrites graphs in front of a job's own pass, with its parameters."""
+
+    part: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Job:
     """A pass or metric, its parameters, and what it works on. Equal jobs have equal keys.
 
-    ``machine``: what is known of the machine that it runs on; a part of the key where times are taken.
+    ``machine``: what is known of the machine that it runs on; a part of the key where times are taken. ``before``: of a
+    job that is a `GraphPass`, others that share its load and save; the job's own one is the last.
     """
 
     kind: str  # "pass" or "metric"
@@ -56,6 +66,7 @@ class Job:
     source: Model | None = None
     seed: int = 0
     machine: Mapping[str, str | int] = field(default_factory=dict)
+    before: tuple[Before, ...] = ()
 
     @property
     def part_class(self) -> type[Any]:
@@ -68,19 +79,23 @@ class Job:
         Paths do not, but what lies there; nor do threads of a pass.
         """
         facts = {
-            "part": [self.kind, self.part, _versions(self.part_class, self.parameters)],
-            "parameters": _with_files(self.part_class, self.parameters, _named_contents),
+            **_of_part(self.kind, self.part, self.parameters),
             "model": self.model.key,
             "source": self.source.key if self.source else None,
             "target": [self.target.device, self.target.provider, self.target.threads if self._counts_threads else 0],
-            "machine": dict(self.machine) if self.part_class.is_timed else {},
+            "machine": dict(self.machine) if self._is_timed else {},
             "seed": self.seed,
+            **({"before": [_of_part("pass", one.part, one.parameters) for one in self.before]} if self.before else {}),
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     @property
     def _counts_threads(self) -> bool:
-        return self.kind == "metric" or bool(self.part_class.is_timed)
+        return self.kind == "metric" or self._is_timed
+
+    @property
+    def _is_timed(self) -> bool:
+        return any(part.is_timed for part, _ in self._parts)
 
     @cached_property
     def inputs(self) -> tuple[Input, ...]:
@@ -94,7 +109,8 @@ class Job:
             found.extend(paths)
             return given
 
-        _with_files(self.part_class, self.parameters, note)
+        for part, parameters in self._parts:
+            _with_files(part, parameters, note)
         return tuple(Input(path, tuple(parts_of(path)), content_key(path)) for path in dict.fromkeys(found))
 
     def moved(self, place: Callable[[Path], Path]) -> Job:
@@ -105,7 +121,20 @@ class Job:
 
         model = replace(self.model, path=place(self.model.path))
         source = None if self.source is None else replace(self.source, path=place(self.source.path))
-        return replace(self, model=model, source=source, parameters=_with_files(self.part_class, self.parameters, put))
+        *earlier, own = [_with_files(part, parameters, put) for part, parameters in self._parts]
+        before = tuple(replace(one, parameters=new) for one, new in zip(self.before, earlier, strict=True))
+        return replace(self, model=model, source=source, parameters=own, before=before)
+
+    @property
+    def _parts(self) -> list[tuple[type[Any], Mapping[str, Any]]]:
+        """The parts that do the job, in their order, with their parameters."""
+        earlier = [(parts.find("passes", one.part), one.parameters) for one in self.before]
+        return [*earlier, (self.part_class, self.parameters)]
+
+    def made(self) -> list[Any]:
+        """The passes of the job in their order, or its metric."""
+        names = [*(one.part for one in self.before), self.part]
+        return [schema.build(part, dict(given), name) for name, (part, given) in zip(names, self._parts, strict=True)]
 
     def to_json(self) -> dict[str, Any]:
         return schema.plain(self)
@@ -119,26 +148,32 @@ class Job:
                 "model": _model(data["model"]),
                 "source": _model(source) if source else None,
                 "target": Target(**data["target"]),
+                "before": tuple(Before(**one) for one in data["before"]),
             }
         )
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a job gave: a model (of a pass) or numbers (of a metric). ``ended``: when, in seconds since the epoch."""
+    """What a job gave: a model (of a pass) or numbers (of a metric). ``ended``: when, in seconds since the epoch.
+
+    ``shares``: of passes that share a load and a save, what each of them took and said.
+    """
 
     seconds: float
     cached: bool
     model: Model | None = None
     numbers: Mapping[str, Any] = field(default_factory=dict)
     ended: float | None = None
+    shares: tuple[Share, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return schema.plain(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Result:
-        return cls(**{**data, "model": _model(data["model"]) if data["model"] else None})
+        model = _model(data["model"]) if data["model"] else None
+        return cls(**{**data, "model": model, "shares": _shares(data["shares"])})
 
 
 def execute(job: Job, store: Store, progress: Progress = silent) -> Result:
@@ -158,20 +193,25 @@ def lookup(job: Job, store: Store) -> Result | None:
 
 def _work(job: Job, store: Store, progress: Progress) -> Result:
     started = time.perf_counter()
-    part = schema.build(job.part_class, dict(job.parameters), job.part)
+    done = job.made()
+    shares: tuple[Share, ...] = ()
     with store.scratch() as scratch:
         context = parts.Context(scratch, job.target, job.source, progress, job.seed, _keeper(store))
         if job.kind == "pass":
-            made = part.run(job.model, context)
+            if job.before:
+                made, shares = rewrite_in_a_row(done, job.model, context)
+            else:
+                made = done[0].run(job.model, context)
             if made.path == job.model.path:  # nothing was made, and why not may be different the next time
                 return Result(time.perf_counter() - started, False, made, ended=time.time())
             value = {
                 "format": made.format,
                 "file": _inside(made.path, scratch),
                 "provenance": schema.plain(made.provenance),
+                "shares": schema.plain(shares),
             }
         else:
-            value = {"numbers": part.measure(job.model, context)}
+            value = {"numbers": done[0].measure(job.model, context)}
         value |= {"seconds": time.perf_counter() - started, "ended": time.time()}
         entry = store.put(job.key, scratch, value)
     return _result(job, entry.folder, entry.record, cached=False)
@@ -191,7 +231,20 @@ def _result(job: Job, folder: Path, value: Mapping[str, Any], *, cached: bool) -
         return Result(*when, numbers=value["numbers"], ended=value.get("ended"))
     provenance = schema.build(Provenance, value.get("provenance"), "provenance")
     model = Model(folder / value["file"], value["format"], job.key, provenance)
-    return Result(*when, model=model, ended=value.get("ended"))
+    return Result(*when, model=model, ended=value.get("ended"), shares=_shares(value.get("shares", ())))
+
+
+def _shares(data: Sequence[Any]) -> tuple[Share, ...]:
+    return tuple(schema.build(Share, one, "shares") for one in data)
+
+
+def _of_part(kind: str, name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a result of a part and its parameters."""
+    part = parts.find(_KINDS[kind], name)
+    return {
+        "part": [kind, name, _versions(part, parameters)],
+        "parameters": _with_files(part, parameters, _named_contents),
+    }
 
 
 def _versions(part: type[Any], parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -195,7 +195,7 @@ class _Pair:
     def _is_in_steps(self) -> bool:
         """Whether the graph before rounds to int8 as it runs, and a pass changes numbers: the least change is a step
         then."""
-        from coldpress.graphs.imported.folder import load_graph
+        from coldpress.models.onnx_graphs import load_graph
 
         is_exact = self.asked.limit < _INEXACT
         return not is_exact and any(node.op_type in _ROUNDING for node in load_graph(self.before or self.after).graph)
@@ -289,7 +289,7 @@ def _leaves(before: Any, after: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _bytes(file: Path) -> int:
-    from coldpress.graphs.imported.folder import external_files, load_graph
+    from coldpress.models.onnx_graphs import external_files, load_graph
 
     return file.stat().st_size + sum(one.stat().st_size for one in external_files(load_graph(file)))
 

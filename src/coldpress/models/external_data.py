@@ -14,8 +14,16 @@ from coldpress.errors import ColdpressError
 if TYPE_CHECKING:
     import onnx
 
+#: large tensors start at multiples of a page, so that a runtime can map them alone; for small ones that is wasted
+_PAGE_BYTES, _LARGE_BYTES, _SMALL_ALIGNMENT = 4096, 1 << 20, 64
 #: bits of the types that share bytes, as ONNX numbers types: uint4, int4, float4e2m1, uint2, int2
 _SMALL = {21: 4, 22: 4, 23: 4, 25: 2, 26: 2}
+
+
+def aligned(offset: int, size: int) -> int:
+    """Where in a data file a tensor of ``size`` bytes begins, if what is before it ends at ``offset``."""
+    alignment = _PAGE_BYTES if size >= _LARGE_BYTES else _SMALL_ALIGNMENT
+    return -(-offset // alignment) * alignment
 
 
 def check_external_of(file: Path) -> None:

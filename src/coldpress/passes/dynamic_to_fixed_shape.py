@@ -6,15 +6,15 @@ their files.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from coldpress.errors import ColdpressError, did_you_mean
-from coldpress.graphs.imported.folder import infer_shapes, load_graph, rewrite_graphs, save_graph
-from coldpress.models.model import Model, find_graphs
+from coldpress.models.model import Model
 from coldpress.models.planned import Planned
-from coldpress.parts import SAME, Closeness, Context, Pass, option
+from coldpress.parts import SAME, Closeness, option
+from coldpress.parts.graph_pass import GraphContext, GraphPass, Rewritten
 from coldpress.target import Target
 
 if TYPE_CHECKING:
@@ -22,11 +22,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DynamicToFixedShape(Pass):
+class DynamicToFixedShape(GraphPass):
     """Fix sizes that a graph leaves open: named dimensions, or whole shapes of inputs."""
 
-    accepts: ClassVar[tuple[str, ...]] = ("onnx",)
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     needs: ClassVar[tuple[str, ...]] = ("onnx-ir", "onnx-shape-inference")
 
     dim_param: tuple[str, ...] = option("names of dimensions", ())
@@ -51,18 +50,7 @@ class DynamicToFixedShape(Pass):
         ]:
             if size < 1:
                 raise ColdpressError(f"the size of '{name}' is {size}", hint="sizes are 1 or more")
-        if isinstance(model, Model):
-            files = find_graphs(model.path)
-            self._check_names([load_graph(file).graph for file in files.values()])
-
-    def run(self, model: Model, ctx: Context) -> Model:
-        def change(file: Path, target: Path) -> None:
-            graph = load_graph(file)
-            self._fix(graph)
-            save_graph(graph, target)
-
-        rewrite_graphs(model.path, ctx.scratch, change)
-        return Model(ctx.scratch, "onnx", "", model.provenance)
+        super().check(model, target)
 
     @property
     def _dims(self) -> dict[str, int]:
@@ -72,8 +60,8 @@ class DynamicToFixedShape(Pass):
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: _sizes(shape) for name, shape in zip(self.input_name, self.input_shape, strict=False)}
 
-    def _check_names(self, graphs: list[Any]) -> None:
-        inputs = {str(value.name): value for graph in graphs for value in graph.inputs}
+    def check_graphs(self, graphs: Mapping[str, ir.Model], target: Target) -> None:
+        inputs = {str(value.name): value for one in graphs.values() for value in one.graph.inputs}
         names = {str(size) for value in inputs.values() for size in value.shape or () if not isinstance(size, int)}
         for name in self._dims:
             if name not in names:
@@ -88,10 +76,12 @@ class DynamicToFixedShape(Pass):
             if len(known) != len(shape) or clash:
                 raise ColdpressError(f"input '{name}' has the shape {known}, which {list(shape)} does not fit")
 
-    def _fix(self, model: ir.Model) -> None:
+    def rewrite(self, graph: ir.Model, ctx: GraphContext) -> Rewritten:
         import onnx_ir as ir
 
-        for value in model.graph.inputs:
+        from coldpress.graphs.shapes import infer_shapes
+
+        for value in graph.graph.inputs:
             if value.name in self._shapes:
                 value.shape = ir.Shape(self._shapes[value.name])
             elif value.shape is not None:
@@ -99,8 +89,9 @@ class DynamicToFixedShape(Pass):
                     size if isinstance(size, int) else self._dims.get(str(size.value), size) for size in value.shape
                 ]
                 value.shape = ir.Shape(sizes)
-        infer_shapes(model, "override")
-        _repair_ranges(model.graph)
+        infer_shapes(graph, "override")
+        _repair_ranges(graph.graph)
+        return Rewritten(graph)
 
 
 def _sizes(shape: str | tuple[int, ...]) -> tuple[int, ...]:

@@ -39,10 +39,10 @@ class ExtractAdapters(Pass):
 
     def run(self, model: Model, ctx: Context) -> Model:
         from coldpress.graphs import adapter_file
-        from coldpress.graphs.imported.folder import copy_model
         from coldpress.graphs.imported.inner_lora import take_out
         from coldpress.graphs.lora_metadata import read_slots
         from coldpress.models.onnx_folder import graph_file
+        from coldpress.models.onnx_graphs import copy_model
 
         copy_model(model.path, ctx.scratch)
         file = graph_file(ctx.scratch)

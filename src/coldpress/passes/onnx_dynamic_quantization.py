@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from coldpress.graphs.imported.folder import rewrite_graphs
 from coldpress.graphs.imported.int8 import Choice, quantize_dynamic, said
 from coldpress.graphs.imported.tools import working_copy
 from coldpress.models.model import Model, find_graphs
+from coldpress.models.onnx_graphs import rewrite_graphs
 from coldpress.models.planned import Planned
 from coldpress.parts import Closeness, Context, Pass, option
 from coldpress.target import Target

@@ -10,18 +10,21 @@ The CPU provider has no float16 products: it would cast every layer to float32 a
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from coldpress.errors import ColdpressError, did_you_mean
-from coldpress.graphs.imported.folder import infer_shapes, load_graph, read, rewrite_graphs, save_graph
 from coldpress.graphs.imported.tools import blaming
-from coldpress.models.model import Model, find_graphs
+from coldpress.graphs.shapes import infer_shapes
+from coldpress.models.model import Model
+from coldpress.models.onnx_graphs import is_beside, read
 from coldpress.models.planned import Planned
-from coldpress.parts import Closeness, Context, Pass, option, refuse
+from coldpress.models.provenance import Provenance
+from coldpress.parts import Closeness, option, refuse
+from coldpress.parts.graph_pass import GraphContext, GraphPass, Rewritten
 from coldpress.rules.half_precision import half_on_cpu
 from coldpress.target import Target
 
@@ -40,11 +43,10 @@ _OF_INT8 = (
 
 
 @dataclass(frozen=True)
-class OnnxFloatToFloat16(Pass):
+class OnnxFloatToFloat16(GraphPass):
     """Turn the float32 numbers of an ONNX graph into float16."""
 
-    accepts: ClassVar[tuple[str, ...]] = ("onnx",)
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
     keep_io_types: bool | tuple[str, ...] = option("inputs and outputs stay float32: all, none, or those named", False)
@@ -65,41 +67,35 @@ class OnnxFloatToFloat16(Pass):
                 f"min_positive_val {self.min_positive_val:g} and max_finite_val {self.max_finite_val:g} leave no range",
                 hint=f"float16 goes to {_LARGEST:g}",
             )
-        if isinstance(model, Model):
-            files = find_graphs(model.path)
-            self._check_ends([load_graph(file).graph for file in files.values()])
-            names = [node.name or "" for file in files.values() for node in load_graph(file).graph]
-            for pattern in self.node_block_list:
-                if not fnmatch.filter(names, pattern):
-                    raise ColdpressError(f"'{pattern}' matches no node", hint=did_you_mean(pattern, names[:_SHOWN]))
+        super().check(model, target)
 
-    def _check_ends(self, graphs: list[ir.Graph]) -> None:
-        """Raise ColdpressError for a name in ``keep_io_types`` that no graph takes or gives."""
-        ends = [str(value.name) for graph in graphs for value in (*graph.inputs, *graph.outputs)]
+    def check_graphs(self, graphs: Mapping[str, ir.Model], target: Target) -> None:
+        names = [node.name or "" for one in graphs.values() for node in one.graph]
+        for pattern in self.node_block_list:
+            if not fnmatch.filter(names, pattern):
+                raise ColdpressError(f"'{pattern}' matches no node", hint=did_you_mean(pattern, names[:_SHOWN]))
+        ends = [name for one in graphs.values() for name in _ends(one.graph)]
         for name in self.keep_io_types if isinstance(self.keep_io_types, tuple) else ():
             if name not in ends:
                 raise ColdpressError(
                     f"keep_io_types: there is no input or output '{name}'", hint=did_you_mean(name, ends)
                 )
 
-    def run(self, model: Model, ctx: Context) -> Model:
-        remarks: list[str] = []
+    def provenance(self, known: Provenance) -> Provenance:
+        return replace(known, precision="fp16", layers=())
 
-        def change(file: Path, target: Path) -> None:
-            ctx.progress(f"converting {file.name}", 0, 1)
-            source = load_graph(file)
-            made, names = self._converted(file)
-            _find_files(made, source)
-            cut = [name for name in names if self._round(made, source, name)] + self._cut_by_converter(made, source)
-            save_graph(made, target)
-            if cut:
-                remarks.append(f"numbers beyond the range of float16 were cut in {', '.join(cut[:4])}")
+    def rewrite(self, graph: ir.Model, ctx: GraphContext) -> Rewritten:
+        ctx.progress(f"converting {ctx.name}", 0, 1)
+        initializers = graph.graph.initializers.items()
+        tensors = {name: value.const_value for name, value in initializers if value.const_value is not None}
+        made, names = self._converted(graph, ctx.name)
+        _find_files(made, tensors)
+        cut = [name for name in names if self._round(made, tensors[name], name)]
+        cut += self._cut_by_converter(made, tensors)
+        said = f"numbers beyond the range of float16 were cut in {', '.join(cut[:4])}"
+        return Rewritten(made, (said,) if cut else ())
 
-        rewrite_graphs(model.path, ctx.scratch, change)
-        provenance = replace(model.provenance, precision="fp16", layers=()).remarked(*remarks)
-        return Model(ctx.scratch, "onnx", "", provenance)
-
-    def _converted(self, file: Path) -> tuple[ir.Model, list[str]]:
+    def _converted(self, source: ir.Model, name: str) -> tuple[ir.Model, list[str]]:
         """The graph with float16 types, and which of its tensors in files have to follow.
 
         Those pass as inputs for the converter, which would read them all at once otherwise.
@@ -108,7 +104,6 @@ class OnnxFloatToFloat16(Pass):
         from onnx_ir.passes.common import TopologicalSortPass
         from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
-        source = load_graph(file)
         infer_shapes(source)
         replaceable = [value for value in source.graph.inputs if value.is_initializer()]
         for value in replaceable:
@@ -116,18 +111,18 @@ class OnnxFloatToFloat16(Pass):
         operators = {*DEFAULT_OP_BLOCK_LIST, *_OF_INT8, *self.op_block_list} - set(self.op_include_list)
         blocked = {node.name for node in source.graph if any(fnmatch.fnmatchcase(node.name or "", pattern)
                    for pattern in self.node_block_list)}  # fmt: skip
-        ends = [str(value.name) for value in (*source.graph.inputs, *source.graph.outputs)]
+        ends = list(_ends(source.graph))
         outside = [
             value
             for value in source.graph.initializers.values()
-            if isinstance(value.const_value, ir.ExternalTensor) and value.dtype == ir.DataType.FLOAT
+            if is_beside(value.const_value) and value.dtype == ir.DataType.FLOAT
             if any(use.node.op_type not in operators and use.node.name not in blocked for use in value.uses())
         ]
         for value in outside:
             del source.graph.initializers[str(value.name)]
             source.graph.inputs.append(value)
         _read_others(source)
-        with blaming("ONNX Runtime's converter to float16", file):
+        with blaming("ONNX Runtime's converter to float16", name):
             converted = convert_float_to_float16(
                 ir.to_proto(source),
                 self.min_positive_val,
@@ -144,8 +139,7 @@ class OnnxFloatToFloat16(Pass):
         for value in [value for value in made.graph.inputs if value.name in names]:
             made.graph.inputs.remove(value)
             made.graph.initializers[str(value.name)] = value
-        for name in (str(value.name) for value in replaceable):
-            value = made.graph.initializers[name]
+        for value in (made.graph.initializers[str(value.name)] for value in replaceable):
             if value.const_value is not None:
                 value.dtype = value.const_value.dtype
             made.graph.inputs.append(value)
@@ -155,12 +149,9 @@ class OnnxFloatToFloat16(Pass):
         """Whether an input or output stays float32."""
         return self.keep_io_types if isinstance(self.keep_io_types, bool) else end in self.keep_io_types
 
-    def _round(self, made: ir.Model, source: ir.Model, name: str) -> bool:
+    def _round(self, made: ir.Model, tensor: ir.TensorProtocol, name: str) -> bool:
         """Let a tensor be rounded when it is written; whether numbers of it will be cut."""
         import onnx_ir as ir
-
-        tensor = source.graph.initializers[name].const_value
-        assert tensor is not None
 
         def rounded() -> ir.Tensor:
             values = tensor.numpy()
@@ -173,7 +164,7 @@ class OnnxFloatToFloat16(Pass):
         )
         return bool(np.abs(tensor.numpy()).max(initial=0.0) > self.max_finite_val)
 
-    def _cut_by_converter(self, made: ir.Model, source: ir.Model) -> list[str]:
+    def _cut_by_converter(self, made: ir.Model, tensors: Mapping[str, ir.TensorProtocol]) -> list[str]:
         """Vectors and matrices in the graph itself that the converter cut.
 
         A single number says that something is masked.
@@ -182,15 +173,19 @@ class OnnxFloatToFloat16(Pass):
 
         return [
             name
-            for name, value in source.graph.initializers.items()
-            if value.dtype == ir.DataType.FLOAT
-            and (tensor := value.const_value) is not None
-            and not isinstance(tensor, ir.ExternalTensor)
+            for name, tensor in tensors.items()
+            if tensor.dtype == ir.DataType.FLOAT
+            and not is_beside(tensor)
             and tensor.size > 1
             and name in made.graph.initializers
             and made.graph.initializers[name].dtype == ir.DataType.FLOAT16
             and float(np.abs(tensor.numpy()).max()) > self.max_finite_val
         ]
+
+
+def _ends(graph: ir.Graph) -> Iterator[str]:
+    """The names of inputs and outputs."""
+    return (str(value.name) for value in (*graph.inputs, *graph.outputs))
 
 
 def _read_others(model: ir.Model) -> None:
@@ -199,8 +194,9 @@ def _read_others(model: ir.Model) -> None:
 
     for graph in model.graphs():
         for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor) and value.dtype == ir.DataType.FLOAT:
-                value.const_value = read(value.const_value)
+            tensor = value.const_value
+            if tensor is not None and is_beside(tensor) and tensor.dtype == ir.DataType.FLOAT:
+                value.const_value = read(tensor)
 
 
 def _drop_doubled_casts(graph: onnx.GraphProto) -> None:
@@ -212,10 +208,10 @@ def _drop_doubled_casts(graph: onnx.GraphProto) -> None:
         seen.update(node.output)
 
 
-def _find_files(made: ir.Model, source: ir.Model) -> None:
+def _find_files(made: ir.Model, tensors: Mapping[str, ir.TensorProtocol]) -> None:
     """Tell tensors that stay as they are in which file they lie."""
     import onnx_ir as ir
 
     for name, value in made.graph.initializers.items():
         if isinstance(value.const_value, ir.ExternalTensor):
-            value.const_value = source.graph.initializers[name].const_value
+            value.const_value = tensors[name]

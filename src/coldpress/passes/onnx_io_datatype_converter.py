@@ -6,15 +6,15 @@ The usual case: a float16 graph whose ``logits`` a program expects as float32. I
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from coldpress.errors import ColdpressError, did_you_mean
-from coldpress.graphs.imported.folder import load_graph, rewrite_graphs, save_graph
-from coldpress.models.model import Model, find_graphs
+from coldpress.models.model import Model
 from coldpress.models.planned import Planned
-from coldpress.parts import SAME, Closeness, Context, Pass, option
+from coldpress.parts import SAME, Closeness, option
+from coldpress.parts.graph_pass import GraphContext, GraphPass, Rewritten
 from coldpress.target import Target
 
 if TYPE_CHECKING:
@@ -24,11 +24,10 @@ _TYPES = ("float32", "float16", "bfloat16", "double", "int64", "int32", "int8", 
 
 
 @dataclass(frozen=True)
-class OnnxIoDatatypeConverter(Pass):
+class OnnxIoDatatypeConverter(GraphPass):
     """Change the type of a graph's inputs and outputs, with a Cast behind or in front of each."""
 
-    accepts: ClassVar[tuple[str, ...]] = ("onnx",)
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     needs: ClassVar[tuple[str, ...]] = ("onnx-ir",)
 
     name_pattern: str = option("glob over names of inputs and outputs", "logits")
@@ -43,21 +42,16 @@ class OnnxIoDatatypeConverter(Pass):
     def check(self, model: Model | Planned, target: Target) -> None:
         if self.source_dtype == self.target_dtype:
             raise ColdpressError(f"source_dtype and target_dtype are both {self.source_dtype}, so nothing would change")
-        if isinstance(model, Model):
-            files = find_graphs(model.path)
-            graphs = [load_graph(file).graph for file in files.values()]
-            if not any(self._chosen(graph) for graph in graphs):
-                raise self._nothing(graphs)
+        super().check(model, target)
 
-    def run(self, model: Model, ctx: Context) -> Model:
-        def change(file: Path, target: Path) -> None:
-            graph = load_graph(file)
-            for value in self._chosen(graph.graph):
-                self._convert(graph.graph, value)
-            save_graph(graph, target)
+    def check_graphs(self, graphs: Mapping[str, ir.Model], target: Target) -> None:
+        if not any(self._chosen(one.graph) for one in graphs.values()):
+            raise self._nothing([one.graph for one in graphs.values()])
 
-        rewrite_graphs(model.path, ctx.scratch, change)
-        return Model(ctx.scratch, "onnx", "", model.provenance)
+    def rewrite(self, graph: ir.Model, ctx: GraphContext) -> Rewritten:
+        for value in self._chosen(graph.graph):
+            self._convert(graph.graph, value)
+        return Rewritten(graph)
 
     def _chosen(self, graph: ir.Graph) -> list[ir.Value]:
         source = _type(self.source_dtype)

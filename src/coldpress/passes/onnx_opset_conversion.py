@@ -7,26 +7,27 @@ operator of the graph does not have is refused. Tensors stay in their files.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from coldpress.errors import ColdpressError
-from coldpress.graphs.imported.folder import load_graph, rewrite_graphs, save_graph
 from coldpress.graphs.imported.opset import convert
 from coldpress.models.model import Model
 from coldpress.models.planned import Planned
-from coldpress.parts import SAME, Closeness, Context, Pass, option
+from coldpress.parts import SAME, Closeness, option
+from coldpress.parts.graph_pass import GraphContext, GraphPass, Rewritten
 from coldpress.target import Target
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 _OLDEST = 7
 
 
 @dataclass(frozen=True)
-class OnnxOpsetConversion(Pass):
+class OnnxOpsetConversion(GraphPass):
     """Rewrite an ONNX graph for another opset, newer or older."""
 
-    accepts: ClassVar[tuple[str, ...]] = ("onnx",)
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     needs: ClassVar[tuple[str, ...]] = ("onnxscript",)
 
     target_opset: int = option("version of ONNX's operators", 21)
@@ -44,17 +45,10 @@ class OnnxOpsetConversion(Pass):
                 f"target_opset: there is no opset {self.target_opset} in this version of onnx",
                 hint=f"one from {_OLDEST} to {newest}",
             )
+        super().check(model, target)
 
-    def run(self, model: Model, ctx: Context) -> Model:
-        remarks: list[str] = []
-
-        def change(file: Path, target: Path) -> None:
-            ctx.progress(f"converting {file.name}", 0, 1)
-            graph = load_graph(file)
-            before = graph.opset_imports.get("")
-            convert(graph, self.target_opset, file.name)
-            save_graph(graph, target)
-            remarks.append(f"{target.name}: opset {before} became {self.target_opset}")
-
-        rewrite_graphs(model.path, ctx.scratch, change)
-        return Model(ctx.scratch, "onnx", "", model.provenance.remarked(*remarks))
+    def rewrite(self, graph: ir.Model, ctx: GraphContext) -> Rewritten:
+        ctx.progress(f"converting {ctx.name}", 0, 1)
+        before = graph.opset_imports.get("")
+        convert(graph, self.target_opset, ctx.name)
+        return Rewritten(graph, (f"opset {before} became {self.target_opset}",))

@@ -7,27 +7,29 @@ files and are not folded. What the graph computes stays the same, to rounding.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from coldpress.errors import ColdpressError
-from coldpress.graphs.imported.folder import infer_shapes, load_graph, rewrite_graphs, save_graph
 from coldpress.graphs.imported.simplify import drop_lost_inputs, remove_identities, share_equal_tensors
 from coldpress.graphs.imported.tools import blaming
+from coldpress.graphs.shapes import infer_shapes
 from coldpress.models.model import Model
 from coldpress.models.planned import Planned
-from coldpress.parts import SAME, Closeness, Context, Pass, option
+from coldpress.parts import SAME, Closeness, option
+from coldpress.parts.graph_pass import GraphContext, GraphPass, Rewritten
 from coldpress.target import Target
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 _FOLDED_BYTES = 1 << 18
 
 
 @dataclass(frozen=True)
-class OnnxPeepholeOptimizer(Pass):
+class OnnxPeepholeOptimizer(GraphPass):
     """Simplify an ONNX graph: constants are folded, and what is superfluous, doubled or unread is removed."""
 
-    accepts: ClassVar[tuple[str, ...]] = ("onnx",)
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     needs: ClassVar[tuple[str, ...]] = ("onnxscript",)
 
     onnxscript_optimize: bool = option("fold constants and apply onnxscript's rewriting rules", True)
@@ -41,24 +43,17 @@ class OnnxPeepholeOptimizer(Pass):
     def check(self, model: Model | Planned, target: Target) -> None:
         if not self.onnxscript_optimize and not self.remove_duplicates:
             raise ColdpressError("everything is switched off, so nothing would change", hint="leave the pass out")
+        super().check(model, target)
 
-    def run(self, model: Model, ctx: Context) -> Model:
-        remarks: list[str] = []
+    def rewrite(self, graph: ir.Model, ctx: GraphContext) -> Rewritten:
+        ctx.progress(f"simplifying {ctx.name}", 0, 1)
+        before = graph.graph.num_nodes()
+        _note_types(graph)
+        with blaming("onnxscript's optimizer", ctx.name):
+            self._simplify(graph)
+        return Rewritten(graph, (f"{before} nodes became {graph.graph.num_nodes()}",))
 
-        def change(file: Path, target: Path) -> None:
-            ctx.progress(f"simplifying {file.name}", 0, 1)
-            graph = load_graph(file)
-            before = graph.graph.num_nodes()
-            _note_types(graph)
-            with blaming("onnxscript's optimizer", file):
-                self._simplify(graph)
-            save_graph(graph, target)
-            remarks.append(f"{target.name}: {before} nodes became {graph.graph.num_nodes()}")
-
-        rewrite_graphs(model.path, ctx.scratch, change)
-        return Model(ctx.scratch, "onnx", "", model.provenance.remarked(*remarks))
-
-    def _simplify(self, model: Any) -> None:
+    def _simplify(self, model: ir.Model) -> None:
         from onnx_ir.passes import Sequential, common
 
         replaceable = {str(value.name) for value in model.graph.inputs if value.is_initializer()}
@@ -74,7 +69,7 @@ class OnnxPeepholeOptimizer(Pass):
         drop_lost_inputs(model, replaceable)
 
 
-def _note_types(model: Any) -> None:
+def _note_types(model: ir.Model) -> None:
     """Note the types of all values, as rules ask for them without asking whether they are known; shapes stay as they
     were."""
     known = {value: value.shape for graph in model.graphs() for node in graph for value in node.outputs}

@@ -17,10 +17,10 @@ from typing import ClassVar
 
 from coldpress.data.batches.feeds import feeds_for
 from coldpress.errors import ColdpressError
-from coldpress.graphs.imported.folder import rewrite_graphs
 from coldpress.graphs.imported.int8 import Calibration, Choice, has_operator, quantize_static, said
 from coldpress.graphs.imported.tools import working_copy
 from coldpress.models.model import Model, find_graphs
+from coldpress.models.onnx_graphs import rewrite_graphs
 from coldpress.models.planned import Planned
 from coldpress.models.provenance import CalibrationRecord
 from coldpress.parts import Closeness, Context, DataSource, Pass, option

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from coldpress.errors import ColdpressError, did_you_mean
-from coldpress.graphs.imported.folder import load_graph, rewrite_graphs, save_graph
 from coldpress.graphs.imported.tools import blaming, quiet, working_copy
 from coldpress.models.model import Model
+from coldpress.models.onnx_graphs import load_graph, rewrite_graphs, save_graph
 from coldpress.models.planned import Planned
 from coldpress.parts import Closeness, Context, Pass, option
 from coldpress.target import Target
@@ -84,7 +84,7 @@ class OrtTransformersOptimization(Pass):
         def change(file: Path, target: Path) -> None:
             ctx.progress(f"fusing {file.name}", 0, 1)
             before = _fused(load_graph(file))
-            with working_copy(file, ctx.scratch) as copy, quiet(), blaming("ONNX Runtime's optimizer", file):
+            with working_copy(file, ctx.scratch) as copy, quiet(), blaming("ONNX Runtime's optimizer", file.name):
                 optimized = self._optimized(copy, facts, ctx.target)
                 is_large = sum(one.stat().st_size for one in copy.parent.iterdir()) >= _LARGE_BYTES
                 optimized.save_model_to_file(str(target), use_external_data_format=is_large)

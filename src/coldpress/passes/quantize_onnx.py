@@ -125,8 +125,8 @@ class QuantizeOnnx(Pass):
     def run(self, model: Model, ctx: Context) -> Model:
         import torch
 
-        from coldpress.graphs.imported.folder import carry_over, external_files
         from coldpress.graphs.imported.requantize import How, write
+        from coldpress.models.onnx_graphs import carry_over, external_files
 
         torch.set_num_threads(ctx.target.thread_count)
         started = time.perf_counter()

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from coldpress.errors import ColdpressError
-from coldpress.graphs.imported.folder import load_graph
 from coldpress.graphs.imported.options import LEVELS, MODES, write_options
 from coldpress.models.model import Model, find_graphs
+from coldpress.models.onnx_graphs import load_graph
 from coldpress.models.planned import Planned
 from coldpress.models.provenance import SessionChoice, TriedOptions
 from coldpress.parts import SAME, Closeness, Context, Pass, option

@@ -12,7 +12,7 @@ from typing import Any
 
 from coldpress import parts
 from coldpress.errors import WORSE_THAN_TOLERANCE, ColdpressError, NotAtHand
-from coldpress.jobs.job import Job, Progress, Result, silent
+from coldpress.jobs.job import Job, Progress, silent
 from coldpress.jobs.store import Store
 from coldpress.jobs.system import Executor
 from coldpress.models import adapter_folder
@@ -22,6 +22,8 @@ from coldpress.models.planned import Planned
 from coldpress.models.sources import find_model, hub_config
 from coldpress.packaging import check_package
 from coldpress.parts import schema
+from coldpress.parts.graph_pass import Share
+from coldpress.runs.chains import Chain, Link, chains_of, job_of
 from coldpress.runs.log import logged
 from coldpress.runs.opening import Opened, Opener, added_up, check_tolerance, with_graphs
 from coldpress.runs.output import Beside, Candidate, check_output, is_current, is_written, publish
@@ -72,10 +74,13 @@ GoalsOf = Callable[["_Run", Model, dict[str, dict[str, Any]]], list[dict[str, An
 
 @dataclass(frozen=True)
 class _Run:
+    """``begins``: passes that never share the load of those before, as points of a search take it from the store."""
+
     workflow: Workflow
     executor: Executor
     console: Console
     command: str | None
+    begins: Callable[[Step], bool] = lambda step: False
 
 
 @dataclass(frozen=True)
@@ -83,14 +88,13 @@ class _Passed:
     """What passes made of a source, one after the other.
 
     ``model``: of the last one. ``origin``: what it is compared with, the source in its first Hugging Face form, with
-    its adapters if any. ``results``: each pass with all its parameters. ``opened``: what was found by opening graphs on
-    the way.
+    its adapters if any. ``links``: what was done, in order. ``opened``: what was found by opening graphs on the way.
     """
 
     source: Model
     model: Model
     origin: Origin
-    results: tuple[tuple[Step, Result], ...] = ()
+    links: tuple[Link, ...] = ()
     opened: tuple[Opened, ...] = ()
 
 
@@ -127,6 +131,8 @@ def _checked(request: _Run, source: Model, steps: Sequence[Step], overwrite: boo
     """Check a request, and do what is not done yet."""
     workflow, console = request.workflow, request.console
     prepared = _prepared(workflow, steps, source)
+    if prepared is not None:
+        request = replace(request, begins=prepared.space.is_open_step)
     output = Path(workflow.output) if workflow.output else None
     work = _keys(request, source, steps) if prepared is None else [_search_key(request, prepared, source)]
     identity = _identity(workflow, source, work)
@@ -253,7 +259,7 @@ def _finished(request: _Run, source: Model, steps: Sequence[Step], goals_of: Goa
     verdict = _verdict(request, passed)
     request.console.say(_verdict_line(verdict))
     measured = _measure(request, passed.model)
-    finished = Finished(request.workflow, source, passed.model, verdict, measured, passed.results, request.command)
+    finished = Finished(request.workflow, source, passed.model, verdict, measured, passed.links, request.command)
     goals = goals_of(request, source, measured)
     return _Made(passed.model, finished.report() | ({"goals": goals} if goals else {}))
 
@@ -329,32 +335,25 @@ def _search_key(request: _Run, prepared: Prepared, source: Model) -> str:
 
 def _pass_by_pass(request: _Run, source: Model, steps: Sequence[Step]) -> _Passed:
     passed = _Passed(source, source, _origin(Origin(source), source))
-    for step in steps:
-        passed = _next(request, passed, step, is_last=step is steps[-1])
+    chains = chains_of(steps, request.begins)
+    for chain in chains:
+        passed = _next(request, passed, chain, is_last=chain is chains[-1])
     return passed
 
 
-def _next(request: _Run, passed: _Passed, step: Step, is_last: bool) -> _Passed:
-    """What there is after one more pass."""
-    before = passed.model
-    if passed.results:  # what was checked before any work was what the pass before had foretold
-        step.check(before, request.workflow.target)
-    job = _job(request, step, before)
-    result = request.executor.result(job)
-    assert result.model is not None
-    model = result.model
-    request.console.say(f"{step.type}: {_what_came(result, before)}")
-    origin, opened = _origin(passed.origin, model), passed.opened
-    if model.format == "onnx" and not (is_last and _is_run_later(request.workflow, origin, model)):
-        opened = (*opened, _opened(request, step, before, model, origin))
-    results = (*passed.results, (Step(step.type, dict(job.parameters)), result))
-    return _Passed(passed.source, model, origin, results, opened)
-
-
-def _opened(request: _Run, step: Step, before: Model, model: Model, origin: Origin) -> Opened:
-    """What was found of a result by opening it; it is compared where nothing else tells how good it is."""
-    compare = request.workflow.verify.enabled and not is_compared(origin, model)
-    return _opener(request).result(step, before, model, compare)
+def _next(request: _Run, passed: _Passed, chain: Chain, is_last: bool) -> _Passed:
+    """What there is after one more pass, or several that are done together."""
+    before, workflow = passed.model, request.workflow
+    if passed.links:  # what was checked before any work was what the pass before had foretold
+        chain[0].check(before, workflow.target)
+    link = Link(chain, before, request.executor.result(job_of(chain, before, workflow)))
+    for step, share in zip(chain, link.shares, strict=True):
+        request.console.say(f"{step.type}: {_what_came(link, share)}")
+    origin, opened = _origin(passed.origin, link.model), passed.opened
+    if link.model.format == "onnx" and not (is_last and _is_run_later(workflow, origin, link.model)):
+        compare = workflow.verify.enabled and not is_compared(origin, link.model)
+        opened = (*opened, *_opener(request).found(link, compare))
+    return _Passed(passed.source, link.model, origin, (*passed.links, link), opened)
 
 
 def _opener(request: _Run) -> Opener:
@@ -371,23 +370,17 @@ def _verdict(request: _Run, passed: _Passed) -> Verdict:
     workflow, origin = request.workflow, passed.origin
     verdict = verify(passed.model, origin, workflow, request.executor)
     found = passed.opened
-    if verdict.verdict == WORSE and len(passed.results) > 1:
-        models = [passed.source, *(result.model for _, result in passed.results if result.model)]
-        pairs = zip(models, models[1:], (step for step, _ in passed.results), strict=False)
-        found = tuple(
-            _opener(request).result(step, before, after, compare=True)
-            for before, after, step in pairs
-            if before.format == after.format == "onnx"
-        )
+    if verdict.verdict == WORSE and len(passed.links) > 1:
+        between = [link for link in passed.links if link.before.format == link.model.format == "onnx"]
+        found = tuple(one for link in between for one in _opener(request).found(link, compare=True))
     return with_graphs(verdict, found, is_whole=workflow.verify.enabled and origin.source.format == "onnx")
 
 
-def _what_came(result: Result, model: Model) -> str:
-    """How long it took; or why the model is as it was."""
-    assert result.model is not None
-    if result.model.path == model.path:
-        return result.model.provenance.remarks[-1]
-    return "found in the cache" if result.cached else f"{result.seconds:.1f} s"
+def _what_came(link: Link, share: Share) -> str:
+    """How long a pass took; or why the model is as it was."""
+    if link.model.path == link.before.path:
+        return link.model.provenance.remarks[-1]
+    return "found in the cache" if link.result.cached else f"{share.seconds:.1f} s"
 
 
 def _origin(known: Origin, model: Model) -> Origin:
@@ -416,16 +409,10 @@ def _jobs(request: _Run, source: Model, steps: Sequence[Step]) -> tuple[list[Job
     """The jobs of passes, one after the other, without doing any; and the model they end with, as far as it is
     known."""
     jobs, model = [], source
-    for step in steps:
-        jobs.append(_job(request, step, model))
+    for chain in chains_of(steps, request.begins):
+        jobs.append(request.executor.placed(job_of(chain, model, request.workflow)))
         model = Model(model.path, jobs[-1].part_class.produces, jobs[-1].key, model.provenance)
     return jobs, model
-
-
-def _job(request: _Run, step: Step, model: Model) -> Job:
-    workflow = request.workflow
-    job = Job("pass", step.type, schema.plain(step.make()), model, workflow.target, seed=workflow.seed)
-    return request.executor.placed(job)
 
 
 def _measure(request: _Run, model: Model) -> dict[str, dict[str, Any]]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from coldpress import parts
 from coldpress.errors import ColdpressError
-from coldpress.graphs.imported.folder import infer_shapes, load_graph
 from coldpress.graphs.session import read_options
+from coldpress.graphs.shapes import infer_shapes
 from coldpress.models.model import Model, find_graphs
+from coldpress.models.onnx_graphs import load_graph
 from coldpress.parts import Finding
 from coldpress.target import Target
 

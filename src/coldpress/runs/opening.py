@@ -4,12 +4,15 @@ before did.
 How near it must stay is the pass's own word (`coldpress.parts.Closeness`). One that does not open ends the run, so that
 nothing is written; one that is worse than its pass allows is written with exit code 3, as any model that is worse than
 its tolerance.
+
+Of passes that were done together there is one result, which may lose what they may lose together. Where it loses more,
+or does not open, they are done once more, one by one, and each is asked the same: so the one that broke it is named.
 """
 
 from __future__ import annotations
 
 import filecmp
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from coldpress.models.planned import Planned
 from coldpress.parts import Closeness
 from coldpress.parts.schema import plain
 from coldpress.parts.task import RELATIVE, parse_tolerance
+from coldpress.runs.chains import Link, job_of
 from coldpress.runs.verification import UNVERIFIED, VERIFIED, WORSE, Verdict
 from coldpress.workflow import Step, Workflow
 
@@ -50,20 +54,48 @@ class Opener:
     workflow: Workflow
     executor: Executor
 
-    def result(self, step: Step, before: Model, after: Model, compare: bool) -> Opened:
-        """Open the ONNX model that a step wrote; with ``compare``, hold it against the one before, if that is one.
+    def found(self, link: Link, compare: bool) -> list[Opened]:
+        """Open the ONNX model that passes wrote; with ``compare``, hold it against the one before, if that is one.
 
-        ColdpressError, naming the step, where it does not open, or does not run on what the graph before runs on.
+        ColdpressError, naming the pass, where it does not open, or does not run on what the graph before runs on.
         """
+        if len(link.chain) == 1:
+            return [self._of_pass(link.chain[0], link.before, link.model, compare)]
+        name = " and ".join(step.type for step in link.chain)
+        if _is_as_before(link.before.path, link.model.path):
+            return [Opened(name)]
+        limit = added_up(link.chain)
+        try:
+            if not compare or limit is None:
+                return [self._only_opened(name, link.model)]
+            opened = self.compared(name, link.before, link.model, limit, _data(link.chain))
+        except ColdpressError:
+            self._one_by_one(link, compare)  # ends with the pass that did it
+            raise
+        worse = [one for one in self._one_by_one(link, compare) if one.worse] if opened.worse else []
+        return worse or [opened]
+
+    def _one_by_one(self, link: Link, compare: bool) -> list[Opened]:
+        """What is found of each pass alone."""
+        before, found = link.before, []
+        for step in link.chain:
+            alone = Link((step,), before, self.executor.result(job_of((step,), before, self.workflow)))
+            found += self.found(alone, compare)
+            before = alone.model
+        return found
+
+    def _of_pass(self, step: Step, before: Model, after: Model, compare: bool) -> Opened:
         if before.format == "onnx" and _is_as_before(before.path, after.path):
             return Opened(step.type)
-        made = step.make()
-        data = next((getattr(made, name) for name in parts.data_fields(type(made)) if getattr(made, name)), None)
-        limit = made.closeness if before.format == "onnx" else None
-        if not compare or limit is None:
-            why = f"{step.type} means to change what a model computes" if compare else "verification was turned off"
-            return Opened(step.type, why, seconds=self._measured(step.type, after, None, {}).seconds)
-        return self.compared(step.type, before, after, limit, data)
+        limit = step.make().closeness if before.format == "onnx" else None
+        if not compare:
+            return self._only_opened(step.type, after)
+        if limit is None:
+            return self._only_opened(step.type, after, f"{step.type} means to change what a model computes")
+        return self.compared(step.type, before, after, limit, _data([step]))
+
+    def _only_opened(self, name: str, after: Model, why: str = "verification was turned off") -> Opened:
+        return Opened(name, why, seconds=self._measured(name, after, None, {}).seconds)
 
     def compared(self, name: str, before: Model, after: Model, limit: Closeness, data: Any = None) -> Opened:
         """What ``name`` made of an ONNX model, compared with that on ``data`` or made-up inputs."""
@@ -86,6 +118,12 @@ class Opener:
 def _relative(tolerance: str | None) -> float | None:
     """The limit for graphs made from graphs that a tolerance sets, if it does."""
     return parse_tolerance(tolerance).get(RELATIVE) if tolerance else None
+
+
+def _data(chain: Iterable[Step]) -> Any:
+    """The data that a pass among these was given."""
+    made = [step.make() for step in chain]
+    return next((found for one in made for name in parts.data_fields(type(one)) if (found := getattr(one, name))), None)
 
 
 def _is_as_before(before: Path, after: Path) -> bool:

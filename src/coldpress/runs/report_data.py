@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from coldpress.errors import ColdpressError
-from coldpress.jobs.job import Result
 from coldpress.models import adapter_folder
 from coldpress.models.checkpoint import Checkpoint
 from coldpress.models.model import Model
 from coldpress.models.provenance import CalibrationRecord, Provenance, QuantizedLayer, Timing, WrittenAdapter
 from coldpress.parts import schema
+from coldpress.runs.chains import Link
 from coldpress.runs.verification import Verdict
 from coldpress.target import machine
-from coldpress.workflow import Measure, Step, Workflow, labels_of, recipes
+from coldpress.workflow import Measure, Workflow, labels_of, recipes
 
 _REPORTED_VERSIONS = (
     "coldpress",
@@ -38,7 +38,7 @@ _REPORTED_VERSIONS = (
 class Finished:
     """A run that is done.
 
-    ``measured``: the numbers of each metric by its label. ``results``: of the passes, in their order.
+    ``measured``: the numbers of each metric by its label. ``links``: what the passes did, in order.
 
     ``command``: what repeats the run, if it was a command.
     """
@@ -48,7 +48,7 @@ class Finished:
     model: Model
     verdict: Verdict
     measured: Mapping[str, Mapping[str, Any]]
-    results: Sequence[tuple[Step, Result]]
+    links: Sequence[Link]
     command: str | None
 
     def report(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class Finished:
             "reasons": verdict.reasons,
             "source": _source(self.source, known, verdict),
             "target": schema.plain(self.workflow.target),
-            "passes": _history(self.source, self.results),
+            "passes": _history(self.links),
             "quality": {name: value for name, value in verdict.numbers.items() if name not in ("answers", "adapters")},
             "tolerance": dict(verdict.limits) or None,
             "answers": [{"prompt": answer["question"], **answer} for answer in verdict.numbers.get("answers", [])],
@@ -75,8 +75,8 @@ class Finished:
             **({"tuning": schema.plain(known.tuning)} if known.tuning else {}),
             **({"session": schema.plain(known.session)} if known.session else {}),
             **({"extra": schema.plain(known.extra)} if known.extra else {}),
-            "timings": schema.plain([*_timings(self.source, self.results), Timing("verify", verdict.seconds)]),
-            "seconds": sum(result.seconds for _, result in self.results if not result.cached),
+            "timings": schema.plain([*_timings(self.links), Timing("verify", verdict.seconds)]),
+            "seconds": sum(link.result.seconds for link in self.links if not link.result.cached),
             "machine": machine(),
             "versions": {name: found for name in _REPORTED_VERSIONS if (found := _version(name))},
             "command": self.command,
@@ -86,15 +86,14 @@ class Finished:
 _SECTIONS = {"generation": "speed"}
 
 
-def _timings(source: Model, results: Sequence[tuple[Step, Result]]) -> Iterator[Timing]:
+def _timings(links: Sequence[Link]) -> Iterator[Timing]:
     """The parts of each pass where it tells them, else the whole of it."""
-    before = source
-    for step, result in results:
-        assert result.model is not None
-        told = result.model.provenance.timings
-        is_new = told != before.provenance.timings
-        yield from told if is_new else (Timing(step.type, result.seconds),)
-        before = result.model
+    for link in links:
+        if (told := link.model.provenance.timings) != link.before.provenance.timings:
+            yield from told
+        else:
+            pairs = zip(link.chain, link.shares, strict=True)
+            yield from (Timing(step.type, share.seconds) for step, share in pairs)
 
 
 def _layers(layers: Sequence[QuantizedLayer]) -> list[dict[str, Any]]:
@@ -115,25 +114,27 @@ def _adapters(made: Sequence[WrittenAdapter], verdict: Verdict) -> dict[str, Any
     return {"adapters": [{**schema.plain(one), **compared.get(one.name, {})} for one in made]} if made else {}
 
 
-def _history(source: Model, results: Sequence[tuple[Step, Result]]) -> list[dict[str, Any]]:
-    """Each pass with the key of the model it got and of the one it made."""
-    history, parent = [], source
-    for step, result in results:
-        assert result.model is not None
-        ended = None if result.ended is None else datetime.fromtimestamp(result.ended, timezone.utc)
-        history.append(
-            {
-                "name": step.type,
-                "parameters": step.parameters,
-                "seconds": result.seconds,
-                "cached": result.cached,
-                "ended": ended and ended.isoformat(timespec="seconds"),
-                "parent": parent.key,
-                "model": result.model.key,
-                "format": result.model.format,
-            }
-        )
-        parent = result.model
+def _history(links: Sequence[Link]) -> list[dict[str, Any]]:
+    """Each pass with the key of the model it got and of the one it made; passes that were done together name the models
+    before and after all of them."""
+    history = []
+    for link in links:
+        when = link.result.ended
+        ended = None if when is None else datetime.fromtimestamp(when, timezone.utc).isoformat(timespec="seconds")
+        for step, share in zip(link.chain, link.shares, strict=True):
+            history.append(
+                {
+                    "name": step.type,
+                    "parameters": step.spelled_out().parameters,
+                    "seconds": share.seconds,
+                    "cached": link.result.cached,
+                    "ended": ended,
+                    "parent": link.before.key,
+                    "model": link.model.key,
+                    "format": link.model.format,
+                    "remarks": list(share.remarks),
+                }
+            )
     return history
 
 

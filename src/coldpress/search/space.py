@@ -100,6 +100,12 @@ class _Slot:
     selector: str | None
     options: tuple[_Option, ...]
 
+    @property
+    def fixed(self) -> Step | None:
+        """The pass that is here at every point."""
+        option = self.options[0]
+        return None if self.selector or option.opened or option.step is None else option.at({})
+
     def at(self, point: Point) -> _Option:
         if self.selector is None:
             return self.options[0]
@@ -182,6 +188,10 @@ class Space:
         """The passes of a point, with nothing left open."""
         chosen = (slot.at(point) for slot in self.slots)
         return tuple(option.at(point) for option in chosen if option.step is not None)
+
+    def is_open_step(self, step: Step) -> bool:
+        """Whether a pass of a point may be another one, or none, or another way at other points."""
+        return all(slot.fixed != step for slot in self.slots)
 
     def alternatives(self) -> list[tuple[Space | None, ...]]:
         """For each slot its passes, each as a space of its own parameters; None where the pass may be left out."""

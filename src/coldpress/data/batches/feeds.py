@@ -41,8 +41,8 @@ def feeds_for(
     Without ``data``: windows of ``length`` tokens of the shipped text where the graph takes text and a tokenizer lies
     beside it, random numbers in the shapes of the inputs otherwise.
     """
-    from coldpress.graphs.imported.folder import load_graph
     from coldpress.graphs.imported.inputs import Inputs
+    from coldpress.models.onnx_graphs import load_graph
 
     if data is not None:
         source = data

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from coldpress.graphs.imported.folder import array_of
 from coldpress.graphs.imported.weights import Weight, constant
+from coldpress.models.onnx_graphs import array_of
 from coldpress.quant.grid import Floats
 
 #: norm -> its inputs that multiply or shift the result

@@ -128,7 +128,7 @@ def quantize_dynamic(copy: Path, target: Path, choice: Choice) -> Counter[str]:
     from onnxruntime.quantization import quantize_dynamic as dynamic
 
     nodes = choice.nodes(_graph_only(copy).graph)
-    with quiet(), blaming(_TOOL, copy):
+    with quiet(), blaming(_TOOL, copy.name):
         dynamic(
             copy,
             target,
@@ -173,7 +173,7 @@ def quantize_static(
     from onnxruntime.quantization.quant_utils import QuantizationMode, load_model_with_shape_infer
 
     nodes = choice.nodes(_graph_only(copy).graph)
-    with quiet(), blaming(_TOOL, copy):
+    with quiet(), blaming(_TOOL, copy.name):
         ranges = _ranges(copy, choice, calibration)
         model = load_model_with_shape_infer(copy)
         types = (_type(choice.weight_type), _type(choice.activation_type))

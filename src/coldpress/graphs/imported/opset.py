@@ -8,7 +8,7 @@ import logging
 import onnx_ir as ir
 
 from coldpress.errors import WORK_FAILED, ColdpressError
-from coldpress.graphs.imported.folder import read
+from coldpress.models.onnx_graphs import is_beside, read
 
 
 def convert(model: ir.Model, opset: int, name: str) -> None:
@@ -38,7 +38,7 @@ def _read_small(model: ir.Model) -> None:
         for value in graph.initializers.values():
             tensor = value.const_value
             is_kept = graph is model.graph and tensor is not None and tensor.nbytes > _SMALL_BYTES
-            if isinstance(tensor, ir.ExternalTensor) and not is_kept:
+            if tensor is not None and is_beside(tensor) and not is_kept:
                 value.const_value = read(tensor)
 
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from coldpress.graphs.imported.folder import copy_model
 from coldpress.graphs.session import OPTIONS_FILE, read_options
+from coldpress.models.onnx_graphs import copy_model
 
 LEVELS = ("disable_all", "basic", "extended", "layout", "all")
 MODES = ("sequential", "parallel")

@@ -14,14 +14,15 @@ import numpy as np
 import onnx_ir as ir
 
 from coldpress.graphs.imported.fit import Calibration, Fitter, Progress
-from coldpress.graphs.imported.folder import FLOATS, Spans, copy_bytes, load_graph
 from coldpress.graphs.imported.folds import find_folds
 from coldpress.graphs.imported.rewrite import Rewriter, place_rest
+from coldpress.graphs.imported.spans import FLOATS, Spans, copy_bytes
 from coldpress.graphs.imported.weights import Found, Weight, find_weights
 from coldpress.graphs.kernels import Encoding
 from coldpress.graphs.layout import Layout, Quantized
 from coldpress.graphs.stream import Quantizer, fill
 from coldpress.models.checkpoint import Span
+from coldpress.models.onnx_graphs import load_graph
 from coldpress.models.provenance import QuantizedLayer
 
 _DTYPES = {ir.DataType.FLOAT: "float32", ir.DataType.FLOAT16: "float16", ir.DataType.BFLOAT16: "bfloat16"}

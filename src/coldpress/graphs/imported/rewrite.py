@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from coldpress.graphs.encode import CONTRIB, stored
-from coldpress.graphs.imported.folder import Spans
+from coldpress.graphs.imported.spans import Spans
 from coldpress.graphs.imported.weights import Weight
 from coldpress.graphs.layout import Layout, Place, Quantized
 from coldpress.models.checkpoint import Span

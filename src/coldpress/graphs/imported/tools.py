@@ -12,8 +12,9 @@ from pathlib import Path
 import onnx_ir as ir
 
 from coldpress.errors import WORK_FAILED, ColdpressError
-from coldpress.graphs.imported.folder import infer_shapes, load_graph
 from coldpress.graphs.imported.opset import convert
+from coldpress.graphs.shapes import infer_shapes
+from coldpress.models.onnx_graphs import load_graph
 
 
 @contextmanager
@@ -85,7 +86,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def blaming(tool: str, file: Path) -> Iterator[None]:
+def blaming(tool: str, graph: str) -> Iterator[None]:
     """Name the tool of others that fails on a graph, whatever it raises."""
     try:
         yield
@@ -93,7 +94,7 @@ def blaming(tool: str, file: Path) -> Iterator[None]:
         raise
     except Exception as error:  # tools of others raise anything
         raise ColdpressError(
-            f"{tool} cannot handle {file.name}: {type(error).__name__}: {error}",
+            f"{tool} cannot handle {graph}: {type(error).__name__}: {error}",
             hint="export the model again, for a newer opset if it has an old one, or leave this pass out",
             exit_code=WORK_FAILED,
         ) from error

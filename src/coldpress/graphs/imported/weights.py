@@ -14,7 +14,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from coldpress.graphs.imported.folder import FLOATS
+from coldpress.graphs.imported.spans import FLOATS
 from coldpress.graphs.linears import Linear, find_head
 from coldpress.graphs.scoring import PICKED
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,32 +11,42 @@ import numpy as np
 import onnx_ir as ir
 
 from coldpress.errors import ColdpressError
-from coldpress.graphs.layout import Place
-from coldpress.models.checkpoint import Span
-from coldpress.models.external_data import check_external
+from coldpress.models.external_data import aligned, check_external
 from coldpress.models.model import files_of, find_graphs, link_or_copy
 
 if TYPE_CHECKING:
     import onnx
 
-#: ONNX type -> the name of safetensors for it; the types of weights
-FLOATS = {ir.DataType.FLOAT: "F32", ir.DataType.FLOAT16: "F16", ir.DataType.BFLOAT16: "BF16"}
 #: not carried over: the same weights in another format, and what is written anew about every result
 _OTHER_WEIGHTS = (".onnx", ".safetensors", ".gguf", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 _ABOUT_A_RESULT = ("README.md", "report.json", "report.html", "workflow.yaml", "best.yaml", "optuna.journal")
-_COPY_BYTES = 1 << 24
 #: tensors from this size on lie beside a graph, which cannot be larger than 2 GB itself
 _BESIDE_BYTES = 1 << 30
+#: tensors up to this size lie in the graph also where others lie beside it
+_INSIDE_BYTES = 256
+
+
+def load_graphs(path: Path) -> dict[str, ir.Model]:
+    """The graphs of a model by the names that they are written under; see `load_graph`."""
+    return {name: load_graph(file) for name, file in _graph_files(path).items()}
+
+
+def save_graphs(graphs: Mapping[str, ir.Model], path: Path, used: Iterable[Path], output: Path) -> None:
+    """Write the graphs of a model below ``output``, and what else belongs to the model at ``path``.
+
+    ``used``: files of that model which hold tensors of its graphs, and so are not copied.
+    """
+    for name, graph in graphs.items():
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        save_graph(graph, output / name)
+    carry_over(path, used, output)
 
 
 def rewrite_graphs(path: Path, output: Path, change: Callable[[Path, Path], None]) -> None:
     """Write a model anew below ``output``: each graph by ``change(file, target)``, which writes its tensors, too; the
     rest as it is."""
-    graphs = find_graphs(path)
-    if not graphs:
-        raise ColdpressError(f"{path} holds no ONNX graph", hint="pass a folder with a .onnx file")
     used: set[Path] = set()
-    for name, file in graphs.items():
+    for name, file in _graph_files(path).items():
         used |= external_files(load_graph(file))
         target = output / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -46,54 +54,68 @@ def rewrite_graphs(path: Path, output: Path, change: Callable[[Path, Path], None
     carry_over(path, used, output)
 
 
+def _graph_files(path: Path) -> dict[str, Path]:
+    if not (files := find_graphs(path)):
+        raise ColdpressError(f"{path} holds no ONNX graph", hint="pass a folder with a .onnx file")
+    return files
+
+
 def save_graph(model: ir.Model, target: Path) -> None:
-    """Write a graph, its tensors one after the other to a file beside it; inside, if they were inside and are not too
-    many."""
-    tensors = [value.const_value for graph in model.graphs() for value in graph.initializers.values()]
-    beside = any(isinstance(tensor, ir.ExternalTensor | ir.LazyTensor) for tensor in tensors)
-    size = sum(tensor.nbytes for tensor in tensors if tensor is not None)
-    external = f"{target.name}.data" if beside or size >= _BESIDE_BYTES else None
-    ir.save(model, target, external_data=external)
+    """Write a graph, and its tensors where `settle` has them: inside, or one after the other to a file beside it.
 
-
-def infer_shapes(model: ir.Model, policy: str = "refine") -> None:
-    """Note the types and shapes of all values, contrib operators included; "override" forgets what was noted before.
-
-    Names of open axes may be any text. Inference reads them as expressions, so it gets others for those that are none.
+    Tensors that share their bytes in a file still do. The graph is of no use afterwards: its tensors lie in that file.
     """
-    from onnx_shape_inference import OpUsageError, ShapeInferenceError, infer_symbolic_shapes
-
-    names = {name for value in _values(model) for name in _odd_names(value)}
-    plain = {name: f"axis_called_{place}" for place, name in enumerate(sorted(names))}
-    _rename_axes(model, plain)
-    with suppress(
-        OpUsageError, ShapeInferenceError
-    ):  # what it takes for wrong, such as a Loop without condition, stays unknown
-        infer_symbolic_shapes(model, policy=policy, warn_on_missing=False)
-    _rename_axes(model, {new: old for old, new in plain.items()})
+    beside = settle(model)
+    if beside:
+        _write_beside(beside, target.with_name(f"{target.name}.data"))
+    ir.save(model, target)
 
 
-def _values(model: ir.Model) -> Iterator[ir.Value]:
-    for graph in model.graphs():
-        yield from (*graph.inputs, *graph.outputs)
-        yield from (value for node in graph for value in node.outputs)
+def settle(model: ir.Model) -> list[ir.Value]:
+    """Let tensors be in memory or not, as they would be after the graph was saved and loaded; returns those that are in
+    a file, or will do so.
+
+    All but small ones are in files if one is, or if they are too many for the file of the graph.
+    """
+    values = [value for graph in model.graphs() for value in graph.initializers.values()]
+    tensors = [value.const_value for value in values if value.const_value is not None]
+    if not any(map(is_beside, tensors)) and sum(tensor.nbytes for tensor in tensors) < _BESIDE_BYTES:
+        return []
+    beside = []
+    for value in values:
+        tensor = value.const_value
+        if tensor is None or tensor.dtype == ir.DataType.STRING:
+            continue
+        if tensor.nbytes > _INSIDE_BYTES:
+            value.const_value = tensor if is_beside(tensor) else _beside(tensor)
+            beside.append(value)
+        elif is_beside(tensor):
+            value.const_value = read(tensor)
+    return beside
 
 
-def _odd_names(value: ir.Value) -> list[str]:
-    """The names of open axes that are no identifiers."""
-    names = [axis.value for axis in value.shape or () if isinstance(axis, ir.SymbolicDim)]
-    return [name for name in names if name is not None and not name.isidentifier()]
+def is_beside(tensor: Any) -> bool:
+    """Whether a tensor is not in memory: it lies in a file, or is computed when it is written to one."""
+    return isinstance(tensor, ir.ExternalTensor | ir.LazyTensor)
 
 
-def _rename_axes(model: ir.Model, names: Mapping[str, str]) -> None:
-    if not names:
-        return
-    for value in _values(model):
-        if value.shape is not None and any(
-            axis.value in names for axis in value.shape if isinstance(axis, ir.SymbolicDim)
-        ):
-            value.shape = ir.Shape(
-                names.get(str(axis.value), axis) if isinstance(axis, ir.SymbolicDim) else axis for axis in value.shape
+def _beside(tensor: ir.TensorProtocol) -> ir.LazyTensor:
+    return ir.LazyTensor(lambda: tensor, dtype=tensor.dtype, shape=ir.Shape(tensor.shape), name=tensor.name)
+
+
+def _write_beside(values: Sequence[ir.Value], data: Path) -> None:
+    """Write tensors to a data file, those with the same bytes once, and let them lie there."""
+    places: dict[Any, int] = {}
+    with data.open("wb") as stream:
+        for value in values:
+            tensor: Any = value.const_value
+            is_external = isinstance(tensor, ir.ExternalTensor)
+            content = (tensor.path, tensor.offset, tensor.nbytes) if is_external else value.name
+            if content not in places:
+                places[content] = stream.seek(aligned(stream.tell(), tensor.nbytes))
+                tensor.tofile(stream)
+            value.const_value = ir.ExternalTensor(
+                data.name, places[content], tensor.nbytes, tensor.dtype, shape=tensor.shape, name=str(value.name)
             )
 
 
@@ -145,33 +167,6 @@ def _densify(graph: onnx.GraphProto) -> None:
                 _densify(inner)
 
 
-class Spans:
-    """Tensors as byte ranges of files; those that lie inside a graph are spooled to ``spool`` first."""
-
-    def __init__(self, spool: Path):
-        self._spool = spool
-        self._ends: dict[int, tuple[Any, int]] = {}  # keeps the tensors alive, so that no id is given twice
-
-    def of(self, name: str, tensor: Any) -> Span:
-        """A float tensor as it lies in its file, mapped, not read."""
-        file, offset = self._place(name, tensor)
-        return Span.contiguous(name, file, FLOATS[tensor.dtype], tuple(int(size) for size in tensor.shape), offset)
-
-    def bytes_of(self, name: str, tensor: Any) -> Span:
-        """The bytes of a tensor of whatever type."""
-        file, offset = self._place(name, tensor)
-        return Span.contiguous(name, file, "U8", (tensor.nbytes,), offset)
-
-    def _place(self, name: str, tensor: Any) -> tuple[Path, int]:
-        if isinstance(tensor, ir.ExternalTensor):
-            return Path(tensor.path), tensor.offset or 0
-        if id(tensor) not in self._ends:
-            with self._spool.open("ab") as stream:
-                self._ends[id(tensor)] = tensor, stream.tell()
-                stream.write(tensor.tobytes())
-        return self._spool, self._ends[id(tensor)][1]
-
-
 def array_of(tensor: Any) -> np.ndarray:
     """The values of a small tensor; bfloat16 in the type of ml_dtypes."""
     if not isinstance(tensor, ir.ExternalTensor):
@@ -180,8 +175,8 @@ def array_of(tensor: Any) -> np.ndarray:
     return values.reshape([int(size) for size in tensor.shape])
 
 
-def read(tensor: ir.ExternalTensor) -> ir.Tensor:
-    """An external tensor in memory."""
+def read(tensor: ir.TensorProtocol) -> ir.Tensor:
+    """A tensor in memory."""
     return ir.Tensor(array_of(tensor), dtype=tensor.dtype, shape=tensor.shape, name=tensor.name)
 
 
@@ -220,11 +215,3 @@ def carry_over(path: Path, used: Iterable[Path], output: Path) -> None:
         if not (output / name).exists():
             (output / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, output / name)
-
-
-def copy_bytes(span: Span, place: Place, data: np.ndarray) -> None:
-    """Copy the bytes of a span to their place in a mapped data file, a piece at a time."""
-    source, size = span.view(), math.prod(span.shape)
-    for start in range(0, size, _COPY_BYTES):
-        stop = min(start + _COPY_BYTES, size)
-        data[place.offset + start : place.offset + stop] = source[start:stop]
