@@ -15,6 +15,7 @@ environment.prepare()
 _HOMES = {
     "ColdpressError": "coldpress.errors",
     "Context": "coldpress.parts",
+    "Conversation": "coldpress.serving.chat",
     "GraphContext": "coldpress.parts.graph_pass",
     "GraphPass": "coldpress.parts.graph_pass",
     "Metric": "coldpress.parts",
@@ -28,9 +29,12 @@ _HOMES = {
     "Store": "coldpress.jobs.store",
     "Target": "coldpress.target",
     "Value": "coldpress.parts",
+    "Verdict": "coldpress.runs.verification",
     "Verify": "coldpress.workflow",
     "Workflow": "coldpress.workflow",
     "auto_opt": "coldpress.api",
+    "benchmark": "coldpress.api",
+    "chat": "coldpress.api",
     "evaluate": "coldpress.api",
     "finetune": "coldpress.api",
     "optimize": "coldpress.api",
@@ -38,11 +42,13 @@ _HOMES = {
     "quantize": "coldpress.api",
     "run": "coldpress.api",
     "run_pass": "coldpress.api",
+    "verify": "coldpress.api",
 }
 
 __all__ = [
     "ColdpressError",
     "Context",
+    "Conversation",
     "GraphContext",
     "GraphPass",
     "Metric",
@@ -56,10 +62,13 @@ __all__ = [
     "Store",
     "Target",
     "Value",
+    "Verdict",
     "Verify",
     "Workflow",
     "__version__",
     "auto_opt",
+    "benchmark",
+    "chat",
     "evaluate",
     "finetune",
     "optimize",
@@ -67,6 +76,7 @@ __all__ = [
     "quantize",
     "run",
     "run_pass",
+    "verify",
 ]
 
 

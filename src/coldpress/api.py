@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coldpress import parts
-from coldpress.errors import ColdpressError
+from coldpress.errors import ColdpressError, NotAtHand
 from coldpress.jobs.store import Store
-from coldpress.runs.engine import Console, Report
+from coldpress.parts import schema
+from coldpress.runs.engine import Console, Report, verify_pressed
 from coldpress.runs.engine import run as _run
+from coldpress.runs.report_data import source_in_report
+from coldpress.runs.verification import Verdict
 from coldpress.target import Target, resolve_target
 from coldpress.workflow import Running, Step, Verify, Workflow, recipes
 from coldpress.workflow.calibration_data import CALIBRATING, with_data
 from coldpress.workflow.file import load_workflow
+
+if TYPE_CHECKING:
+    from coldpress.serving.chat import Conversation
 
 _TARGET = ("device", "provider", "threads")
 #: where results go when nothing else is said
@@ -64,18 +71,45 @@ def optimize(
     model_name_or_path: str | Path,
     output_path: str | Path | None = OUTPUT,
     *,
+    precision: str | None = None,
+    algorithm: str | None = None,
+    rotation: str | None = None,
+    adapter_path: Sequence[str | Path] = (),
+    block_size: int | None = None,
+    symmetric: bool | None = None,
+    head_bits: int | None = None,
+    embedding_bits: int | None = None,
+    accuracy_level: int | None = None,
+    scale_dtype: str | None = None,
+    modules_to_not_convert: Sequence[str] = (),
+    use_ort_genai: bool | None = None,
+    logits: str | None = None,
+    data: Mapping[str, Any] | None = None,
+    data_name: str | None = None,
+    data_files: Sequence[str | Path] = (),
+    text_template: str | None = None,
+    use_chat_template: bool | None = None,
+    max_seq_len: int | None = None,
+    num_samples: int | None = None,
+    device: str | None = None,
+    provider: str | None = None,
+    threads: int = 0,
+    eval_data: Sequence[str | Path] = (),
+    tolerance: str | None = None,
+    verify_memory: float | None = None,
+    no_verify: bool = False,
+    trust_remote_code: bool = False,
     overwrite: bool = False,
     cache_dir: str | Path | None = None,
-    **options: Any,
+    **others: Any,
 ) -> Report:
     """Turn a model into a verified ONNX model in the folder ``output_path`` (None: leave it in the cache).
 
-    ``options`` are those of ``coldpress optimize``: ``precision="int4"``, ``device="cpu"``, ``tolerance="0.1"``,
-    ``no_verify=True``, ``block_size=32``, ... Raises ColdpressError; a model that is worse than its tolerance is
-    written, and ``Report.exit_code`` is 3.
+    Options are those of ``coldpress auto-opt``; what is left out has its default. Raises ColdpressError, also for
+    ``others``, with the closest option; a model that is worse than its tolerance is written, and ``Report.exit_code``
+    is 3.
     """
-    workflow = optimize_workflow(model_name_or_path, output_path, **options)
-    return _run(workflow, store=Store(cache_dir), overwrite=overwrite)
+    return _made(optimize, optimize_workflow, locals())
 
 
 auto_opt = optimize
@@ -94,18 +128,47 @@ def quantize(
     model_name_or_path: str | Path,
     output_path: str | Path | None = QUANTIZED,
     *,
+    algorithm: str | None = None,
+    precision: str | None = None,
+    rotation: str | None = None,
+    group_size: int | None = None,
+    symmetric: bool | None = None,
+    format: str | None = None,
+    lm_head: bool | None = None,
+    embeddings: bool | None = None,
+    head_bits: int | None = None,
+    target_bits: float | None = None,
+    max_size: str | None = None,
+    modules_to_not_convert: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    data: Mapping[str, Any] | None = None,
+    data_name: str | None = None,
+    data_files: Sequence[str | Path] = (),
+    text_template: str | None = None,
+    use_chat_template: bool | None = None,
+    max_seq_len: int | None = None,
+    num_samples: int | None = None,
+    max_memory: float | None = None,
+    polish_seconds: float | None = None,
+    device: str | None = None,
+    provider: str | None = None,
+    threads: int = 0,
+    eval_data: Sequence[str | Path] = (),
+    tolerance: str | None = None,
+    verify_memory: float | None = None,
+    no_verify: bool = False,
+    trust_remote_code: bool = False,
     overwrite: bool = False,
     cache_dir: str | Path | None = None,
-    **options: Any,
+    **others: Any,
 ) -> Report:
     """Quantize a model's weights, calibrated, into a Hugging Face folder that transformers loads and `optimize`
     presses.
 
-    ``options`` are those of ``coldpress quantize``: ``algorithm="best"``, ``precision="int4"``, ``group_size=32``,
-    ``data_files=("rows.jsonl",)``, ``text_template="{question} {answer}"``, ... Raises ColdpressError.
+    Options are those of ``coldpress quantize``; what is left out has its default. Raises ColdpressError, also for
+    ``others``, with the closest option.
     """
-    workflow = quantize_workflow(model_name_or_path, output_path, **options)
-    return _run(workflow, store=Store(cache_dir), overwrite=overwrite)
+    return _made(quantize, quantize_workflow, locals())
 
 
 def finetune_workflow(
@@ -133,19 +196,67 @@ def finetune(
     model_name_or_path: str | Path,
     output_path: str | Path | None = TUNED,
     *,
+    data_name: str | None = None,
+    data_files: Sequence[str | Path] = (),
+    text_template: str | None = None,
+    text_field: Sequence[str] = (),
+    use_chat_template: bool | None = None,
+    train_subset: str | None = None,
+    train_split: str | None = None,
+    eval_subset: str | None = None,
+    eval_split: str | None = None,
+    eval_files: Sequence[str | Path] = (),
+    eval_dataset_size: float | None = None,
+    max_seq_len: int | None = None,
+    max_samples: int | None = None,
+    answers_only: bool | None = None,
+    method: str | None = None,
+    lora_r: int | None = None,
+    lora_alpha: float | None = None,
+    lora_dropout: float | None = None,
+    target_modules: Sequence[str] = (),
+    modules_to_save: Sequence[str] = (),
+    packing: bool | None = None,
+    torch_dtype: str | None = None,
+    training_args: Mapping[str, Any] | None = None,
+    double_quant: bool | None = None,
+    quant_type: str | None = None,
+    loftq_iter: int | None = None,
+    rank_dropout: float | None = None,
+    module_dropout: float | None = None,
+    decompose_both: bool | None = None,
+    decompose_factor: int | None = None,
+    rank_dropout_scale: bool | None = None,
+    seed: int = 0,
+    fresh: bool = False,
+    device: str | None = None,
+    provider: str | None = None,
+    threads: int = 0,
+    trust_remote_code: bool = False,
     overwrite: bool = False,
     cache_dir: str | Path | None = None,
-    **options: Any,
+    **others: Any,
 ) -> Report:
     """Train an adapter on a float or a quantized model; ``output_path`` gets ``model`` (the base as it was) and
     ``adapter`` (PEFT's).
 
-    ``options`` are those of ``coldpress finetune``: ``data_files=("rows.jsonl",)``, ``text_template="{question}
-    {answer}"``, ``lora_r=16``, ``training_args={"max_steps": 100}``, ``fresh=True`` (do not go on from a run that was
-    stopped), ... Raises ColdpressError; where the loss on rows held out did not fall, ``Report.exit_code`` is 3.
+    Options are those of ``coldpress finetune``, with ``training_args={"max_steps": 100}`` for fields of
+    TrainingArguments, and ``fresh=True`` not to go on from a run that was stopped. Raises ColdpressError, also for
+    ``others``, with the closest option; where the loss on rows held out did not fall, ``Report.exit_code`` is 3.
     """
-    workflow = finetune_workflow(model_name_or_path, output_path, **options)
-    running = replace(workflow.run, cache_dir=str(cache_dir) if cache_dir else None)
+    return _made(finetune, finetune_workflow, locals())
+
+
+def _made(function: Callable[..., Report], build: Callable[..., Workflow], arguments: dict[str, Any]) -> Report:
+    """Run the workflow that a function was called for; ``build`` gets the arguments that differ from their defaults."""
+    defaults = {name: one.default for name, one in inspect.signature(function).parameters.items()}
+    others = arguments.pop("others")
+    given = {**arguments, **others}
+    overwrite, cache_dir = given.pop("overwrite"), given.pop("cache_dir")
+    output = {"output_path": given.pop("output_path")}
+    options = {name: schema.plain(value) for name, value in given.items() if value is not defaults.get(name, given)}
+    workflow = build(**options, **output)
+    running = replace(workflow.run, cache_dir=str(cache_dir)) if cache_dir else workflow.run
     return _run(replace(workflow, run=running), store=running.open_store(), overwrite=overwrite)
 
 
@@ -216,9 +327,123 @@ def plan(model_name_or_path: str | Path, **options: Any) -> dict[str, Any]:
 
 
 def evaluate(
-    *models: str | Path, metrics: tuple[str, ...] = ("size", "perplexity"), **options: Any
+    *models: str | Path,
+    metrics: Sequence[str] = ("size", "perplexity"),
+    source: str | Path | None = None,
+    device: str | None = None,
+    provider: str | None = None,
+    threads: int = 0,
+    cache_dir: str | Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Measure models; one mapping of metric to numbers for each. See ``coldpress evaluate``."""
-    from coldpress.runs.evaluation import evaluate as _evaluate
+    """Measure models, of any kind that a verb takes; a mapping of each metric to its numbers for each of them.
 
-    return _evaluate([str(model) for model in models], metrics, console=Console(), **options)
+    ``source``: what the metric ``divergence`` compares with.
+    """
+    from coldpress.runs.evaluation import evaluate as measured
+
+    return measured(
+        [str(model) for model in models],
+        metrics,
+        source=None if source is None else str(source),
+        target=resolve_target(device, provider, threads),
+        store=Store(cache_dir),
+    )
+
+
+def benchmark(
+    *models: str | Path,
+    metric: str = "generation",
+    rounds: int = 3,
+    prompt_tokens: int | None = None,
+    new_tokens: int | None = None,
+    repeats: int | None = None,
+    device: str | None = None,
+    provider: str | None = None,
+    threads: int = 0,
+    cache_dir: str | Path | None = None,
+) -> list[dict[str, Any]]:
+    """Speed of models, taken in turns; for each its numbers, as the middle and half the width of what was measured."""
+    from coldpress.runs.evaluation import benchmark as timed
+
+    settings = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "repeats": repeats}
+    return timed(
+        [str(model) for model in models],
+        metric=metric,
+        rounds=rounds,
+        target=resolve_target(device, provider, threads),
+        store=Store(cache_dir),
+        **{name: value for name, value in settings.items() if value is not None},
+    )
+
+
+def verify(
+    model_name_or_path: str | Path,
+    source: str | Path | None = None,
+    *,
+    tolerance: str | None = None,
+    eval_data: Sequence[str | Path] = (),
+    verify_memory: float | None = None,
+    trust_remote_code: bool = False,
+    device: str | None = None,
+    provider: str | None = None,
+    threads: int = 0,
+    cache_dir: str | Path | None = None,
+) -> Verdict:
+    """Compare a model with the one that it was made from: ``source``, or what the report beside it names.
+
+    ``Verdict.verdict`` is "verified", "worse than tolerance" or "unverified"; ``numbers`` holds what was measured.
+    """
+    target = resolve_target(device, provider, threads)
+    request = Verify(True, tolerance, tuple(map(str, eval_data)), verify_memory)
+    original = source_in_report(Path(model_name_or_path)) if source is None else str(source)
+    workflow = Workflow(original, target=target, verify=request, trust_remote_code=trust_remote_code)
+    return verify_pressed(str(model_name_or_path), workflow, Store(cache_dir))
+
+
+def chat(
+    model_name_or_path: str | Path,
+    *,
+    system: str | None = None,
+    adapters: Mapping[str, str | Path] = {},
+    max_new_tokens: int | None = None,
+    greedy: bool = False,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    top_k: int | None = None,
+    repetition_penalty: float | None = None,
+    seed: int | None = None,
+    threads: int = 0,
+    cache_dir: str | Path | None = None,
+) -> Conversation:
+    """A conversation with a pressed model; any other model is pressed first, and kept in the cache.
+
+    ``for piece in chat("models/out").ask("Hello")`` gives the answer as it is made; `Conversation` remembers what was
+    said. Settings that are left out are those that the model's makers recommend. ``adapters``: adapter files by the
+    names they get, of which the first one answers until `Conversation.use`.
+    """
+    from coldpress.serving.chat import Conversation
+    from coldpress.serving.engine import Engine, chosen_sampling
+
+    folder = pressed(str(model_name_or_path), Store(cache_dir))
+    drawn = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "repetition_penalty": repetition_penalty}
+    sampling = chosen_sampling(folder, greedy, max_new_tokens=max_new_tokens, seed=seed, **drawn)
+    engine = Engine(folder, threads, {name: Path(file) for name, file in adapters.items()})
+    return Conversation(engine, system, sampling, next(iter(adapters), None))
+
+
+def pressed(name: str, store: Store, console: Console = Console()) -> Path:
+    """The folder of a pressed model that can chat; any other model is pressed first, and kept in the store."""
+    from coldpress.models.sources import find_model
+    from coldpress.serving.chat import model_folder
+
+    try:
+        model = find_model(name)
+    except NotAtHand as error:
+        hint = f"{error.hint}; or name the folder that coldpress auto-opt wrote"
+        raise NotAtHand(error.message, hint=hint) from error
+    if model.format == "onnx":
+        return model_folder(Path(name).expanduser())
+    console.say(f"{name} is no pressed model: it is pressed now as auto-opt does it, and kept in the cache")
+    report = _run(optimize_workflow(name, None), store=store, console=console)
+    console.say(f"{report.data['verdict']}: coldpress auto-opt {name} writes it with its report")
+    return report.model.path

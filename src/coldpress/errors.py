@@ -25,6 +25,9 @@ class ColdpressError(Exception):
         self.hint = hint
         self.exit_code = exit_code
 
+    def __str__(self) -> str:
+        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
+
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (self.message, self.hint, self.exit_code)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import platform
 import subprocess
@@ -27,8 +28,10 @@ PROVIDERS = {
     "VitisAIExecutionProvider": (("npu",), "vitisai"),
 }
 DEVICES = ("cpu", "gpu", "npu")
+_SUFFIX = "ExecutionProvider"
 #: providers that ONNX Runtime no longer has -> those that took their places
 _SUCCESSORS = {"ROCMExecutionProvider": "MIGraphXExecutionProvider"}
+_ALSO_CALLED = {"directml": "DmlExecutionProvider"}
 _DEFAULT_PROVIDER = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider", "npu": "QNNExecutionProvider"}
 
 
@@ -60,12 +63,12 @@ class Target:
 def resolve_target(device: str | None = None, provider: str | None = None, threads: int = 0) -> Target:
     """Complete a device or a provider to a target; refuse two that do not belong together."""
     if device is not None and device not in DEVICES:
-        raise ColdpressError(f"unknown device '{device}'", hint=did_you_mean(device, DEVICES))
+        raise ColdpressError(f"unknown device '{device}'", hint=_device_hint(device))
     if provider is None:
         return Target(device or "cpu", _DEFAULT_PROVIDER[device or "cpu"], threads)
-    full = f"{provider.removesuffix('ExecutionProvider')}ExecutionProvider"
+    full = f"{provider.removesuffix(_SUFFIX)}{_SUFFIX}"
     if full not in PROVIDERS:
-        hint = f"use {_SUCCESSORS[full]}" if full in _SUCCESSORS else did_you_mean(provider, PROVIDERS)
+        hint = f"use {_SUCCESSORS[full]}" if full in _SUCCESSORS else _provider_hint(provider)
         raise ColdpressError(f"unknown execution provider '{provider}'", hint=hint)
     devices = PROVIDERS[full][0]
     if device is not None and device not in devices:
@@ -74,6 +77,28 @@ def resolve_target(device: str | None = None, provider: str | None = None, threa
             hint=f"use --device {' or '.join(devices)}, or --provider {_DEFAULT_PROVIDER[device]}",
         )
     return Target(device or devices[0], full, threads)
+
+
+def _device_hint(device: str) -> str:
+    """What was meant by a device that there is not: often that of a provider."""
+    named = next((full for full in PROVIDERS if device.lower() in _short_names(full)), None)
+    if named is None:
+        return did_you_mean(device.lower(), DEVICES)
+    return f"use --device {PROVIDERS[named][0][0]}; --provider {named} says what runs there"
+
+
+def _provider_hint(provider: str) -> str:
+    """The provider that was meant, compared without the ending that all of them share."""
+    word = provider.lower().removesuffix(_SUFFIX.lower())
+    names = {**_ALSO_CALLED, **{short: full for full in PROVIDERS for short in _short_names(full)}}
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.7)
+    if close:
+        return f"did you mean '{names[close[0]]}'?"
+    return f"known: {', '.join(PROVIDERS)}"
+
+
+def _short_names(provider: str) -> tuple[str, str]:
+    return provider.removesuffix(_SUFFIX).lower(), PROVIDERS[provider][1]
 
 
 def available_providers() -> tuple[str, ...]:

@@ -43,7 +43,7 @@ BELOW = {
         "packaging": "errors models report serving workflow",
         "search": "errors measuring models parts report target workflow",
         "runs": "errors graphs jobs measuring models packaging parts passes report search target workflow",
-        "api": "errors jobs parts runs target workflow",
+        "api": "errors jobs models parts runs serving target workflow",
         "cli": "api errors jobs models parts passes report runs serving target tune workflow",
         "__main__": "cli",
     }.items()

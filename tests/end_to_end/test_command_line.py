@@ -155,7 +155,7 @@ def test_plan_does_nothing_and_predicts_the_size(run, tiny_model, tmp_path):
         (("auto-opt", "-m", "./missing"), ("./missing does not exist",)),
         (("auto-opt", "-m", "somebody/some-model"), ("somebody/some-model",)),
         (("auto-opt", "-m", "{model}", "--eval_data", "missing.txt"), ("missing.txt",)),
-        (("auto-opt",), ("--model_name_or_path",)),
+        (("auto-opt",), ("no model was named", "-m MODEL")),
         (("auto-optt",), ("did you mean 'auto-opt'",)),
         (("run-pass", "pres", "-m", "{model}"), ("did you mean 'press'",)),
         (("show", "perplexty"), ("did you mean 'perplexity'",)),

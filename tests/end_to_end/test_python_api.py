@@ -54,8 +54,36 @@ def test_plan_and_run_pass_and_evaluate(tiny_model, tmp_path):
     assert rows[0]["perplexity"]["perplexity"] == pytest.approx(rows[1]["perplexity"]["perplexity"], rel=1e-4)
 
 
+def test_a_report_prints_as_the_table_and_a_model_is_compared_timed_and_asked(tiny_model, tmp_path):
+    report = coldpress.optimize(tiny_model, tmp_path / "out", precision="int8", no_verify=True)
+    lines = str(report).splitlines()
+    assert lines[0].startswith(str(tiny_model)[:20]) and "source" in lines[0] and "model" in lines[0]
+    assert any(line.startswith("Bits per weight") for line in lines) and lines[-1].startswith("Not verified")
+
+    loose = "kl=5,ppl=10,top1=0,generation=0"
+    verdict = coldpress.verify(tmp_path / "out", tolerance=loose)
+    assert verdict.verdict == "verified" == str(verdict) and verdict.numbers["kl"] > 0
+    assert coldpress.verify(tmp_path / "out", tiny_model, tolerance="kl=0.0000001").verdict == "worse than tolerance"
+
+    [row] = coldpress.benchmark(tmp_path / "out", rounds=1, prompt_tokens=16, new_tokens=4)
+    assert row["decode_tokens_per_second"]["value"] > 0
+
+    talk = coldpress.chat(tmp_path / "out", greedy=True, max_new_tokens=4)
+    pieces = list(talk.ask("hello"))
+    assert 1 <= len(pieces) <= 4 and len(talk.last.stream.tokens) == len(pieces)
+
+
+def test_zero_and_false_are_no_defaults(tiny_model, tmp_path):
+    with pytest.raises(coldpress.ColdpressError, match="head_bits: 0 is not a choice"):
+        coldpress.optimize(tiny_model, tmp_path / "out", head_bits=0)
+    report = coldpress.optimize(tiny_model, tmp_path / "out", algorithm="rtn", symmetric=False, no_verify=True)
+    assert not any(layer["symmetric"] for layer in report.data["layers"])
+
+
 #: what only a terminal needs
 OF_THE_TERMINAL = {"as_json", "log_level", "debug", "dry_run"}
+#: what is said with a call, and is no part of the request
+OF_THE_RUN = {"model", "overwrite", "cache_dir"}
 #: a value other than the default, where the flag's type does not tell one
 VALUES = {
     "model_name_or_path": "some/model",
@@ -79,15 +107,15 @@ VALUES = {
 def test_flags_and_arguments_have_the_same_names_and_defaults(verb, function, build):
     command = importlib.import_module(f"coldpress.cli.{verb}").command
     named = {**inspect.signature(build).parameters, **inspect.signature(function).parameters}
-    for flag in command.params:
-        if flag.name in OF_THE_TERMINAL:
-            continue
-        if flag.name not in named:
-            build("some/model", **{"algorithm": "gptq", flag.name: VALUES.get(flag.name) or _some_value(flag)})
-        elif isinstance(flag.default, str | int):
-            assert flag.default == named[flag.name].default, flag.name
-        else:
-            assert flag.required or named[flag.name].default in (None, False, ()), flag.name
+    flags = {flag.name: flag for flag in command.params if flag.name not in OF_THE_TERMINAL}
+    assert set(flags) - {"model"} == set(inspect.signature(function).parameters) - {"others"}
+    for name, flag in flags.items():
+        if name not in inspect.signature(build).parameters and name not in OF_THE_RUN:
+            build("some/model", **{"algorithm": "gptq", name: VALUES.get(name) or _some_value(flag)})
+        if isinstance(flag.default, str | int):
+            assert flag.default == named[name].default, name
+        elif name not in ("model", "model_name_or_path"):
+            assert named[name].default in (None, False, ()), name
     with pytest.raises(coldpress.ColdpressError, match="there is no 'no_such_flag'"):
         build("some/model", no_such_flag=1)
 

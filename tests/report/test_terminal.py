@@ -5,7 +5,8 @@ import io
 from rich.console import Console
 
 from coldpress.parts import Value
-from coldpress.report.terminal import comparison, summary
+from coldpress.report import remark_on_size
+from coldpress.report.terminal import comparison, onward, summary
 
 COLUMNS = {"perplexity": Value("lower"), "decode": Value("higher", "tokens/s"), "layers": Value("neither")}
 
@@ -80,3 +81,35 @@ def test_titles_are_words_with_their_unit():
     columns = {"exact_match": Value("higher"), "first_token_ms_p95": Value("lower", "ms")}
     text = printed(comparison([{"name": "a"}, {"name": "b"}], columns))
     assert "exact match" in text and "first token p95 [ms]" in text
+
+
+def test_what_comes_next_is_told_with_places_times_and_what_would_be_better(make_report):
+    timings = [
+        {"step": "quantize", "seconds": 19.84},
+        {"step": "verify", "seconds": 3.94},
+        {"step": "x", "seconds": 0.0},
+    ]
+    report = make_report(format="onnx", speed={"decode_tokens_per_second": 100}, timings=timings)
+    lines = printed(onward(report, "models/my out", 30.2, "--algorithm best would leave less")).splitlines()
+    assert lines[1].split("   ")[0] == "models/my out" and "models/my out/report.html" in lines[2]
+    assert lines[3].startswith("coldpress chat 'models/my out'")
+    assert lines[4] == "30.2 s in all: quantize 19.8 s, verify 3.94 s"
+    assert lines[5] == "--algorithm best would leave less"
+    again = printed(onward({**report, "format": "hf"}, "q", 0.1, is_new=False))
+    assert "coldpress auto-opt q" in again and "nothing was done" in again
+
+
+def test_why_a_result_is_larger_than_its_source_is_told():
+    layers = [{"role": "linear", "bytes": 60_000_000}]
+    report = {
+        "source": {"bytes": 98e6, "format": "gguf"},
+        "size": {"model_bytes": 182e6},
+        "layers": layers,
+        "format": "hf",
+    }
+    assert remark_on_size(report) == (
+        "Larger than its source: 122 MB of it are floats, the token embedding and the head among them; its source was"
+        " packed already."
+    )
+    assert remark_on_size({**report, "source": {"bytes": 500e6}}) is None
+    assert remark_on_size({}) is None

@@ -62,7 +62,7 @@ class _Verbs(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         name = args[0].replace("_", "-")
-        if name not in VERBS:
+        if name not in VERBS and not ctx.resilient_parsing:  # as when a shell completes what stands behind it
             raise ColdpressError(f"there is no command '{args[0]}'", hint=did_you_mean(name, VERBS))
         return super().resolve_command(ctx, [name, *args[1:]])
 

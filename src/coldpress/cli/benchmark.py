@@ -7,11 +7,11 @@ from typing import Any
 import click
 
 from coldpress.cli import VERBS
-from coldpress.cli.options import Choice, common_options, given, target_options
+from coldpress.cli.options import Choice, common_options, given, models_option, target_options
 
 
 @click.command("benchmark", help=VERBS["benchmark"])
-@click.argument("models", nargs=-1, required=True)
+@models_option
 @click.option(
     "--metric",
     type=Choice(("generation", "latency")),
@@ -36,7 +36,16 @@ def command(session: Any, models: tuple[str, ...], metric: str, rounds: int, as_
 
     target = resolve_target(**{key: arguments.pop(key) for key in ("device", "provider", "threads")})
     settings = given(arguments)
-    rows = benchmark(models, metric=metric, rounds=rounds, target=target, console=session.console, **settings)
+    with session.busy():
+        rows = benchmark(
+            models,
+            metric=metric,
+            rounds=rounds,
+            target=target,
+            store=session.store,
+            console=session.console,
+            **settings,
+        )
     if as_json:
         session.data(rows)
     else:

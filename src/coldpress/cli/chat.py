@@ -6,19 +6,17 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from coldpress.cli import VERBS
-from coldpress.cli.options import common_options
+from coldpress.cli.options import common_options, model_option
 from coldpress.errors import ColdpressError, did_you_mean
 
 if TYPE_CHECKING:
     from coldpress.serving.chat import Conversation
-    from coldpress.serving.engine import Sampling
 
 _COMMANDS = {
     "/help": "what can be said here",
@@ -37,7 +35,7 @@ _REMEMBERED_LINES = 1000
 
 
 @click.command("chat", help=VERBS["chat"], epilog=_EPILOG)
-@click.argument("model")
+@model_option
 @click.option("--prompt", help="Ask this one question, print the answer and stop; - reads it from a pipe.")
 @click.option("--system", help="Instructions given to the model before the conversation.")
 @click.option(
@@ -60,18 +58,22 @@ _REMEMBERED_LINES = 1000
 @common_options
 def command(
     session: Any,
-    model: str,
+    model_name_or_path: str,
     prompt: str | None,
     system: str | None,
     adapters: tuple[str, ...],
     threads: int,
     **choices: Any,
 ) -> None:
-    from coldpress.serving.chat import Conversation, model_folder
-    from coldpress.serving.engine import Engine
+    from coldpress.api import pressed
+    from coldpress.runs.engine import Console
+    from coldpress.serving.chat import Conversation
+    from coldpress.serving.engine import Engine, chosen_sampling
 
-    named, folder = dict(map(_named, adapters)), model_folder(Path(model))
-    sampling = _sampling(folder, **choices)
+    named = dict(map(_named, adapters))
+    with session.busy():
+        folder = pressed(model_name_or_path, session.store, Console(session.note, session.progress))
+    sampling = chosen_sampling(folder, **choices)
     conversation = Conversation(Engine(folder, threads, named), system, sampling, next(iter(named), None))
     if prompt is not None:
         _answer(conversation, sys.stdin.read().strip() if prompt == "-" else prompt)
@@ -82,18 +84,6 @@ def command(
                 return
         else:
             _answer(conversation, line)
-
-
-def _sampling(folder: Path, greedy: bool, **given: Any) -> Sampling:
-    from coldpress.serving.engine import GREEDY, own_sampling
-
-    chosen = {name: value for name, value in given.items() if value is not None}
-    if not greedy and chosen.get("temperature") != 0:
-        return replace(own_sampling(folder), **chosen)
-    drawing = sorted({"temperature", "top_p", "top_k", "seed"} & {name for name, value in chosen.items() if value})
-    if drawing:
-        raise ColdpressError(f"--{drawing[0]} has no effect on greedy answers", hint="leave one of them out")
-    return replace(GREEDY, **{name: value for name, value in chosen.items() if value})
 
 
 def _named(adapter: str) -> tuple[str, Path]:

@@ -9,20 +9,26 @@ from typing import Any
 import click
 
 from coldpress.cli import VERBS
-from coldpress.cli.options import Choice, common_options
+from coldpress.cli.options import PATH, Choice, common_options
 from coldpress.errors import ColdpressError
 
 FORMATS = ("onnx_adapter", "safetensors", "numpy")
 
 
 @click.command("convert-adapters", help=VERBS["convert-adapters"])
-@click.option("-a", "--adapter_path", required=True, metavar="FOLDER", help="PEFT folder.")
+@click.option("-a", "--adapter_path", type=PATH, required=True, metavar="FOLDER", help="PEFT folder.")
 @click.option(
-    "-o", "--output_path", required=True, metavar="FILE", help="File to write; its suffix is added if it has none."
+    "-o",
+    "--output_path",
+    type=PATH,
+    required=True,
+    metavar="FILE",
+    help="File to write; its suffix is added if it has none.",
 )
 @click.option(
     "-m",
     "--model_name_or_path",
+    type=PATH,
     metavar="MODEL",
     help="Pressed model whose slots the file shall fill. [default: one pair for each module, by its Hugging Face name]",
 )

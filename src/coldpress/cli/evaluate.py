@@ -6,20 +6,22 @@ from typing import Any
 
 import click
 
+from coldpress import parts
 from coldpress.cli import VERBS
-from coldpress.cli.options import common_options, target_options
+from coldpress.cli.options import MODEL, PATH, Completed, common_options, models_option, target_options
 
 
 @click.command("evaluate", help=VERBS["evaluate"])
-@click.argument("models", nargs=-1, required=True)
+@models_option
 @click.option(
     "--metric",
     "metrics",
+    type=Completed(lambda: parts.names("metrics")),
     multiple=True,
     help="Name of a metric, with its defaults; may be repeated. See coldpress list.",
 )
-@click.option("--config", help="Workflow file whose metrics, with their parameters and data, are measured.")
-@click.option("--source", help="The model that the metric divergence compares with.")
+@click.option("--config", type=PATH, help="Workflow file whose metrics, with their parameters and data, are measured.")
+@click.option("--source", type=MODEL, help="The model that the metric divergence compares with.")
 @target_options
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 @common_options
@@ -40,9 +42,10 @@ def command(
 
     asked: list[str | Measure] = [*metrics, *(load_metrics(config) if config else ())]
     chosen = asked or ["size", "divergence" if source else "perplexity"]
-    rows = evaluate(
-        models, chosen, source=source, target=resolve_target(**target), store=session.store, console=session.console
-    )
+    with session.busy():
+        rows = evaluate(
+            models, chosen, source=source, target=resolve_target(**target), store=session.store, console=session.console
+        )
     if as_json:
         session.data(rows)
     else:

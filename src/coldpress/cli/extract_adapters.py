@@ -9,12 +9,14 @@ import click
 
 from coldpress.cli import VERBS
 from coldpress.cli.convert_adapters import FORMATS
-from coldpress.cli.options import Choice, common_options, model_option
+from coldpress.cli.options import PATH, Choice, common_options, model_option
 
 
 @click.command("extract-adapters", help=VERBS["extract-adapters"])
 @model_option
-@click.option("-o", "--output_path", default="models/adapters", show_default=True, help="Folder for the adapters.")
+@click.option(
+    "-o", "--output_path", type=PATH, default="models/adapters", show_default=True, help="Folder for the adapters."
+)
 @click.option(
     "-f",
     "--format",

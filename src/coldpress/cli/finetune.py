@@ -8,7 +8,16 @@ from typing import Any
 import click
 
 from coldpress.cli import VERBS
-from coldpress.cli.options import common_options, given, model_option, output_option, pass_options, target_options
+from coldpress.cli.options import (
+    MODEL,
+    MODEL_HELP,
+    PATH,
+    common_options,
+    given,
+    output_option,
+    pass_options,
+    target_options,
+)
 from coldpress.passes.lora import Lora
 
 _MORE = """
@@ -18,16 +27,28 @@ Any field of transformers' TrainingArguments is a flag, too: --max_steps 100, --
 _LISTS = ("data_files", "eval_files", "target_modules", "modules_to_save", "text_field")
 
 
+class _WithTrainingArguments(click.Command):
+    """What is unknown to it is left for TrainingArguments, so its model must stand first to be told from their
+    values."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, ["-m", *args] if args and not args[0].startswith("-") else args)
+
+
 @click.command(
     "finetune",
+    cls=_WithTrainingArguments,
+    options_metavar="MODEL [OPTIONS]",
     help=VERBS["finetune"],
     epilog=_MORE,
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
 )
-@model_option
+@click.option("-m", "--model_name_or_path", type=MODEL, required=True, metavar="MODEL", help=MODEL_HELP)
 @output_option("models/finetuned")
 @click.option("-d", "--data_name", help="json, csv, parquet, text, or a data set of the hub.")
-@click.option("--data_files", multiple=True, help="Files with the rows; several with commas, or the option again.")
+@click.option(
+    "--data_files", type=PATH, multiple=True, help="Files with the rows; several with commas, or the option again."
+)
 @click.option("--text_template", help=r"Text of a row, such as '### Question: {prompt}\n### Answer: {response}'.")
 @click.option("--text_field", multiple=True, help="The field that is the text.")
 @click.option(
@@ -37,7 +58,7 @@ _LISTS = ("data_files", "eval_files", "target_modules", "modules_to_save", "text
 @click.option("--train_split", help="Split of a hub data set. [default: train]")
 @click.option("--eval_subset", help="Configuration of a hub data set to measure the loss on.")
 @click.option("--eval_split", help="Split of a hub data set to measure the loss on.")
-@click.option("--eval_files", multiple=True, help="Files with rows to measure the loss on.")
+@click.option("--eval_files", type=PATH, multiple=True, help="Files with rows to measure the loss on.")
 @click.option("--max_seq_len", type=click.IntRange(min=2), help="Tokens of a row at most. [default: 1024]")
 @click.option("--max_samples", type=click.IntRange(min=1), help="Rows at most. [default: all]")
 @click.option(

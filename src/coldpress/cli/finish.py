@@ -12,13 +12,20 @@ def run_and_show(session: Any, workflow: Workflow, overwrite: bool, as_json: boo
     """Run a workflow and print its summary (or its report as JSON); returns the exit code."""
     from coldpress.runs.engine import run
 
-    report = run(workflow, store=session.store, console=session.console, overwrite=overwrite, command=session.command)
+    with session.busy():
+        report = run(
+            workflow, store=session.store, console=session.console, overwrite=overwrite, command=session.command
+        )
     if as_json:
         session.data(report.data)
     else:
-        from coldpress.report.terminal import summary
+        from coldpress.report.terminal import onward, summary
+        from coldpress.runs.forecast import better
 
+        output = str(report.model.path if workflow.output is None else workflow.output)
+        finer = None if report.up_to_date else better(workflow, report.data)
         session.show(summary(report.data))
+        session.show(onward(report.data, output, session.elapsed, finer, is_new=not report.up_to_date))
     return report.exit_code
 
 

@@ -7,13 +7,17 @@ from pathlib import Path
 import click
 
 from coldpress.cli import VERBS
+from coldpress.cli.options import PATH
 from coldpress.errors import REQUEST_WRONG, ColdpressError
 
 
 @click.command("migrate", help=VERBS["migrate"])
-@click.argument("config")
+@click.argument("config", type=PATH)
 @click.option(
-    "-o", "--output_path", help="The new file, YAML or (with the suffix .json) JSON; left out, it is printed."
+    "-o",
+    "--output_path",
+    type=PATH,
+    help="The new file, YAML or (with the suffix .json) JSON; left out, it is printed.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the new file when it is there already.")
 def command(config: str, output_path: str | None, overwrite: bool) -> int:

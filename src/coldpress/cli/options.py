@@ -7,28 +7,88 @@ import functools
 import json
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.parts import DataSource, schema
+from coldpress.target import DEVICES, PROVIDERS
+
+
+class Completed(click.ParamType):
+    """A text that shells complete: with one of what is ``offered``, or else with a path."""
+
+    name = "text"
+
+    def __init__(self, offered: Callable[[], Iterable[str]] = tuple):
+        self.offered = offered
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        known = [CompletionItem(one) for one in self.offered() if one.startswith(incomplete)]
+        return known or [CompletionItem(incomplete, type="file")]
+
+
+def _hub_ids() -> Iterable[str]:
+    from coldpress.models.sources import hub_ids_at_hand
+
+    return hub_ids_at_hand()
+
+
+PATH = Completed()
+DEVICE, PROVIDER = Completed(lambda: DEVICES), Completed(lambda: PROVIDERS)
+MODEL = Completed(_hub_ids)
+MODEL_HELP = "Folder, file or hub id of the model; it may also stand there without -m."
 
 
 def model_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("-m", "--model_name_or_path", required=True, metavar="MODEL", help="Folder, file or hub id.")(
-        command
+    """The one model that a verb takes, typed by itself or behind ``-m``; the command gets ``model_name_or_path``."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, model: str | None, model_name_or_path: str | None, **arguments: Any) -> Any:
+        named = [name for name in (model, model_name_or_path) if name is not None]
+        if len(named) != 1:
+            raise _not_one(named)
+        return command(*args, model_name_or_path=named[0], **arguments)
+
+    wrapped = click.option("-m", "--model_name_or_path", type=MODEL, metavar="MODEL", help=MODEL_HELP)(wrapped)
+    return click.argument("model", type=MODEL, required=False)(wrapped)
+
+
+def models_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The models that a verb takes, typed by themselves or behind ``-m``; the command gets ``models``."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, models: tuple[str, ...], model_name_or_path: tuple[str, ...], **arguments: Any) -> Any:
+        if not (models or model_name_or_path):
+            raise _not_one([])
+        return command(*args, models=(*models, *model_name_or_path), **arguments)
+
+    wrapped = click.option("-m", "--model_name_or_path", type=MODEL, multiple=True, metavar="MODEL", help=MODEL_HELP)(
+        wrapped
+    )
+    return click.argument("models", type=MODEL, nargs=-1, metavar="MODEL...")(wrapped)
+
+
+def _not_one(named: list[str]) -> ColdpressError:
+    verb = click.get_current_context().command_path
+    if named:
+        return ColdpressError(f"two models were named: {' and '.join(named)}", hint=f"{verb} takes one of them")
+    return ColdpressError(
+        "no model was named", hint=f"{verb} MODEL, where MODEL is a folder, a file or a hub id; -m MODEL says the same"
     )
 
 
 def output_option(default: str) -> Callable[..., Any]:
-    return click.option("-o", "--output_path", default=default, show_default=True, help="Folder for the result.")
+    text = "Folder for the result."
+    return click.option("-o", "--output_path", type=PATH, default=default, show_default=True, help=text)
 
 
 def adapter_option(command: Callable[..., Any]) -> Callable[..., Any]:
     text = "PEFT folders whose adapters the model shall have; several: one after the other."
-    return click.option("-a", "--adapter_path", multiple=True, metavar="FOLDER...", help=text)(command)
+    return click.option("-a", "--adapter_path", type=PATH, multiple=True, metavar="FOLDER...", help=text)(command)
 
 
 def rotation_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,6 +115,7 @@ def calibration_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--text_template", help="Text of a row, such as '### Question: {prompt}'."),
         click.option(
             "--data_files",
+            type=PATH,
             multiple=True,
             help="Files of calibration data, or a .npz with an array for each input; without any, the shipped text.",
         ),
@@ -68,13 +129,15 @@ def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads; 0: all processors.")(
         command
     )
-    command = click.option("--provider", help="Execution provider, such as CPUExecutionProvider.")(command)
-    return click.option("--device", help="cpu, gpu or npu.")(command)
+    command = click.option("--provider", type=PROVIDER, help="Execution provider, such as CPUExecutionProvider.")(
+        command
+    )
+    return click.option("--device", type=DEVICE, help="cpu, gpu or npu.")(command)
 
 
 def verify_options(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option(
-        "--eval_data", multiple=True, help="Text or jsonl file to compare on, instead of the shipped text."
+        "--eval_data", type=PATH, multiple=True, help="Text or jsonl file to compare on, instead of the shipped text."
     )(command)
     command = click.option("--tolerance", help="Limits, such as 0.1 (KL) or kl=0.1,ppl=1.05.")(command)
     command = verify_memory_option(command)
@@ -99,7 +162,7 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
         with Session(log_level, Store(cache_dir)) as session:
             return command(session=session, **arguments)
 
-    wrapped = click.option("--cache_dir", help="Where finished results are kept.")(wrapped)
+    wrapped = click.option("--cache_dir", type=PATH, help="Where finished results are kept.")(wrapped)
     wrapped = click.option("--debug", is_flag=True, help="Show the traceback of a failure.")(wrapped)
     return log_level_option(2)(wrapped)
 
@@ -122,7 +185,7 @@ def pass_options(
         hints = typing.get_type_hints(part)
         for field in reversed(dataclasses.fields(part)):
             if field.name not in leave_out and (only is None or field.name in only):
-                command = _option(field, hints[field.name])(command)
+                command = _option(part, field, hints[field.name])(command)
         return command
 
     return decorate
@@ -133,7 +196,7 @@ def given(arguments: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if value is not None and value != ()}
 
 
-def _option(field: dataclasses.Field[Any], hint: Any) -> Callable[..., Any]:
+def _option(part: type[Any], field: dataclasses.Field[Any], hint: Any) -> Callable[..., Any]:
     text, choices = field.metadata.get("help", ""), field.metadata.get("choices", ())
     optional = typing.get_origin(hint) in (typing.Union, types.UnionType)
     plain = next(arg for arg in typing.get_args(hint) if arg is not type(None)) if optional else hint
@@ -148,10 +211,11 @@ def _option(field: dataclasses.Field[Any], hint: Any) -> Callable[..., Any]:
         return click.option(f"--{field.name}/--{negative}", default=None, help=help_text)
     if typing.get_origin(plain) is tuple:
         item = typing.get_args(plain)[0]
-        kind = item if item in (int, float) else str
+        kind = item if item in (int, float) else PATH if field.name in part.reads or "path" in field.name else str
         return click.option(f"--{field.name}", multiple=True, type=kind, help=help_text)
     if typing.get_origin(plain) is dict:
         return click.option(f"--{field.name}", type=Json(), help=help_text)
+    plain = PATH if plain is str and "path" in field.name else plain
     kind = Choice(choices) if choices else Source() if plain is DataSource else plain
     return click.option(f"--{field.name}", type=kind, default=None, help=help_text)
 
@@ -230,3 +294,6 @@ class Choice(click.ParamType):
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         return f"[{'|'.join(self.values)}]"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(value) for value in self.values if value.startswith(incomplete)]

@@ -22,12 +22,18 @@ from coldpress.workflow.calibration_data import CALIBRATING
 
 
 class _Passes(click.Group):
-    """Each pass is a command whose options are the pass's fields."""
+    """Each pass is a command whose options are the pass's fields; its name may stand behind ``--pass_name``, too."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        is_named = bool(args) and args[0].replace("-", "_") in ("__pass", "__pass_name", "_p")
+        return super().parse_args(ctx, args[1:] if is_named else args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(parts.names("passes"))
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if ctx.resilient_parsing and cmd_name not in parts.names("passes"):
+            return None
         part = parts.find("passes", cmd_name)
         of_data = calibration_options if parts.file_name(cmd_name) in CALIBRATING else lambda command: command
 

@@ -7,6 +7,10 @@ import logging
 import os
 import shlex
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -15,8 +19,10 @@ from coldpress.jobs.store import Store
 from coldpress.runs.engine import Console
 from coldpress.runs.log import LEVELS
 
-#: columns of a table that goes into a file or a pipe, where nobody says how many there are
-_WIDTH_IN_FILES = 100
+#: libraries that tell of each lock and each request, which nobody wants to know at any level
+_NOISY = ("httpx", "httpcore", "filelock", "urllib3", "asyncio", "huggingface_hub", "fsspec", "matplotlib", "PIL")
+#: seconds of silence until a terminal shows that work goes on, and until a line says so elsewhere
+_PATIENCE_ON_TERMINAL, _PATIENCE = 1.0, 10.0
 
 
 class Session:
@@ -27,15 +33,57 @@ class Session:
         self.store = store
         self._bar: Any = None
         self._task: tuple[str, Any] | None = None
+        self._doing = ("starting", 0.0, 0.0)
+        self._started = self._spoke = time.monotonic()
+        self._turn = threading.RLock()
         logging.basicConfig(level=LEVELS[log_level], handlers=[_Logged()], format="%(message)s")
-        for noisy in ("httpx", "filelock", "urllib3", "asyncio", "huggingface_hub"):
-            logging.getLogger(noisy).setLevel(max(logging.WARNING, LEVELS[log_level]) if log_level else logging.DEBUG)
+        for name in _NOISY:
+            logging.getLogger(name).setLevel(max(logging.WARNING, LEVELS[log_level]))
+        logging.captureWarnings(True)  # which are those of libraries, about their own insides
+        logging.getLogger("py.warnings").setLevel(LEVELS[log_level] if log_level == 0 else logging.ERROR)
 
     def __enter__(self) -> Session:
         return self
 
     def __exit__(self, *reason: Any) -> None:
         self._stop_bar()
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """While something is done nobody waits in silence: a bar says so on a terminal, a line every ten seconds
+        elsewhere."""
+        over = threading.Event()
+        self._started = self._spoke = time.monotonic()
+        if self.log_level <= 2:
+            threading.Thread(target=self._beat, args=(over,), daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
+            self._stop_bar()
+
+    def _beat(self, over: threading.Event) -> None:
+        is_terminal = sys.stderr.isatty()
+        while not over.wait(_PATIENCE_ON_TERMINAL):
+            with self._turn:
+                silence = time.monotonic() - self._spoke
+                if over.is_set():
+                    return
+                if is_terminal and self._bar is None and silence >= _PATIENCE_ON_TERMINAL:
+                    self.progress(*self._doing)
+                elif not is_terminal and silence >= _PATIENCE:
+                    self._spoke = time.monotonic()
+                    click.echo(self._how_far(), err=True)
+
+    def _how_far(self) -> str:
+        what, done, total = self._doing
+        share = f" {done / total:.0%}," if total else ""
+        return f"{what}:{share} {time.monotonic() - self._started:.0f} s so far"
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the work began."""
+        return time.monotonic() - self._started
 
     @property
     def console(self) -> Console:
@@ -62,20 +110,24 @@ class Session:
 
         What stands behind a colon in ``what`` may change while the step goes on.
         """
-        if not sys.stderr.isatty() or self.log_level > 2:
-            return
-        step = what.partition(":")[0]
-        if self._task is None or self._task[0] != step:
-            self._stop_bar()
-            self._task = (step, self._started_bar().add_task(what, total=total))
-        self._bar.update(self._task[1], description=what, completed=done, total=total)
+        with self._turn:
+            self._doing = (what, done, total)
+            if not sys.stderr.isatty() or self.log_level > 2:
+                return
+            step = what.partition(":")[0]
+            if self._task is None or self._task[0] != step:
+                self._stop_bar()
+                self._task = (step, self._started_bar().add_task(what, total=total or None))
+            self._bar.update(self._task[1], description=what, completed=done, total=total or None)
 
     def show(self, renderable: Any) -> None:
         """Something for people on stdout: a table, a verdict."""
         from rich.console import Console as RichConsole
 
+        from coldpress.report.terminal import WIDTH_IN_FILES
+
         self._stop_bar()
-        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH_IN_FILES
+        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH_IN_FILES
         RichConsole(soft_wrap=False, width=width).print(renderable)
 
     def data(self, value: Any) -> None:
@@ -90,12 +142,21 @@ class Session:
 
     def _started_bar(self) -> Any:
         from rich.console import Console as RichConsole
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TaskProgressColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
-            TextColumn("{task.percentage:>3.0f}%"),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left:"),
             TimeRemainingColumn(),
         )
         self._bar = Progress(*columns, console=RichConsole(stderr=True), transient=True)
@@ -103,9 +164,11 @@ class Session:
         return self._bar
 
     def _stop_bar(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar, self._task = None, None
+        with self._turn:
+            self._spoke = time.monotonic()
+            if self._bar is not None:
+                self._bar.stop()
+                self._bar, self._task = None, None
 
 
 def _as_note(line: str) -> str:

@@ -11,11 +11,14 @@ import click
 
 from coldpress import parts
 from coldpress.cli import VERBS
+from coldpress.cli.options import Completed
 from coldpress.errors import ColdpressError, did_you_mean
 
 
 @click.command("show", help=VERBS["show"])
-@click.argument("name", required=False)
+@click.argument(
+    "name", type=Completed(lambda: [name for kind in parts.KINDS for name in parts.names(kind)]), required=False
+)
 @click.option("--schema", is_flag=True, help="Print the JSON schema of workflow files, for editors.")
 def command(name: str | None, schema: bool) -> None:
     if schema:

@@ -8,9 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cached_property
 from glob import glob
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from coldpress.models.model import Model, content_key, parts_of
 from coldpress.models.provenance import Provenance
 from coldpress.parts import schema
 from coldpress.parts.graph_pass import Share, rewrite_in_a_row
+from coldpress.parts.needs import installed_version
 from coldpress.target import Target
 
 Progress = Callable[[str, float, float], None]
@@ -251,7 +251,7 @@ def _versions(part: type[Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The versions of a part, of what it needs, and of the data it takes its batches from."""
     return {
         "version": part.version,
-        "needs": {name: version_of(name) for name in part.needs},
+        "needs": {name: installed_version(name) for name in part.needs},
         "data": [_versions(kind, source.parameters) for _, kind, source in _data(part, parameters)],
     }
 
@@ -311,12 +311,3 @@ def _inside(path: Path, scratch: Path) -> str:
 def _model(data: Mapping[str, Any]) -> Model:
     provenance = schema.build(Provenance, data["provenance"], "provenance")
     return Model(Path(data["path"]), data["format"], data["key"], provenance)
-
-
-@cache
-def version_of(distribution: str) -> str | None:
-    """The version of an installed distribution."""
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from coldpress.errors import ColdpressError
-from coldpress.jobs.job import Job, Progress, Result, lookup, silent, version_of
+from coldpress.jobs.job import Job, Progress, Result, lookup, silent
 from coldpress.jobs.store import Store
+from coldpress.parts.needs import installed_version
 from coldpress.target import physical_cores, processor
 
 #: what runs models, in all its flavours
@@ -44,7 +45,7 @@ class System:
 
         By default those of this machine.
         """
-        runtimes = {name: known for name in _RUNTIMES if (known := version_of(name))}
+        runtimes = {name: known for name in _RUNTIMES if (known := installed_version(name))}
         return {"processor": processor(), "cores": physical_cores(), **runtimes}
 
     def check(self) -> None:

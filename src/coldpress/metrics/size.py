@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from coldpress.models.checkpoint import Checkpoint
+from coldpress.models.gguf.file import read_gguf
 from coldpress.models.model import Model, files_of
 from coldpress.models.onnx_folder import graph_file
 from coldpress.parts import Context, Metric, Value
@@ -55,14 +56,16 @@ class Size(Metric):
         "weights": Value("neither"),
         "bits_per_weight": Value("lower", "bits"),
     }
-    accepts: ClassVar[tuple[str, ...]] = ("onnx", "hf")
+    accepts: ClassVar[tuple[str, ...]] = ("onnx", "hf", "multimodal", "gguf")
     runs_model: ClassVar[bool] = False
 
     def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
         total = sum(file.stat().st_size for file in files_of(model.path))
-        if model.format == "hf":
+        if model.format in ("hf", "multimodal"):
             files = Checkpoint(model.path).files
             weights, weight_bytes = _count_safetensors(files, model.path)
+        elif model.format == "gguf":
+            files, weights, weight_bytes = _count_gguf(model.path)
         else:
             files, weights, weight_bytes = _count_graph(graph_file(model.path))
         return {
@@ -71,6 +74,11 @@ class Size(Metric):
             "weights": weights,
             "bits_per_weight": 8 * weight_bytes / weights if weights else 0.0,
         }
+
+
+def _count_gguf(file: Path) -> tuple[list[Path], int, int]:
+    tensors = read_gguf(file).tensors.values()
+    return [file], sum(math.prod(one.shape) for one in tensors), sum(one.size_bytes for one in tensors)
 
 
 def _count_graph(file: Path) -> tuple[list[Path], int, int]:

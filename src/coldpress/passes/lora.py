@@ -15,6 +15,7 @@ Checkpoints lie in the cache. A run that was stopped goes on from the last one, 
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -31,6 +32,8 @@ from coldpress.target import Target
 if TYPE_CHECKING:
     from coldpress.tune.adapters import Adapter
     from coldpress.tune.arguments import Arguments
+
+_log = logging.getLogger(__name__)
 
 METHODS = ("lora", "qlora", "dora", "loha", "lokr", "loftq")
 DTYPES = ("bfloat16", "float16", "float32")
@@ -104,6 +107,23 @@ class Lora(Pass):
             source = getattr(self, name)
             if source is not None:
                 source.make(name).check(model)
+        if (folder := settings_of(model)) is not None:
+            self._check_targets(folder)
+            if remark := self._remark_on_template(folder):
+                _log.warning(remark)
+
+    def _check_targets(self, folder: Path) -> None:
+        """Refuse modules that the model does not have; building it to know takes seconds, so only where it seems so."""
+        from coldpress.tune.adapters import check_targets
+
+        if self.target_modules and (folder / "config.json").is_file():
+            check_targets(folder, self.target_modules, self.trust_remote_code)
+
+    def _remark_on_template(self, folder: Path) -> str | None:
+        from coldpress.tune.own_template import remark_on_template
+
+        data = self.train_data
+        return remark_on_template(folder, data.parameters) if data and data.type == "text_corpus" else None
 
     def foretold(self, model: Model | Planned) -> Planned:
         weights = None if self.method == "loftq" else weights_of(model)
@@ -235,4 +255,6 @@ class _Run:
             remarks = [*remarks, f"{cut} rows were longer than the model or max_seq_len allows, and lost their end."]
         if tuning.unscored_rows:
             remarks = [*remarks, f"{tuning.unscored_rows} rows had no token to predict, and were left out."]
+        if remark := self.request._remark_on_template(self.model.path):
+            remarks = [*remarks, f"{remark[0].upper()}{remark[1:]}."]
         return replace(self.model.provenance, tuning=tuning).remarked(*self.arguments.remarks, *remarks)

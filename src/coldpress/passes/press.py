@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +31,7 @@ from coldpress.models.provenance import LatticeRecord, QuantizedLayer, Timing, W
 from coldpress.models.tokenizers.tokenizer import check_tokenizer
 from coldpress.networks import heap
 from coldpress.parts import Context, Pass, option, refuse
+from coldpress.parts.needs import installed_version
 from coldpress.rules.block_quantized_products import slow_encoding
 from coldpress.rules.half_precision import half_on_cpu
 from coldpress.target import Target
@@ -142,7 +142,7 @@ class Press(Pass):
             )
         if _genai_version() < (0, 18):
             raise ColdpressError(
-                f"onnxruntime-genai {version('onnxruntime-genai')} does not open a configuration with speculation",
+                f"onnxruntime-genai {installed_version('onnxruntime-genai')} opens no configuration with speculation",
                 hint="pip install 'onnxruntime-genai>=0.18'",
             )
 
@@ -336,7 +336,7 @@ def _takes_last_logits() -> bool:
 
 
 def _genai_version() -> tuple[int, ...]:
-    return tuple(int(number) for number in version("onnxruntime-genai").split(".")[:2])
+    return tuple(int(number) for number in (installed_version("onnxruntime-genai") or "0").split(".")[:2])
 
 
 def copy_settings(folder: Path, output: Path) -> None:

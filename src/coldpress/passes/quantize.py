@@ -86,7 +86,7 @@ class Quantize(Pass):
 
     def check(self, model: Model | Planned, target: Target) -> None:
         self.module_grids("float16").check()
-        self._check_budget()
+        self._check_budget(model)
         if not self.if_possible and _is_quantized(model):
             raise ColdpressError(
                 f"{weights_of(model)} is quantized already",
@@ -115,7 +115,7 @@ class Quantize(Pass):
                 hint=f"use --algorithm {' or '.join(_CALIBRATED)}",
             )
 
-    def _check_budget(self) -> None:
+    def _check_budget(self, model: Model | Planned) -> None:
         self.budget.check()
         if self.is_mixed and self.format != "compressed-tensors":
             raise ColdpressError(
@@ -126,6 +126,8 @@ class Quantize(Pass):
                 f"precision {self.precision} has no effect with a budget, which gives each layer 2, 4 or 8 bits",
                 hint="leave one out; --overrides 'GLOB=int8' settles the bits of some modules",
             )
+        if self.is_mixed and (folder := weights_of(model)) is not None and not _is_quantized(model):
+            self.budget.check_possible(folder, self.module_grids("float16"))
 
     def _refuse_unread_data(self) -> None:
         """Data options have no effect on algorithms that need no data, so they are not taken in silence."""

@@ -170,6 +170,22 @@ def _size_facts(report: Report) -> list[Fact]:
     ]
 
 
+def remark_on_size(report: Report) -> str | None:
+    """Why a quantized result is larger than its source; None where it is not."""
+    source, model = number(section(report, "source"), "bytes"), number(section(report, "size"), "model_bytes")
+    layers = entries(report, "layers")
+    if source is None or model is None or model <= source or not layers:
+        return None
+    coded = sum(number(layer, "bytes") or 0 for layer in layers)
+    floats = f"{size(model - coded)} of it are floats" if model - coded > coded / 10 else ""
+    roles = {layer.get("role") for layer in layers}
+    ends = [name for role, name in (("embedding", "the token embedding"), ("head", "the head")) if role not in roles]
+    which = f", {' and '.join(ends)} among them" if floats and report.get("format") == "hf" and len(ends) == 2 else ""
+    packed = "its source was packed already" if section(report, "source").get("format") == "gguf" else ""
+    why = "; ".join(filter(None, (f"{floats}{which}", packed)))
+    return f"Larger than its source: {why}." if why else None
+
+
 def _perplexity_fact(report: Report) -> Iterator[Fact]:
     """Of models that give next tokens: perplexity is compared as a ratio, and shown as it is."""
     known, quality = task(report), section(report, "quality")

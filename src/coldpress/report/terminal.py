@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from coldpress.measuring.noise import is_tie
 from coldpress.parts import Value
-from coldpress.report import Fact, Report, facts, model_name, number, plain, quantity, reasons, verdict
+from coldpress.report import (
+    Fact,
+    Report,
+    entries,
+    facts,
+    model_name,
+    number,
+    plain,
+    quantity,
+    reasons,
+    remark_on_size,
+    seconds,
+    section,
+    verdict,
+)
 from coldpress.report.tuning import lines
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
 _SHOWN = (
     "model_bytes",
@@ -28,6 +44,8 @@ _SHOWN = (
     "peak_mb",
 )
 _STYLES = {"good": "bold green", "bad": "bold red", "unknown": "bold yellow"}
+#: columns of a table that goes into a file or a pipe, where nobody says how many there are
+WIDTH_IN_FILES = 100
 _BEST, _TIE = "*", "≈"
 _MEANINGS = {
     _BEST: "* best, by more than the noise of the measurements",
@@ -56,6 +74,52 @@ def summary(report: Report) -> Group:
         if fact.key in _SHOWN:
             table.add_row(Text(fact.name), fact.source, _value(fact), Text(_beside(fact), style="dim"))
     return Group(table, Text(), _verdict(report))
+
+
+def onward(report: Report, output: str, elapsed: float, better: str | None = None, *, is_new: bool = True) -> Text:
+    """Where the result lies, what to type next, how long it took and what would be ``better``."""
+    from rich.text import Text
+
+    lines = [(output, "the model"), (f"{output}/report.html", "the report, for a browser")]
+    lines += [(command, what) for command, what in [_next_command(report, output)] if command]
+    width = max(len(place) for place, _ in lines) + 3
+    text = Text("\n")
+    for place, what in lines:
+        text.append(f"{plain(place):<{width}}", style="bold").append(f"{what}\n", style="dim")
+    text.append(f"{_took(report, elapsed)}\n" if is_new else "It was there already; nothing was done.\n")
+    for line in filter(None, (remark_on_size(report), better)):
+        text.append(f"{line}\n")
+    text.rstrip()
+    return text
+
+
+def _next_command(report: Report, output: str) -> tuple[str, str]:
+    """What one would do with a result, and why."""
+    place = shlex.quote(output)
+    if report.get("format") in ("hf", "adapter"):
+        return f"coldpress auto-opt {place}", "makes it an ONNX model"
+    if report.get("format") == "onnx" and (report.get("answers") or section(report, "speed")):
+        return f"coldpress chat {place}", "talks to it"
+    return "", ""
+
+
+def _took(report: Report, elapsed: float) -> str:
+    steps = [
+        f"{plain(one.get('step', ''))} {seconds(number(one, 'seconds'))}"
+        for one in entries(report, "timings")
+        if (number(one, "seconds") or 0) >= 0.05
+    ]
+    return f"{seconds(elapsed)} in all" + (f": {', '.join(steps)}" if steps else "")
+
+
+def as_text(renderable: Group | Table) -> str:
+    """What is meant for a terminal as plain text."""
+    from rich.console import Console
+
+    console = Console(width=WIDTH_IN_FILES, color_system=None)
+    with console.capture() as captured:
+        console.print(renderable)
+    return captured.get().rstrip()
 
 
 def comparison(rows: Sequence[Row], columns: Mapping[str, Value]) -> Table:

@@ -127,7 +127,7 @@ def flavours(here: Mapping[str, str]) -> list[Finding]:
         if len(rivals) < 2:
             continue
         kept = next((name for name in rivals if name != family), family)
-        repair = f"pip uninstall -y {' '.join(rivals)}, then pip install {kept}"
+        repair = f"pip uninstall -y {' '.join(rivals)} && pip install {kept}"
         value = ", ".join(f"{name} {here[name]}" for name in rivals)
         findings.append(
             Finding(family, f"{value}: they overwrite each other", BAD, f"{repair} (or the one you want; only one)")

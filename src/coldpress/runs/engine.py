@@ -61,6 +61,12 @@ class Report:
     model: Model
     up_to_date: bool = False
 
+    def __str__(self) -> str:
+        """The table that the command line shows."""
+        from coldpress.report.terminal import as_text, summary
+
+        return as_text(summary(self.data))
+
     @property
     def exit_code(self) -> int:
         """0 when a model was written (and verified, unless that was turned off), 3 when it is worse than was
@@ -257,7 +263,7 @@ def _finished(request: _Run, source: Model, steps: Sequence[Step], goals_of: Goa
     """The result of passes that leave nothing open, verified and measured; ``goals_of`` says which goals it meets."""
     passed = _pass_by_pass(request, source, steps)
     verdict = _verdict(request, passed)
-    request.console.say(_verdict_line(verdict))
+    request.console.say(str(verdict))
     measured = _measure(request, passed.model)
     finished = Finished(request.workflow, source, passed.model, verdict, measured, passed.links, request.command)
     goals = goals_of(request, source, measured)
@@ -429,13 +435,20 @@ def _metric_job(request: _Run, model: Model, measure: Measure) -> Job:
     return request.executor.placed(job)
 
 
-def _verdict_line(verdict: Verdict) -> str:
-    return "; ".join([verdict.verdict, *verdict.reasons])
+def readable(model: Model, executor: Executor, target: Target, trust_remote_code: bool = False) -> Model:
+    """A model as metrics read it: a GGUF file unpacked, the text model of a multimodal folder; any other as it is."""
+    workflow = Workflow("", target=target, trust_remote_code=trust_remote_code)
+    for step in recipes.complete(workflow, model):
+        made = executor.result(Job("pass", step.type, schema.plain(step.make()), model, target)).model
+        assert made is not None
+        model = made
+    return model
 
 
 def verify_pressed(model: str, workflow: Workflow, store: Store, console: Console = Console()) -> Verdict:
-    """Compare a model in a folder with the model of ``workflow``, from which it was made, whatever form that has."""
-    pressed = find_model(model, say=console.say)
+    """Compare two models, whatever form they have: one that was made from the model of ``workflow``, with that."""
+    executor = Executor(workflow.system.make(), store, console.progress)
+    pressed = readable(find_model(model, say=console.say), executor, workflow.target)
     original = find_model(workflow.model, trust_remote_code=workflow.trust_remote_code, say=console.say)
     done = _passes_in(Path(model))
     strictest = "fp32"
@@ -444,7 +457,6 @@ def verify_pressed(model: str, workflow: Workflow, store: Store, console: Consol
     if original.format != "adapter":
         attached = (one for one in done if one["name"] == "attach_adapters")
         steps = (*steps, *(Step(one["name"], one["parameters"]) for one in attached))
-    executor = Executor(workflow.system.make(), store, console.progress)
     origin = _pass_by_pass(_Run(workflow, executor, console, None), original, steps).origin
     known = replace(pressed.provenance, precision=precision)
     verdict = verify(replace(pressed, provenance=known), origin, workflow, executor)

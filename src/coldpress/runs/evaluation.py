@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 from coldpress import parts
@@ -14,7 +15,7 @@ from coldpress.measuring.noise import spread
 from coldpress.models.model import Model
 from coldpress.models.sources import find_model
 from coldpress.parts import schema
-from coldpress.runs.engine import Console
+from coldpress.runs.engine import Console, readable
 from coldpress.target import Target
 from coldpress.workflow import Measure, Place, labels_of
 
@@ -28,6 +29,8 @@ _SHOWN = {
     "latency": ("latency_p50_ms", "latency_p95_ms", "throughput_p50"),
 }
 _ROUNDS = 3
+#: formats that are first made Hugging Face folders, which metrics read
+_READABLE = ("gguf", "multimodal")
 
 
 def evaluate(  # noqa: PLR0913
@@ -48,13 +51,17 @@ def evaluate(  # noqa: PLR0913
     ``system`` where models are measured.
     """
     measures = [Measure(metric) if isinstance(metric, str) else metric for metric in metrics]
-    opened = [find_model(name, say=console.say) for name in models]
-    made = [_checked(measure, opened[0]) for measure in measures]
-    original = find_model(source, say=console.say) if source else None
     executor = Executor(system.make(), store or Store(), console.progress)
+    opened = [find_model(name, say=console.say) for name in models]
+    original = find_model(source, say=console.say) if source else None
+    for measure, model in product(measures, opened):
+        _check(measure, model)
+    taken = [[_taken(measure, model, executor, target) for model in opened] for measure in measures]
+    compared = readable(original, executor, target) if original else None
     rows: list[dict[str, Any]] = [{"name": name} for name in models]
-    for label, measure, metric in zip(labels_of(measures), measures, made, strict=True):
-        jobs = [Job("metric", measure.type, schema.plain(metric), model, target, original) for model in opened]
+    for label, measure, ones in zip(labels_of(measures), measures, taken, strict=True):
+        metric = measure.make()
+        jobs = [Job("metric", measure.type, schema.plain(metric), model, target, compared) for model in ones]
         if metric.is_timed:
             found = in_turns(jobs, _ROUNDS, executor)
         else:
@@ -64,12 +71,13 @@ def evaluate(  # noqa: PLR0913
     return rows
 
 
-def benchmark(
+def benchmark(  # noqa: PLR0913
     models: Sequence[str],
     *,
     metric: str = "generation",
     rounds: int = _ROUNDS,
     target: Target = Target(),
+    store: Store | None = None,
     console: Console = Console(),
     system: Place = Place(),
     **settings: Any,
@@ -79,13 +87,19 @@ def benchmark(
 
     Returns for each model ``name``, and each number as `noise.spread` has it. Nothing is taken from the cache.
     """
-    opened = [find_model(name, say=console.say) for name in models]
-    made = _checked(Measure(metric, settings), opened[0])
+    executor = Executor(system.make(), store or Store(), console.progress)
+    measure = Measure(metric, settings)
+    made = measure.make()
     if not made.is_timed:
         timed = [name for name in parts.names("metrics") if parts.find("metrics", name).is_timed]
         raise ColdpressError(f"'{metric}' takes no times", hint=f"use {' or '.join(timed)}, or coldpress evaluate")
-    jobs = [Job("metric", metric, schema.plain(made), model, target) for model in opened]
-    found = in_turns(jobs, rounds, Executor(system.make(), Store(), console.progress))
+    opened = [find_model(name, say=console.say) for name in models]
+    for model in opened:
+        _check(measure, model)
+    jobs = [
+        Job("metric", metric, schema.plain(made), _taken(measure, model, executor, target), target) for model in opened
+    ]
+    found = in_turns(jobs, rounds, executor)
     return [
         {"name": name, **{number: numbers[number] for number in made.values if number in numbers}}
         for name, numbers in zip(models, found, strict=True)
@@ -114,9 +128,23 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _checked(measure: Measure, model: Model) -> parts.Metric:
+def _check(measure: Measure, model: Model) -> None:
+    """Raise ColdpressError unless the metric can measure the model, or what `readable` makes of it."""
     measure.check(model)
-    return measure.make()
+    accepted = parts.find("metrics", measure.type).accepts
+    if model.format in accepted or (model.format in _READABLE and "hf" in accepted):
+        return
+    name = model.provenance.source.name
+    raise ColdpressError(
+        f"{measure.type} takes {' or '.join(accepted)}, but {name} is {model.format}",
+        hint=f"press it first: coldpress auto-opt {name}" if "onnx" in accepted else "leave that metric out",
+    )
+
+
+def _taken(measure: Measure, model: Model, executor: Executor, target: Target) -> Model:
+    """The model in a format that the metric takes."""
+    takes_it = model.format in parts.find("metrics", measure.type).accepts
+    return model if takes_it else readable(model, executor, target)
 
 
 def flat(

@@ -41,6 +41,7 @@ _CALIBRATE_START_S, _CALIBRATE_FLOPS_PER_SECOND_AND_THREAD = 5.0, 60e9
 _CALIBRATE_BYTES = 400_000_000
 #: algorithm -> the share of the divergence of rounding to nearest that was left on two small models and two texts
 _LOSSES = {"rtn": (1.0, 1.0), "kquant": (0.77, 0.91), "gptq": (0.2, 0.45), "best": (0.18, 0.36)}
+_FINEST = "best"
 _CHUNK_BYTES = 24_000_000  # float32 rows and the quantizer's temporaries, for each thread
 #: how the names of heads end that are not tied to the embedding
 _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
@@ -119,6 +120,11 @@ def plan(workflow: Workflow, say: Callable[[str], None] = lambda line: None) -> 
         shape = shape_from_config(config)
     else:
         model = found = find_model(workflow.model, trust_remote_code=workflow.trust_remote_code, say=say)
+        if found.format == "onnx":
+            raise ColdpressError(
+                f"{workflow.model} is an ONNX model already; only presses of Hugging Face and GGUF models are foretold",
+                hint="quantize it without a plan, or plan the model that it was made from",
+            )
         shape = shape_of(replace(found, path=adapter_folder.base_of(found.path)))
     steps = tuple(step for step in recipes.complete(workflow, model) if not _passed_over(step, shape))
     press = next((made for step in steps if isinstance(made := step.make(), Press)), None)
@@ -140,6 +146,22 @@ def plan(workflow: Workflow, say: Callable[[str], None] = lambda line: None) -> 
     planned["steps"] = [step.type for step in steps] + (["verify"] if workflow.verify.enabled else [])
     planned["disk_bytes"] += 4 * shape.total if model.format == "gguf" else 0  # it is unpacked to float32
     return planned
+
+
+def better(workflow: Workflow, report: Mapping[str, Any]) -> str | None:
+    """What would leave less of a result's loss, and for how long; None where nothing of that is known."""
+    used = Counter(layer["algorithm"] for layer in report.get("layers", []) if layer["role"] == "linear")
+    algorithm = next(iter(name for name, _ in used.most_common(1)), None)
+    if algorithm not in _LOSSES or algorithm == _FINEST or report["format"] != "onnx":
+        return None
+    try:
+        finer = replace(workflow, passes=recipes.press_recipe({"algorithm": _FINEST}, workflow.target))
+        planned = plan(finer)
+    except ColdpressError:
+        return None
+    left = [fine / now for fine, now in zip(_LOSSES[_FINEST], _LOSSES[algorithm], strict=True)]
+    share = sum(left) / len(left)
+    return f"--algorithm {_FINEST} would leave about {share:.0%} of this loss, in about {planned['seconds']:.0f} s."
 
 
 def _passed_over(step: Step, shape: Shape) -> bool:

@@ -26,6 +26,19 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise ColdpressError(f"output '{output}' is a file", hint="name a folder with --output_path")
     if output.is_dir() and any(output.iterdir()) and not overwrite:
         raise ColdpressError(f"output folder '{output}' is not empty", hint="choose another, or add --overwrite")
+    _check_can_be_written(output)
+
+
+def _check_can_be_written(output: Path) -> None:
+    """Try it in the deepest folder above the output that is there: rights alone do not tell of every file system."""
+    there = next(folder for folder in output.absolute().parents if folder.exists())
+    hint = "name another folder with --output_path"
+    if not there.is_dir():
+        raise ColdpressError(f"output '{output}': {there} is a file", hint=hint)
+    try:
+        Path(tempfile.mkdtemp(prefix=".coldpress-", dir=there)).rmdir()
+    except OSError as error:
+        raise ColdpressError(f"output '{output}' cannot be written: {error.strerror}: {there}", hint=hint) from error
 
 
 def is_written(output: Path) -> bool:

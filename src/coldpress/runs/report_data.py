@@ -210,3 +210,13 @@ def read_report(folder: Path) -> dict[str, Any]:
         raise ColdpressError(f"{folder} has no report.json", hint="it is written by auto-opt, optimize and run")
     data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return data
+
+
+def source_in_report(folder: Path) -> str:
+    """The model that a pressed one was made from, as the report in its folder names it."""
+    try:
+        name: str = read_report(folder)["source"]["name"]
+    except ColdpressError as error:
+        hint = f"name the model it was made from: coldpress verify {folder} --source MODEL"
+        raise ColdpressError(error.message, hint=hint) from error
+    return name

@@ -42,6 +42,9 @@ class Verdict:
     limits: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
+    def __str__(self) -> str:
+        return "; ".join([self.verdict, *self.reasons])
+
 
 def check_request(request: Verify, source: Model | Planned) -> None:
     """Raise ColdpressError for limits that cannot be read, files that do not exist, and a source that cannot be asked

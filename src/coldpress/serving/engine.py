@@ -61,6 +61,18 @@ def own_sampling(folder: Path) -> Sampling:
     return replace(USUAL, **{"repetition_penalty": 1.0, **{name: search[name] for name in known if name in search}})
 
 
+def chosen_sampling(folder: Path, greedy: bool, **given: float | None) -> Sampling:
+    """The model's own settings with those that are ``given``; ColdpressError for one that greedy answers do not
+    heed."""
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if not greedy and chosen.get("temperature") != 0:
+        return replace(own_sampling(folder), **chosen)
+    drawing = sorted({"temperature", "top_p", "top_k", "seed"} & {name for name, value in chosen.items() if value})
+    if drawing:
+        raise ColdpressError(f"{drawing[0]} has no effect on greedy answers", hint="leave one of them out")
+    return replace(GREEDY, **{name: value for name, value in chosen.items() if value})
+
+
 class TokenStream:
     """An answer in the making: iterating makes its tokens, ``close`` ends it early.
 

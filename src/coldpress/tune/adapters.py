@@ -10,12 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from coldpress.errors import ColdpressError, did_you_mean
+from coldpress.models.checkpoint import Checkpoint
 from coldpress.networks.routers import is_router
 
 METHODS = ("lora", "qlora", "dora", "loha", "lokr", "loftq")
 #: methods whose adapters are two thin matrices; the others have no dropout of their input
 LOW_RANK = ("lora", "qlora", "dora", "loftq")
 _USUAL_DROPOUT = 0.05
+_ATTENTION = ("q_proj", "k_proj", "v_proj")
+#: layers that some architectures have as one and others as several
+_JOINED = {
+    "qkv_proj": _ATTENTION,
+    "query_key_value": _ATTENTION,
+    "c_attn": _ATTENTION,
+    "gate_up_proj": ("gate_proj", "up_proj"),
+}
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,21 @@ class Adapter:
         return list(self.modules_to_save) or None
 
 
+def check_targets(folder: Path, wanted: Sequence[str], trust_remote_code: bool) -> None:
+    """Raise ColdpressError for ``wanted`` target modules that the model in a folder does not have.
+
+    Names of stored tensors tell of nearly all models; those that store other names are built, without their weights.
+    """
+    stored = {tensor.rpartition(".")[0] for tensor in Checkpoint(folder).tensors}
+    if all(any(_is_meant(name, module) for module in stored) for name in wanted):
+        return
+    from coldpress.networks.empty import empty_model
+    from coldpress.networks.shards import Shards
+
+    network, _ = empty_model(folder, Shards(folder), trust_remote_code)
+    Adapter(target_modules=wanted)._targets(network)
+
+
 def linears_of(model: Any) -> list[str]:
     """The linear layers of the decoder by name: not the head, and none that routes tokens to experts."""
     from torch import nn
@@ -124,10 +148,25 @@ def save(model: Any, folder: Path, base_name: str) -> None:
 def _refuse_unknown(what: str, wanted: Sequence[str], known: Sequence[str]) -> None:
     ends = sorted({name.rpartition(".")[2] for name in known if not name.rpartition(".")[2].isdigit()})
     for name in wanted:
-        if not any(one == name or one.endswith(f".{name}") for one in known):
+        if not any(_is_meant(name, one) for one in known):
             raise ColdpressError(
-                f"{what}: this model has no module '{name}'; it has {', '.join(ends)}", hint=did_you_mean(name, ends)
+                f"{what}: this model has no module '{name}'; it has {', '.join(ends)}",
+                hint=_joined_otherwise(name, ends) or did_you_mean(name, ends),
             )
+
+
+def _is_meant(name: str, module: str) -> bool:
+    return module == name or module.endswith(f".{name}")
+
+
+def _joined_otherwise(name: str, ends: Sequence[str]) -> str | None:
+    """A hint where a model has in several layers what others have in one, or the other way round."""
+    for whole, parts in _JOINED.items():
+        if name == whole and all(part in ends for part in parts):
+            return f"here these are {len(parts)} layers: --target_modules {','.join(parts)}"
+        if name in parts and whole in ends:
+            return f"here it is a part of {whole}"
+    return None
 
 
 def _name_of(model: Any, wanted: Any) -> str | None:

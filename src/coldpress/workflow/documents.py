@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import Any
 
 from coldpress.errors import ColdpressError
 from coldpress.parts.schema import Misfit
+
+_SUFFIXES = (".yaml", ".yml", ".json")
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,10 @@ class Document:
 def read_document(file: Path) -> Document:
     """A YAML or JSON file; raises ColdpressError when it is neither, is no mapping, or has a key twice."""
     if not file.is_file():
-        raise ColdpressError(f"workflow file '{file}' does not exist")
+        entries = [one.name for one in file.parent.glob("*") if one.suffix in _SUFFIXES]
+        close = difflib.get_close_matches(file.name, entries, n=1)
+        hint = f"did you mean '{file.parent / close[0]}'?" if close else f"the working directory is {Path.cwd()}"
+        raise ColdpressError(f"workflow file '{file}' does not exist", hint=hint)
     text = file.read_text(encoding="utf-8-sig")
     data = _parse_json(file, text) if file.suffix == ".json" else _parse_yaml(file, text)
     if not isinstance(data, dict):
@@ -52,7 +58,19 @@ def _parse_json(file: Path, text: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=without_duplicates)
     except json.JSONDecodeError as error:
-        raise ColdpressError(f"{file}, line {error.lineno}: not valid JSON: {error.msg}") from error
+        raise ColdpressError(
+            f"{file}, line {error.lineno}: not valid JSON: {error.msg}", hint=_json_hint(text, error)
+        ) from error
+
+
+def _json_hint(text: str, error: json.JSONDecodeError) -> str | None:
+    """What is usually wrong with such JSON."""
+    before, after = text[: error.pos].rstrip(), text[error.pos :].lstrip()
+    if "trailing comma" in error.msg or (before.endswith(",") and after[:1] in ("}", "]")):
+        return "leave out the comma before the closing bracket"
+    if after.startswith(("//", "#", "/*")):
+        return "JSON has no comments; a file with the suffix .yaml may have them, behind #"
+    return "names and texts stand in double quotes" if after.startswith("'") else None
 
 
 def _parse_yaml(file: Path, text: str) -> Any:
@@ -62,6 +80,11 @@ def _parse_yaml(file: Path, text: str) -> Any:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         _refuse_duplicates(file, root)
         return yaml.load(text, Loader=_loader())
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{file}, line {mark.line + 1}, column {mark.column + 1}" if mark else str(file)
+        hint = "items of one list or mapping begin in the same column, indented by blanks, not tabs"
+        raise ColdpressError(f"{where}: neither YAML nor JSON: {error.problem or error.context}", hint=hint) from error
     except yaml.YAMLError as error:
         raise ColdpressError(f"{file} is neither YAML nor JSON: {error}") from error
 

@@ -160,20 +160,43 @@ def _rotation(rotation: str | None, options: dict[str, Any]) -> tuple[Step, ...]
     return (Step("rotate", {"rotation": rotation, **shared}),)
 
 
-_ON_ONNX = ("algorithm", "precision", "symmetric", "lm_head", "embeddings", "modules_to_not_convert", "data")
+_ON_ONNX = (
+    *("algorithm", "precision", "block_size", "symmetric", "accuracy_level", "head_bits", "lm_head", "embeddings"),
+    *("modules_to_not_convert", "data"),
+)
 
 
-def _on_onnx(step: Step) -> Step:
-    """``quantize`` on an ONNX model is another pass, which knows the options that make sense there."""
-    given = dict(step.parameters)
+def _for_onnx(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """The steps for a source that is a graph already: pressing it and quantizing it are then one pass, which knows the
+    options that make sense there."""
+    found = [replace(step, any_of=tuple(_for_onnx([one])[0] for one in step.any_of)) for step in steps]
+    places = [index for index, step in enumerate(found) if step.type in ("quantize", "press")]
+    if not places:
+        return tuple(found)
+    given = {name: value for index in reversed(places) for name, value in found[index].parameters.items()}
+    one = replace(_on_onnx(given), optional=any(found[index].optional for index in places))
+    return tuple(one if index == places[0] else step for index, step in enumerate(found) if index not in places[1:])
+
+
+def _on_onnx(options: dict[str, Any]) -> Step:
+    """What makes an ONNX model of the precision that is asked for out of another."""
+    given = {name: value for name, value in options.items() if name not in ("use_ort_genai", "trust_remote_code")}
+    if given.get("head_bits") == 0:  # as the calibration of a Hugging Face model decides
+        del given["head_bits"]
     if "group_size" in given:
         given["block_size"] = given.pop("group_size")
+    precision = given.get("precision", "int4")
+    if precision == "fp16":
+        del given["precision"]
+    elif precision in ("fp32", "bf16"):
+        hint = "use --precision int4, int8 or fp16; or press the Hugging Face model it was made from"
+        raise ColdpressError(f"an ONNX model is not made {precision} here", hint=hint)
     for name in given:
-        if name not in (*_ON_ONNX, "block_size"):
-            raise ColdpressError(
-                f"{name} has no effect on an ONNX model", hint="leave it out, or quantize the Hugging Face model"
-            )
-    return replace(step, type="quantize_onnx", parameters=given)
+        if precision == "fp16" or name not in _ON_ONNX:
+            where = "an ONNX model" if name not in _ON_ONNX else f"precision {precision}"
+            hint = "leave it out, or press the Hugging Face model it was made from"
+            raise ColdpressError(f"{name} has no effect on {where}", hint=hint)
+    return Step("onnx_float_to_float16" if precision == "fp16" else "quantize_onnx", given)
 
 
 def _check_device(device: str) -> None:
@@ -200,7 +223,7 @@ def complete(workflow: Workflow, model: Model | Planned) -> tuple[Step, ...]:
     if model.format not in ("hf", "gguf"):
         steps = tuple(step for step in steps if not step.parameters.get("if_possible"))
     if model.format == "onnx":
-        return tuple(map(_for_onnx, steps))
+        return _for_onnx(steps)
     if steps and steps[-1].type in ("quantize", "lora"):
         _check_device(workflow.target.device)
     accepted = list(_accepted(steps[0])) if steps else []
@@ -229,12 +252,6 @@ def expected_format(workflow: Workflow) -> str:
     name = {".onnx": "onnx", ".gguf": "gguf"}.get(PurePath(workflow.model).suffix)
     formats = next(_accepted(workflow.passes[0])) if workflow.passes else ("hf",)
     return name or ("hf" if "hf" in formats else formats[0])
-
-
-def _for_onnx(step: Step) -> Step:
-    if step.any_of:
-        return replace(step, any_of=tuple(map(_for_onnx, step.any_of)))
-    return _on_onnx(step) if step.type == "quantize" else step
 
 
 def _accepted(step: Step) -> Iterator[tuple[str, ...]]:
