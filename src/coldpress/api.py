@@ -365,7 +365,7 @@ def benchmark(
     """Speed of models, taken in turns; for each its numbers, as the middle and half the width of what was measured."""
     from coldpress.runs.evaluation import benchmark as timed
 
-    settings = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "repeats": repeats}
+    settings: dict[str, Any] = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "repeats": repeats}
     return timed(
         [str(model) for model in models],
         metric=metric,

