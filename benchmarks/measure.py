@@ -64,8 +64,8 @@ class Usage:
     """What a process tree took.
 
     ``cpu_s``: user and system time of the process and the descendants it waited for. ``peak_anonymous_mb``: the highest
-    sum of ``RssAnon`` over the tree at one moment; mapped files, which the system can drop, are not in it.
-    ``peak_resident_mb``: the same for ``VmRSS``, with mapped files. ``others_cpu_s``: processor time of all else on the
+    sum of ``Pss_Anon`` over the tree at one moment: pages that forks share count once, and mapped files, which the
+    system can drop, are not in it. ``peak_resident_mb``: that of ``VmRSS``, with mapped files. ``others_cpu_s``: processor time of all else on the
     machine meanwhile, this process included; near zero if the machine was quiet. ``output``: the last of stdout and
     stderr.
     """
@@ -139,8 +139,11 @@ class _Watch:
 
     def _poll(self) -> None:
         while True:
-            sizes = [_memory(pid) for pid in self._tree.members()]
-            self.anonymous = max(self.anonymous, sum(size[0] for size in sizes))
+            members = self._tree.members()
+            sizes = [_memory(pid) for pid in members]
+            # to read what is shared takes long: only where the sum of all, shared or not, could be a new peak
+            if sum(size[0] for size in sizes) > self.anonymous:
+                self.anonymous = max(self.anonymous, sum(map(_anonymous_share, members)))
             self.resident = max(self.resident, sum(size[1] for size in sizes))
             if self._ended.wait(_POLL_S):
                 return
@@ -182,6 +185,15 @@ def _memory(pid: int) -> tuple[int, int]:
         return 0, 0
     sizes = {line[:7]: int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon", "VmRSS:\t"))}
     return sizes.get("RssAnon", 0), sizes.get("VmRSS:\t", 0)
+
+
+def _anonymous_share(pid: int) -> int:
+    """Anonymous bytes of a process, those that it shares with others divided by their number; 0 when it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss_Anon:"))
 
 
 def _busy_s() -> float:

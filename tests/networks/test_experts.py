@@ -16,13 +16,10 @@ from coldpress.errors import ColdpressError
 from coldpress.networks.decoder_layer import Watcher
 from coldpress.networks.layerwise import Layerwise
 from coldpress.networks.reference import Reference
-from coldpress.quant.grid import Grid, dequantize
-from coldpress.quant.rtn import rtn
 from tests.architectures import checkpoint
 
 APART = ("qwen3_moe", "qwen3_moe_mixed", "qwen2_moe", "mixtral", "olmoe", "glm4_moe")
 FUSED = ("granitemoe", "gpt_oss")
-GRID = Grid(4, 16, False)
 
 
 def some_windows() -> list[np.ndarray]:
@@ -116,21 +113,6 @@ def test_routers_are_no_linears_to_quantize(tmp_path: Path):
     assert names == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
-def rounded_as_in_the_gram_pass(model: Any) -> None:
-    """Round every linear of the layers, and each expert's matrices, in place."""
-
-    def on_grid(weight: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(dequantize(rtn(np.ascontiguousarray(weight), GRID), weight.shape[1]))
-
-    for name, parameter in model.model.layers.named_parameters():
-        weight = parameter.detach().numpy()
-        if parameter.ndim == 3:
-            parts = [part for whole in weight for part in (np.split(whole, 2) if "gate_up" in name else [whole])]
-            parameter.data = torch.cat([on_grid(part) for part in parts]).reshape(parameter.shape)
-        elif parameter.ndim == 2 and not name.endswith(("gate.weight", "shared_expert_gate.weight")):
-            parameter.data = on_grid(weight)
-
-
 @pytest.mark.parametrize(("name", "leaves"), [("qwen2_moe", ("gate_proj", "up_proj")), ("mixtral", ("w1", "w3"))])
 def test_each_expert_has_the_gram_matrix_of_its_own_tokens(
     name: str, leaves: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -139,9 +121,8 @@ def test_each_expert_has_the_gram_matrix_of_its_own_tokens(
     folder, ids = checkpoint(name, tmp_path / "model").folder, np.random.default_rng(0).integers(3, 320, (5, 12))
     decoder = Layerwise(folder, ids, batch=2)
     (tmp_path / "grams").mkdir()
-    found = collect(decoder, GRID, tmp_path / "grams")
+    found = collect(decoder, tmp_path / "grams")
     model = transformers_model(folder)
-    rounded_as_in_the_gram_pass(model)
     seen = given_to_experts(model, ids)
     for layer in decoder.layers:
         grams = {gram.modules: gram for gram in found.get(layer)}
@@ -165,7 +146,7 @@ def test_what_is_no_expert_is_watched_once(name: str, bfloat16: bool, tmp_path: 
     ids = np.random.default_rng(0).integers(3, 320, (5, 12))
     decoder = Layerwise(checkpoint(name, tmp_path / "model").folder, ids, batch=2)
     (tmp_path / "grams").mkdir()
-    found = collect(decoder, GRID, tmp_path / "grams")
+    found = collect(decoder, tmp_path / "grams")
     for layer in decoder.layers:
         grams = [gram for gram in found.get(layer) if ".experts." not in gram.modules[0]]
         assert {gram.tokens for gram in grams} == {ids.size}
@@ -212,7 +193,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(after: int, tmp_path: 
                 raise Stopped
 
         (tmp_path / name).mkdir(exist_ok=True)
-        collect(Layerwise(folder, ids, batch=2), GRID, tmp_path / name, progress=progress)
+        collect(Layerwise(folder, ids, batch=2), tmp_path / name, progress=progress)
         return len(seen)
 
     whole = run("whole", 0)

@@ -12,14 +12,11 @@ from coldpress.calibration.folds import folds_of
 from coldpress.calibration.grams import HEAD, GramFolder, collect
 from coldpress.errors import ColdpressError
 from coldpress.networks.layerwise import Layerwise
-from coldpress.quant.grid import Grid, dequantize
-from coldpress.quant.rtn import rtn
 from tests.architectures import checkpoint
 
 FOLDED = ("llama", "smollm2", "qwen2", "qwen3", "phi3", "gemma2", "gemma3", "mistral", "granite", "smollm3")
 MIXTURES = ("qwen3_moe", "qwen3_moe_mixed", "qwen2_moe", "mixtral", "olmoe")
 WALKED = (*FOLDED, *MIXTURES, "olmo2", "gpt_neox", "glm4_moe")
-GRID = Grid(4, 16, False)
 
 
 def token_ids(windows: int = 3, tokens: int = 12) -> np.ndarray:
@@ -101,7 +98,7 @@ def test_a_network_that_is_not_in_the_table_is_not_folded(tmp_path):
 
 @pytest.mark.parametrize("bfloat16", [False, True])
 @pytest.mark.parametrize("name", ["llama", "phi3", "gemma3"])
-def test_gram_matrices_are_those_of_the_rounded_network(name, bfloat16, tmp_path, monkeypatch):
+def test_gram_matrices_are_those_of_the_float_network(name, bfloat16, tmp_path, monkeypatch):
     """In float32 to the last digits, in bfloat16 to a percent or two of so few tokens."""
     import torch
 
@@ -109,15 +106,13 @@ def test_gram_matrices_are_those_of_the_rounded_network(name, bfloat16, tmp_path
 
     folder, ids = checkpoint(name, tmp_path / "model").folder, token_ids()
     (tmp_path / "grams").mkdir()
-    found = collect(Layerwise(folder, ids, batch=2), GRID, tmp_path / "grams")
+    found = collect(Layerwise(folder, ids, batch=2), tmp_path / "grams")
     model = transformers_model(folder)
     inputs: dict[str, np.ndarray] = {}
     body = [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     for module_name, module in body:
         if module_name == "lm_head":
             continue
-        weight = module.weight.detach().numpy()
-        module.weight.data = torch.from_numpy(dequantize(rtn(weight, GRID), weight.shape[1]))
         module.register_forward_pre_hook(
             lambda _module, args, name=module_name: inputs.update({name: args[0].flatten(0, 1).numpy()})
         )
@@ -142,7 +137,7 @@ def test_linears_with_one_input_share_a_matrix(tmp_path):
     folder = checkpoint("llama", tmp_path / "model").folder
     decoder = Layerwise(folder, token_ids())
     (tmp_path / "grams").mkdir()
-    found = collect(decoder, GRID, tmp_path / "grams")
+    found = collect(decoder, tmp_path / "grams")
     shared = [[module.rpartition(".")[2] for module in gram.modules] for gram in found.get(decoder.layers[0])]
     assert shared == [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"]]
 
@@ -164,7 +159,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(after, tmp_path):
                 raise Stopped
 
         (tmp_path / name).mkdir(exist_ok=True)
-        collect(Layerwise(folder, ids, batch=2), GRID, tmp_path / name, progress=progress)
+        collect(Layerwise(folder, ids, batch=2), tmp_path / name, progress=progress)
         return seen
 
     whole = run("whole", None)
@@ -187,14 +182,14 @@ def test_activations_that_are_not_finite_name_the_layer(tmp_path):
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (tmp_path / "grams").mkdir()
     with pytest.raises(ColdpressError, match=r"model\.layers\.1\.mlp\.down_proj are not finite"):
-        collect(Layerwise(folder, token_ids()), GRID, tmp_path / "grams")
+        collect(Layerwise(folder, token_ids()), tmp_path / "grams")
 
 
 def test_a_file_that_is_cut_off_is_named(tmp_path):
     folder = checkpoint("llama", tmp_path / "model").folder
     (tmp_path / "grams").mkdir()
     decoder = Layerwise(folder, token_ids())
-    collect(decoder, GRID, tmp_path / "grams")
+    collect(decoder, tmp_path / "grams")
     file = tmp_path / "grams" / f"{decoder.layers[0]}.zip"
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(ColdpressError, match="is damaged"):

@@ -8,7 +8,6 @@ import pytest
 from coldpress.calibration import grams
 from coldpress.calibration.saliency import saliency
 from coldpress.networks.layerwise import Layerwise
-from coldpress.quant.grid import Grid
 from tests.architectures import checkpoint
 
 IDS = np.random.default_rng(0).integers(3, 320, (5, 12))
@@ -16,7 +15,7 @@ IDS = np.random.default_rng(0).integers(3, 320, (5, 12))
 
 def float_grams(decoder: Layerwise, folder, counting=None):
     folder.mkdir()
-    return grams.collect(decoder, Grid(4, 16, False), folder, lambda name: True, counting=counting)
+    return grams.collect(decoder, folder, counting=counting)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3", "gemma2", "phi3", "qwen2", "granite"])

@@ -158,7 +158,6 @@ def test_whoever_waits_for_a_layer_hears_why_it_does_not_come(tiny_model, tmp_pa
     from coldpress.calibration.grams import GrowingGrams, collect
     from coldpress.models.model import Model
     from coldpress.parts import Context, DataSource
-    from coldpress.quant.grid import Grid
 
     source = DataSource("calibration_text", {"max_seq_len": 64, "max_samples": 4})
     ids = windows(source, Model(tiny_model, "hf", ""), Context(tmp_path)).ids
@@ -171,7 +170,7 @@ def test_whoever_waits_for_a_layer_hears_why_it_does_not_come(tiny_model, tmp_pa
             if done > len(ids):
                 raise ColdpressError("the second layer fails")
 
-        return collect(decoder, Grid(4, 16, False), tmp_path / "grams", progress=ran)
+        return collect(decoder, tmp_path / "grams", progress=ran)
 
     with pytest.raises(ColdpressError, match="second layer fails"), GrowingGrams(tmp_path / "grams", failing) as grams:
         assert len(grams.get("model.layers.0")) == 4

@@ -1,15 +1,12 @@
 """The Gram pass: ``H = X'X`` of every distinct input of a decoder's linear layers, from one run over the calibration
 text.
 
-The inputs are those of a network that is quantized already: each layer's weights are rounded (`rtn`, no data) before it
-runs, so what earlier layers, and earlier linears of the same layer, will get wrong is part of what later ones are
-fitted to. Because this rounding is always the same, the Gram matrices belong to the model, the text and the grid alone,
-and every algorithm and bit budget can be tried on them without running the model again.
+The inputs are those of the float network, so the Gram matrices belong to the model and the text alone, and every
+algorithm, grid and bit budget can be tried on them without running the model again.
 
 Each expert of a mixture has matrices of its own, of the tokens that came to it; one that no token came to has none.
 
-Where the processor multiplies in bfloat16, layers run in it; the sums stay float32. What is lost by that is far less
-than what the rounded weights in front lose.
+Where the processor multiplies in bfloat16, layers run in it; the sums stay float32.
 
 Layer by layer the matrices are written to a folder, as is the state between two layers, so a run that was killed goes
 on where it was. The hidden states lie in mapped files, never in memory as a whole; of the matrices, those of one expert
@@ -32,13 +29,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coldpress.calibration.saliency import Saliency
-from coldpress.errors import WORK_FAILED, ColdpressError, naming
+from coldpress.errors import WORK_FAILED, ColdpressError
 from coldpress.networks import heap
 from coldpress.networks.decoder_layer import Watcher
 from coldpress.networks.layerwise import Layerwise, States, states_file
 from coldpress.quant.gptq import multiplies_in_bfloat16
-from coldpress.quant.grid import Floats, Grid, dequantize
-from coldpress.quant.rtn import rtn
+from coldpress.quant.grid import Floats
 
 if TYPE_CHECKING:
     import torch
@@ -198,16 +194,13 @@ class _NewFile:
 
 def collect(
     decoder: Layerwise,
-    grid: Grid,
     folder: Path,
-    skip: Callable[[str], bool] = lambda name: False,
     progress: Progress = lambda *_: None,
     counting: Saliency | None = None,
 ) -> GramFolder:
     """Fill ``folder`` with the Gram matrices of all layers and of the head's input; what is there is not done again.
 
-    ``grid`` is what the weights are rounded to on the way, those of linears that ``skip`` names excepted. ``counting``:
-    how much each token counts; all alike where it says nothing.
+    ``counting``: how much each token counts; all alike where it says nothing.
     """
     found, layers = GramFolder(folder), decoder.layers
     decoder.in_bfloat16 = multiplies_in_bfloat16(decoder.device)
@@ -218,14 +211,10 @@ def collect(
     with _Disk() as disk:
         for place in range(done, len(layers)):
             layer = layers[place]
-            rounded = [name for name in decoder.linears(layer) if not skip(name)]
-            weights = decoder.weights(layer).changed(
-                {f"{name}.weight": partial(_rounded, module=name, grid=grid) for name in rounded}
-            )
             after, file = states_file(folder / f"{place + 1}.npy.part", decoder), found.new(layer)
             run_to = lambda windows, place=place: progress("calibrating", place * size + windows, total)  # noqa: E731
             watch = _Watch(layer, partial(disk.write, file.put), run_to, counting or {})
-            decoder.run(layer, weights, states, after, watch)
+            decoder.run(layer, decoder.weights(layer), states, after, watch)
             watch.left(watch.modules)
             disk.write(_commit, folder, place, after, file)
             states = after
@@ -289,11 +278,6 @@ def _commit(folder: Path, place: int, after: States, grams: _NewFile) -> None:
 def _remove_states(folder: Path) -> None:
     for file in folder.glob("*.npy*"):
         file.unlink()
-
-
-def _rounded(weight: Floats, module: str, grid: Grid) -> Floats:
-    with naming(module):
-        return dequantize(rtn(weight, grid), weight.shape[1])
 
 
 def _put_head(decoder: Layerwise, states: States, file: _NewFile) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from coldpress.networks.empty import layer_names
 from coldpress.networks.loaded import CannotLoad, Loaded, load
 from coldpress.networks.reference import Reference
 
+if TYPE_CHECKING:
+    import torch
+
 #: what metrics say of their parameter of that name
 MAX_MEMORY = "gigabytes that the source may take besides mapped files; default: half of what is free"
 #: of the memory that is free, for what of a source cannot stay in mapped files
@@ -34,6 +37,8 @@ _IDS = np.arange(3, 35)
 #: between sums of float32 in another order, in units of the spread of the logits
 _CLOSE = 1e-4
 _SHOWN = 5
+#: rows of a tensor that are cast and compared at once
+_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -187,13 +192,17 @@ def misread(folder: Path, trust_remote_code: bool = False) -> list[str]:
 
 def differing(ours: Mapping[str, Any], theirs: Loaded) -> list[str]:
     """The parameters that both have under one name, with other values."""
+    return [name for name, read in ours.items() if name in theirs.values and not _equal(read(), theirs.tensor(name))]
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors of any float types have the same values; some rows at a time are cast."""
     import torch
 
-    return [
-        name
-        for name, read in ours.items()
-        if name in theirs.values and not torch.equal(read().float(), theirs.tensor(name).float())
-    ]
+    if one.shape != other.shape:
+        return False
+    parts = zip(*(torch.atleast_1d(tensor).split(_ROWS) for tensor in (one, other)), strict=True)
+    return all(torch.equal(own.float(), others.float()) for own, others in parts)
 
 
 def _layers_of_each_kind(network: Any) -> int:

@@ -56,7 +56,7 @@ class Quantize(Pass):
     accepts: ClassVar[tuple[str, ...]] = ("hf",)
     produces: ClassVar[str] = "hf"
     needs: ClassVar[tuple[str, ...]] = ("torch", "transformers")
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
 
     algorithm: str = option(
         "best is AWQ scales, GPTQ and a polish together, with tokens weighed by what they matter", "best", ALGORITHMS
@@ -338,25 +338,21 @@ class _Run:
     def _grams(self) -> Iterator[GramFolder | None]:
         """The Gram matrices, all of them, or, where two layers fit into the memory, while they come."""
         from coldpress.calibration.grams import GrowingGrams, collect, multiplies_in_bfloat16
-        from coldpress.quant.grid import Grid
 
         if self.windows is None:
             yield None
             return
-        grid = Grid(self.request.bits, self.request.group_size, False)
         facts = {
             "model": self.model.key,
             "text": self.windows.digest,
-            "grid": asdict(grid),
-            "rounded": "rtn, unless on the grid; some inputs of the head are held",
+            "network": "in float; some inputs of the head are held",
             "bfloat16": multiplies_in_bfloat16(self.decoder.device),
         }
         self.decoder.batch = self.decoder.windows_at_once(self.request.max_memory)
         counting = self._saliency(facts)
         self.weighs_tokens = counting is not None
-        plain = [name for name in self.shapes if self.weighs_tokens or self.chosen.stays_float(name)]
-        with self.ctx.kept("grams", {**facts, "float": plain, "weighed": self.weighs_tokens}) as folder:
-            collecting = partial(collect, self.decoder, grid, folder, lambda name: name in plain, counting=counting)
+        with self.ctx.kept("grams", {**facts, "weighed": self.weighs_tokens}) as folder:
+            collecting = partial(collect, self.decoder, folder, counting=counting)
             if not self._is_small:
                 yield collecting(self.ctx.progress)
                 return

@@ -116,8 +116,8 @@ class Rotate(Pass):
         with ctx.kept("rotation", facts) as folder:
             file = folder / "stream.npy"
             if not file.is_file():
-                with ctx.kept("grams", {"model": facts["model"], "text": facts["text"], "float": "all"}) as kept:
-                    grams = collect(decoder, grid, kept, lambda name: True, ctx.progress)
+                with ctx.kept("grams", {"model": facts["model"], "text": facts["text"]}) as kept:
+                    grams = collect(decoder, kept, ctx.progress)
                     learner = StreamLearner(decoder, stream_of(decoder), grams, start.heads)
                     learned = learner.learn(start.stream, grid, ctx.seed, ctx.progress)
                 np.save(folder / "stream.part.npy", learned)
