@@ -45,11 +45,9 @@ class TestPass:
         assert schema.build(part, schema.plain(made), "again") == made
 
     def test_refuses_an_unknown_parameter_with_the_closest(self, part):
-        name = dataclasses.fields(part)[0].name if dataclasses.fields(part) else None
-        if name is None:
-            pytest.skip("a pass without parameters")
-        with pytest.raises(ColdpressError) as caught:
-            schema.build(part, {name + "x": 1}, part.__name__)
+        name = next((field.name for field in dataclasses.fields(part)), "")
+        with pytest.raises(ColdpressError, match=f"there is no '{name}x' here") as caught:
+            schema.build(part, {f"{name}x": 1}, part.__name__)
         assert name in (caught.value.hint or "")
 
     def test_its_file_is_documented(self, part):
@@ -165,3 +163,14 @@ def test_an_unknown_part_is_refused_with_a_suggestion(kind):
 
 def test_camel_case_names_are_found_too():
     assert parts.find("passes", "Press") is parts.find("passes", "press")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(kind, name) for kind in ("passes", "metrics", "data", "samplers", "systems") for name in parts.names(kind)],
+)
+def test_every_part_has_an_example_of_its_work_and_of_what_it_refuses(kind, name):
+    from tests.parts import examples
+
+    lacking = examples.missing(kind, name, getattr(parts.find(kind, name), "accepts", ()))
+    assert not lacking, lacking

@@ -44,6 +44,7 @@ PASSES: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "lora": ("lora", "tiny", TRAINED),
     "attach_adapters": ("attach_adapters", "tiny", {"adapter_path": ("adapter",)}),
     "merge_adapter_weights": ("merge_adapter_weights", "attach_adapters", {}),
+    "merge-an-adapter": ("merge_adapter_weights", "tiny", {"adapter_path": "adapter"}),
     "press-adapters": ("press", "attach_adapters", {}),
     "extract_adapters": ("extract_adapters", "exported", {}),
     "quantize_onnx-kquant": ("quantize_onnx", "press-fp32", {}),
@@ -62,26 +63,29 @@ PASSES: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "ort_transformers_optimization": ("ort_transformers_optimization", "dense", {}),
     "session_options-dense": ("session_options", "dense", {"intra_op_num_threads": 1}),
     "session_options": ("session_options", "press-fp32", {"intra_op_num_threads": 1}),
+    "session_params_tuning": ("session_params_tuning", "dense", {"rounds": 1, "runs": 1, "intra_threads": (1,)}),
 }
+#: what is tuned depends on how fast things run
+SAME_BYTES = tuple(name for name in PASSES if name != "session_params_tuning")
 
 
-def do(sources: Path, out: Path, names: Iterable[str] = PASSES) -> None:
+def do(sources: Path, out: Path, names: Iterable[str] = SAME_BYTES) -> None:
     for name in names:
         what, model, parameters = PASSES[name]
-        given = {key: _placed(value, sources) for key, value in parameters.items()}
+        given = placed(parameters, sources)
         source = next(place / model for place in (out, sources) if (place / model).exists())
         made = coldpress.run_pass(what, source, out / name, **given).model.provenance
         assert schema.build(Provenance, json.loads(json.dumps(schema.plain(made)))) == made, name
 
 
-def _placed(value: Any, sources: Path) -> Any:
+def placed(value: Any, sources: Path) -> Any:
     """A parameter with the names of sources in it as paths."""
     if isinstance(value, Mapping):
-        return {key: _placed(one, sources) for key, one in value.items()}
+        return {key: placed(one, sources) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_placed(one, sources) for one in value)
+        return type(value)(placed(one, sources) for one in value)
     return str(sources / value) if isinstance(value, str) and (sources / value).exists() else value
 
 
 if __name__ == "__main__":
-    do(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:] or PASSES)
+    do(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:] or SAME_BYTES)

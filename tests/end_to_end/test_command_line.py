@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.conftest import weights
+from tests.waiting import until
 
 TREE = {
     "model.onnx",
@@ -348,8 +348,7 @@ def test_an_interrupt_leaves_nothing_behind(interruptible, environment, tiny_mod
     child = subprocess.Popen(
         command, cwd=tmp_path, env={**environment, "COLDPRESS_CACHE": str(cache)}, stderr=subprocess.PIPE, text=True
     )
-    while not list(cache.glob("scratch/*")) and child.poll() is None:
-        time.sleep(0.02)
+    until(lambda: list(cache.glob("scratch/*")), "the beginning of the work")
     child.send_signal(signal.SIGINT)
     _, said = child.communicate()
     assert child.returncode == 130, said

@@ -7,9 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
+
+from tests.waiting import until
 
 TEMPLATE = r"<|user|>\n{prompt}<|end|>\n<|assistant|>\n{response}<|end|>"
 
@@ -100,9 +101,7 @@ def test_mistakes_are_told_before_any_work(folder, more, words):
 def test_a_killed_run_goes_on(folder):
     flags = ("--max_steps", 40, "--save_steps", 1, "--learning_rate", "1e-3", "--lora_r", 4, "--threads", 1)
     child = subprocess.Popen(command(*flags), cwd=folder, env=environment(folder), stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 120
-    while time.monotonic() < until and not list((folder / "cache").rglob("checkpoint-*/trainer_state.json")):
-        time.sleep(0.05)
+    until(lambda: list((folder / "cache").rglob("checkpoint-*/trainer_state.json")), "a checkpoint", seconds=120)
     child.send_signal(signal.SIGKILL)
     child.wait()
     assert not (folder / "models/ft").exists()

@@ -64,7 +64,6 @@ def compress(source: Path, output: Path, **grid: Any) -> dict[str, np.ndarray]:
     ids=lambda grid: f"{grid['num_bits']}-{grid['strategy']}",
 )
 def test_what_compressed_tensors_packs_is_pressed_as_it_is(tiny_model, tmp_path, grid, symmetric):
-    pytest.importorskip("compressed_tensors")
     values = compress(tiny_model, tmp_path / "packed", symmetric=symmetric, **grid)
     linears = read_packed(tmp_path / "packed")
     assert linears.keys() == values.keys()

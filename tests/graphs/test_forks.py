@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 
 import psutil
@@ -14,6 +13,7 @@ import pytest
 
 from coldpress import ColdpressError
 from coldpress.graphs.forks import results
+from tests.waiting import runs, until
 
 
 def refuse():
@@ -43,12 +43,9 @@ def test_a_fork_that_dies_is_told():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks")
 def test_forks_end_with_a_program_that_is_killed():
-    program = "import time; from coldpress.graphs.forks import results; list(results([lambda: time.sleep(60)] * 2, 2))"
+    program = "import signal; from coldpress.graphs.forks import results; list(results([signal.pause] * 2, 2))"
     child = subprocess.Popen([sys.executable, "-c", program])
-    deadline = time.monotonic() + 20
-    while not (left := psutil.Process(child.pid).children()):
-        assert time.monotonic() < deadline
+    left = until(psutil.Process(child.pid).children, "forks")
     child.kill()
     child.wait()
-    while any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in left):
-        assert time.monotonic() < deadline
+    until(lambda: not any(map(runs, left)), "the end of the forks")

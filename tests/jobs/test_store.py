@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -55,36 +54,45 @@ def test_old_results_are_collected(store):
     assert store.get("k1") is None
 
 
-WAITING = """
-import sys, time
+WORKER = """
+import sys
 from coldpress.jobs.store import Store
 store = Store(sys.argv[1])
+print("asks", flush=True)
 with store.lock("k"):
     if store.get("k") is None:
-        time.sleep(0.5)
+        print("works", flush=True)
+        sys.stdin.readline()
         with store.scratch() as scratch:
             (scratch / "worker").write_text(sys.argv[2])
             store.put("k", scratch, {"worker": sys.argv[2]})
-        print("worked")
     else:
-        print("found")
+        print("finds", flush=True)
 """
 
 
+def started(store, name):
+    """A worker that has asked for the lock; one that gets it works until it reads a line."""
+    words = [sys.executable, "-c", WORKER, str(store.root), name]
+    worker = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert worker.stdout.readline() == "asks\n"
+    return worker
+
+
 def test_two_processes_do_one_job_once(store):
-    workers = [
-        subprocess.Popen([sys.executable, "-c", WAITING, str(store.root), name], stdout=subprocess.PIPE, text=True)
-        for name in ("a", "b")
-    ]
-    said = sorted(worker.communicate()[0].strip() for worker in workers)
-    assert said == ["found", "worked"]
+    first = started(store, "a")
+    assert first.stdout.readline() == "works\n"
+    second = started(store, "b")
+    assert store.get("k") is None
+    assert (first.communicate("go on\n")[0], second.communicate()[0]) == ("", "finds\n")
+    assert store.get("k").record["worker"] == "a"
 
 
 def test_a_killed_worker_leaves_no_result_and_no_lock(store):
-    worker = subprocess.Popen([sys.executable, "-c", WAITING.replace("0.5", "30"), str(store.root), "a"])
-    time.sleep(0.7)
+    worker = started(store, "a")
+    assert worker.stdout.readline() == "works\n"
     worker.kill()
-    worker.wait()
+    worker.communicate()
     assert store.get("k") is None
     with store.lock("k"):
         put(store, "k")

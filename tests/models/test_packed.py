@@ -465,13 +465,11 @@ def _mixed(symmetric: bool) -> Callable[[str], Grid]:
     ],
 )
 def test_plain_transformers_loads_it(tmp_path: Path, tiny_model: Path, grid_of: Callable[[str], Grid]):
-    pytest.importorskip("compressed_tensors")
     assert_transformers_agrees(*quantized_and_float(tmp_path, tiny_model, grid_of))
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_mixed_asymmetric_loads_after_register(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
-    pytest.importorskip("compressed_tensors")
     from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
     method = compressed_tensors.METHOD

@@ -24,7 +24,8 @@ GRID = Grid(4, 32, False)
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     """Layers this small are slower with more."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -180,7 +181,8 @@ def test_what_is_not_finite_is_named(algorithm: str, wrong: float) -> None:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_tensors_give_the_codes_of_arrays_and_all_stays_as_it_was(algorithm: str) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     weight, gram = make_layer(13, 12, 96)
     before = weight.copy(), gram.copy()
     weight.setflags(write=False)

@@ -23,7 +23,8 @@ TEXTBOOK_GRIDS += [Grid(3, 32, True, "float16"), Grid(4, 32, False, "bfloat16")]
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     """Layers this small are slower with more."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -192,7 +193,8 @@ def test_rows_of_one_value_and_of_none() -> None:
 
 
 def test_tensors_give_the_codes_of_arrays_and_stay_as_they_are() -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     weight, gram = make_layer(13, 16, 96)
     weight.setflags(write=False)
     before = gram.copy()

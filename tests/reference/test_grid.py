@@ -23,7 +23,9 @@ def clipped(weight: np.ndarray, grid: Grid) -> Codes:
 
 def as_half(values: np.ndarray, kind: str) -> np.ndarray:
     """The values as the type itself holds them."""
-    dtype = np.float16 if kind == "float16" else pytest.importorskip("ml_dtypes").bfloat16
+    import ml_dtypes
+
+    dtype = np.float16 if kind == "float16" else ml_dtypes.bfloat16
     return values.astype(dtype).astype(np.float32)
 
 

@@ -21,7 +21,8 @@ def weights(rows: int = 32, columns: int = 512, seed: int = 0) -> np.ndarray:
 
 def unpacked(name: str) -> np.ndarray:
     """What the package gguf makes of weights in one of its formats."""
-    gguf = pytest.importorskip("gguf")
+    import gguf
+
     kind = gguf.GGMLQuantizationType[name]
     return gguf.quants.dequantize(gguf.quants.quantize(weights(), kind), kind).astype(np.float32)
 

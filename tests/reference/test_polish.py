@@ -23,7 +23,8 @@ WAYS = [polish, descend]
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     """Layers this small are slower with more."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -152,7 +153,8 @@ def test_rows_do_not_depend_on_those_beside_them() -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_tensors_give_the_codes_of_arrays(way: Callable[..., Polished]) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     weight, gram = make_layer(10, 12, 96)
     start = kquant(weight, Grid(4, 32, False))
     one, other = way(weight, gram, start), way(torch.tensor(weight), torch.tensor(gram), start)

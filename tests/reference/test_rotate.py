@@ -14,7 +14,9 @@ from coldpress.quant.rotate import Stream, fold_norms, hadamard, random_rotation
 
 def make_llama(hidden: int, heads: tuple[int, int], head_size: int, tied: bool) -> Any:
     """A tiny random llama with biases everywhere and norms that are far from one."""
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    import torch
+    import transformers
+
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         hidden_size=hidden, intermediate_size=80, num_hidden_layers=2, num_attention_heads=heads[0],

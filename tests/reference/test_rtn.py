@@ -75,7 +75,8 @@ def test_zero_has_a_code_on_every_grid(grid: Grid) -> None:
 
 @pytest.mark.parametrize(("name", "bits"), [("Q4_0", 4), ("Q8_0", 8)])
 def test_a_gguf_tensor_is_packed_again_without_loss(name: str, bits: int) -> None:
-    gguf = pytest.importorskip("gguf")
+    import gguf
+
     kind = gguf.GGMLQuantizationType[name]
     weight = np.random.default_rng(5).standard_t(4, (64, 256)).astype(np.float32)
     weight[3, 32:64] = 0

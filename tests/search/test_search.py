@@ -6,12 +6,12 @@ import itertools
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from coldpress.errors import ColdpressError
+from tests.waiting import until
 
 DIALS = {"type": "dial", "parameters": {"x": {"range": [0.0, 1.0]}, "y": {"range": [1, 8]}}}
 BEST_SCORE = [{"type": "score", "goals": {"accuracy": {"priority": 1}}}]
@@ -252,14 +252,12 @@ def test_a_killed_search_ends_as_if_nothing_had_happened(source, tmp_path, lab, 
     lab.unlink()
     for lines in (3, 11, 17):
         worker = started(data, tmp_path / "two")
-        while worker.poll() is None and not (lab.exists() and len(lab.read_text().splitlines()) >= lines):
-            time.sleep(0.005)
+        until(lambda: lab.exists() and len(lab.read_text().splitlines()) >= lines, f"line {lines} of the lab")  # noqa: B023
         worker.kill()
-        worker.wait()
-    torn = next((tmp_path / "two/kept").glob("search-*/optuna.journal"), None)
-    if torn is not None:
-        with torn.open("ab") as stream:
-            stream.write(b'{"op_code": 4, "half')
+        worker.communicate()
+    [torn] = (tmp_path / "two/kept").glob("search-*/optuna.journal")
+    with torn.open("ab") as stream:
+        stream.write(b'{"op_code": 4, "half')
     again = ended(data, tmp_path / "two")
     assert comparable(again) == comparable(undisturbed)
     assert {"complete", "failed", "dropped"} == {point["state"] for point in again}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -16,6 +15,7 @@ from coldpress.jobs.job import Job
 from coldpress.jobs.store import Store
 from coldpress.models.model import Model
 from coldpress.systems.local.fork_server import close, execute_fresh
+from tests.waiting import runs, until
 
 pytestmark = pytest.mark.usefixtures("lab_parts")
 
@@ -121,13 +121,13 @@ def test_the_work_of_a_program_that_ignores_interrupts_ignores_them(do, handler)
 def test_nothing_is_left_when_the_program_ends(tmp_path):
     """Also if it is killed, and cannot close anything."""
     program = """
-import os, sys, time
+import os, signal, sys
 from tests.systems.test_fork_server import Job, Model, Path, Store, execute_fresh
 folder = Path(sys.argv[1])
 job = Job("metric", "worker", {"does": "tell", "number": 1}, Model(folder, "onnx", "key"))
 execute_fresh(job, Store(folder / "cache"), lambda *_: None)
 print("done", flush=True)
-time.sleep(60)
+signal.pause()
 """
     root = str(Path(__file__).parents[2])
     child = subprocess.Popen(
@@ -137,10 +137,8 @@ time.sleep(60)
     left = _servers(psutil.Process(child.pid))
     child.kill()
     child.wait()
-    deadline = time.monotonic() + 20
-    while any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in left):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    assert left
+    until(lambda: not any(map(runs, left)), "the end of the servers")
 
 
 def _servers(process):

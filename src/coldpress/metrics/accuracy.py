@@ -94,6 +94,7 @@ class Accuracy(Metric):
                 )
         if (self.script is None) != (self.function is None):
             raise ColdpressError("accuracy: script and function go together: one of them is missing")
+        object.__setattr__(self, "values", {name: self.values[name] for name in self.chosen})
 
     def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
         if self.data is None:
@@ -111,7 +112,8 @@ class Accuracy(Metric):
 
     @property
     def chosen(self) -> tuple[str, ...]:
-        return self.numbers or _NUMBERS[self.task][:1]
+        """The numbers that are asked for; by default the first of the task."""
+        return self.numbers or _NUMBERS.get(self.task, ())[:1]
 
     def _labelled(self, data: DataSource, model: Model, ctx: Context) -> Iterator[Batch]:
         for batch in islice(data.batches(model, ctx), self.max_batches):

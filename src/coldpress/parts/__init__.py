@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from importlib.metadata import entry_points
@@ -31,9 +31,11 @@ if TYPE_CHECKING:
 KINDS = ("passes", "metrics", "data", "systems", "samplers", "rules", "tasks")
 
 
-def _no_folder(kind: str, facts: Mapping[str, Any]) -> AbstractContextManager[Path]:
+@contextmanager
+def _no_folder(kind: str, facts: Mapping[str, Any]) -> Iterator[Path]:
     """Without a store nothing outlives the run."""
-    return tempfile.TemporaryDirectory(prefix=f"coldpress-{kind}-")  # type: ignore[return-value]
+    with tempfile.TemporaryDirectory(prefix=f"coldpress-{kind}-") as folder:
+        yield Path(folder)
 
 
 def option(text: str, default: Any = MISSING, choices: tuple[Any, ...] = ()) -> Any:

@@ -41,7 +41,10 @@ class DynamicToFixedShape(GraphPass):
         for names, values in (("dim_param", "dim_value"), ("input_name", "input_shape")):
             counts = len(getattr(self, names)), len(getattr(self, values))
             if counts[0] != counts[1]:
-                raise ColdpressError(f"{names} names {counts[0]}, {values} gives {counts[1]}; each needs one")
+                raise ColdpressError(
+                    f"{names} names {counts[0]}, {values} gives {counts[1]}; each needs one",
+                    hint=f"give {values} once for each {names}, in the same order",
+                )
         if not self._dims and not self._shapes:
             raise ColdpressError("no size is given to fix", hint="--dim_param batch --dim_value 1")
         for name, size in [

@@ -67,7 +67,9 @@ class SessionParamsTuning(Pass):
             if not getattr(self, name):
                 raise ColdpressError(f"{name} names nothing to try", hint="leave it out for the usual ones")
         if min((*self.intra_threads, *self.inter_threads, 1)) < 1 or self.rounds < 1 or self.runs < 1:
-            raise ColdpressError("numbers of threads, rounds and runs are 1 or more")
+            raise ColdpressError(
+                "numbers of threads, rounds and runs are 1 or more", hint="leave them out for the usual ones"
+            )
         if not target.is_here:
             raise ColdpressError(
                 f"{target.provider} is not on this machine, so nothing can be measured on it",

@@ -59,7 +59,6 @@ SHAPES = {
 }  # fmt: skip
 
 
-@pytest.mark.skipif("data" not in parts.KINDS, reason="data is no kind of part yet")
 @pytest.mark.parametrize("kind", tables.data_parameters())
 def test_parameters_become_fields_of_ours(kind):
     fields = {field.name for field in dataclasses.fields(parts.find("data", kind))}

@@ -11,7 +11,6 @@ from coldpress.workflow.olive import tables
 from coldpress.workflow.olive.translation import translate
 from tests.workflow.olive.conftest import MODEL, builder
 
-METRICS = parts.names("metrics")
 DATA = [{"name": "d", "type": "HuggingfaceContainer", "pre_process_data_config": {"task": "text-classification"}}]
 
 
@@ -27,8 +26,6 @@ def metric(kind, *sub_types, **keys):
 @pytest.mark.parametrize("kind", ["latency", "throughput", "size_on_disk", "accuracy"])
 def test_numbers_of_olive_are_numbers_of_ours(kind):
     entry = tables.metric_table("types")[kind]
-    if entry["metric"] not in METRICS:
-        pytest.skip(f"the metric {entry['metric']} is not there yet")
     for number in entry["numbers"].values():
         if isinstance(number, str):
             assert number in parts.find("metrics", entry["metric"]).values
@@ -42,8 +39,6 @@ def test_numbers_of_olive_are_numbers_of_ours(kind):
 ])  # fmt: skip
 def test_parameters_become_fields_of_ours(table, name, which):
     metric = tables.metric_table(table)[name]["metric"]
-    if metric not in METRICS:
-        pytest.skip(f"the metric {metric} is not there yet")
     fields = {field.name for field in dataclasses.fields(parts.find("metrics", metric))}
     for theirs, known in tables.metric_parameters(table, name, which).items():
         assert not known.to or known.to in fields, theirs
@@ -93,7 +88,6 @@ def test_without_an_evaluator_nothing_is_said_of_metrics():
     assert "evaluators.e: not used by the engine, left out" in found.notes
 
 
-@pytest.mark.skipif("latency" not in METRICS, reason="the metric latency is not there yet")
 def test_latency_and_throughput():
     config = {"metric_config": {"warmup_num": 3, "repeat_test_num": 5, "sleep_num": 1}}
     latency = metric(
@@ -108,7 +102,6 @@ def test_latency_and_throughput():
     ]
 
 
-@pytest.mark.skipif("accuracy" not in METRICS, reason="the metric accuracy is not there yet")
 def test_accuracy_computes_the_numbers_that_are_named():
     config = {"metric_config": {"task": "binary", "num_classes": 2}}
     accuracy = metric("accuracy", {"name": "f1_score", **config}, {"name": "perplexity"}, data_config="d")
@@ -183,7 +176,6 @@ def test_what_cannot_be_expressed_is_refused(one, place, hint):
     assert hint in problem.hint
 
 
-@pytest.mark.skipif("lm_eval" not in METRICS, reason="the metric lm_eval is not there yet")
 def test_the_harness_is_a_metric():
     evaluator = {"type": "LMEvaluator", "type_args": {"tasks": ["a"], "limit": 5, "batch_size": 8, "device": "cpu"}}
     config = {"input_model": MODEL, "passes": {"press": builder()}, "evaluators": {"e": evaluator}, "evaluator": "e"}

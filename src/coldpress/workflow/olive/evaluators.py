@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from coldpress import parts
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.workflow import Measure
 from coldpress.workflow.olive.data import MODEL_DATA, DataConfigs
@@ -211,16 +210,11 @@ def _take(section: Section, known: Mapping[str, Parameter], taken: Taken) -> Non
 def _checked(
     section: Section, measure: dict[str, Any], origins: Mapping[str, Origin], data: DataConfigs
 ) -> list[dict[str, Any]]:
-    """The metric, if this version has it and it takes these parameters."""
-    kind = measure["type"]
-    if kind not in parts.names("metrics"):
-        problem = f"this becomes the metric '{kind}', which comes in a later version of coldpress"
-        section.log.refuse(section.place, problem, "leave it out")
-        return []
+    """The metric; a problem unless it takes these parameters."""
     measure = {key: value for key, value in measure.items() if value}
     spelled_out = data.spelled_out(measure.get("parameters", {}))
     try:
-        Measure(kind, spelled_out).make(section.place)
+        Measure(measure["type"], spelled_out).make(section.place)
     except ColdpressError as error:
         section.log.problems.append(in_its_words(error, section.place, origins))
     return [measure]

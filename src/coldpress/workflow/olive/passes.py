@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from coldpress import parts
 from coldpress.errors import did_you_mean
 from coldpress.workflow import Step
 from coldpress.workflow.olive import tables
@@ -129,11 +128,6 @@ class Passes:
         idle = f"{wanted} has no effect here: {why}" if why else f"{wanted} is left out: {entry.left_out}"
         if why or entry.left_out:
             return parameters.idle(idle)
-        if entry.target not in parts.names("passes"):
-            problem = f"{wanted} becomes the pass '{entry.target}', which comes in a later version of coldpress"
-            self.log.refuse(section.place, problem, "leave it out")
-            section.leave("not read, as the pass is not there yet")
-            return []
         return parameters.steps()
 
     def _kinds(self, entry: tables.Pass, section: Section, opens: bool) -> list[tables.Pass]:
