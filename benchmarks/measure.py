@@ -63,11 +63,11 @@ class Options:
 class Usage:
     """What a process tree took.
 
-    ``cpu_s``: user and system time of the process and the descendants it waited for. ``peak_anonymous_mb``: the highest
-    sum of ``Pss_Anon`` over the tree at one moment: pages that forks share count once, and mapped files, which the
-    system can drop, are not in it. ``peak_resident_mb``: that of ``VmRSS``, with mapped files. ``others_cpu_s``: processor time of all else on the
-    machine meanwhile, this process included; near zero if the machine was quiet. ``output``: the last of stdout and
-    stderr.
+    ``cpu_s``: user and system time of the process and the descendants it waited for. ``peak_anonymous_mb``: the
+    highest sum of ``Pss_Anon`` over the tree at one moment: pages that forks share count once, and mapped files,
+    which the system can drop, are not in it. ``peak_resident_mb``: that of ``VmRSS``, with mapped files.
+    ``others_cpu_s``: processor time of all else on the machine meanwhile, this process included; near zero if the
+    machine was quiet. ``output``: the last of stdout and stderr.
     """
 
     wall_s: float
