@@ -118,7 +118,10 @@ METRICS: Mapping[str, Mapping[str, tuple[str, str, Parameters]]] = {
         "onnx": ("press-fp32", "", {"windows": 1, "tokens": 16}),
         "hf": ("tiny", "", {"windows": 1, "tokens": 16}),
     },
-    "size": {"onnx": ("dense", "", {}), "hf": ("tiny", "", {})},
+    "size": {
+        form: (model, "", {})
+        for form, model in (("onnx", "dense"), ("hf", "tiny"), ("multimodal", "multimodal"), ("gguf", "tiny.gguf"))
+    },
     "worst_layer": {"onnx": ("press-int4", "tiny", {})},
 }
 
