@@ -54,17 +54,18 @@ def environment(place: Path) -> dict[str, str]:
 
 
 def typed(shell: list[str], setup: str, line: str, place: Path) -> str:
-    """What a shell at a terminal shows after the line and two TABs."""
+    """What a shell at a terminal shows after the line and two TABs: all that comes until it is what is wanted, and a
+    moment longer."""
     process, terminal = pty.fork()
     if process == 0:
         os.chdir(place)
         os.execvpe(shell[0], shell, environment(place))
     shown = b""
 
-    def read_until(wanted: bytes, seconds: float) -> None:
+    def read_until(wanted: set[str], seconds: float) -> None:
         nonlocal shown
         end = time.monotonic() + seconds
-        while wanted not in shown and time.monotonic() < end:
+        while not (wanted and all(one.encode() in shown for one in wanted)) and time.monotonic() < end:
             if select.select([terminal], [], [], 0.2)[0]:
                 try:
                     shown += os.read(terminal, 65536)
@@ -73,10 +74,11 @@ def typed(shell: list[str], setup: str, line: str, place: Path) -> str:
 
     try:
         os.write(terminal, f"{setup}; echo re''ady\n".encode())
-        read_until(b"ready", 60)
+        read_until({"ready"}, 60)
         shown = b""
         os.write(terminal, f"{line}\t\t".encode())
-        read_until(b"\0", 8)
+        read_until(LINES[line][0], 15 if LINES[line][0] else 5)
+        read_until(set(), 0.5)
         return shown.decode(errors="replace")
     finally:
         os.kill(process, 9)

@@ -40,6 +40,9 @@ TYPED = {
     "run-pass pres {model}": ("unknown pass 'pres'", "hint: did you mean 'press'?"),
     "cache clena": ("there is no command 'cache clena'", "hint: did you mean 'clean'?"),
     "evaluate {model} --metric perplexit": ("unknown metric", "hint: did you mean 'perplexity'?"),
+    "quantize {model} --max_size 5": ("max_size: '5' has no unit", "hint: write 5MB or 5GB"),
+    "quantize {model} --max_size 30KB --dry_run": ("do not fit into that", "hint: pass --max_size 0.04MB or more"),
+    "quantize {model} --target_bits 2.1 --dry_run": ("do not fit into that", "hint: pass --target_bits 2.57 or more"),
     "finetune {model} --data_files rows.jsonl --text_template {{q}}{{r}} --target_modules qkv_proj --dry_run": (
         "no module 'qkv_proj'; it has",
         "hint: here these are 3 layers: --target_modules q_proj,k_proj,v_proj",
@@ -116,3 +119,11 @@ def test_a_layout_that_is_not_the_models_own_is_said_before_training(run, here, 
     warned = told("### Question: {q}\\n### Answer: {r}")
     assert "text_template is not the model's own chat template" in warned
     assert f"--text_template '{own}'" in warned
+
+
+def test_a_dry_run_says_what_is_perhaps_not_meant(run, here, tiny_model):
+    (here / "empty.yaml").write_text(f"model: {tiny_model}\npasses: []\ntarget: {{provider: QNN}}\n")
+    done = run("run", "empty.yaml", "--dry_run")
+    assert done.returncode == 0, done.stderr
+    for words in ("there are no passes", "no output folder", "QNNExecutionProvider is not installed here"):
+        assert f"note: {words}" in done.stderr

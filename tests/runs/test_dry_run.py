@@ -6,7 +6,9 @@ import json
 
 import pytest
 
+import coldpress
 from coldpress import ColdpressError
+from coldpress.models.model import files_of
 from coldpress.runs.engine import dry_run
 from coldpress.workflow.file import load_workflow
 
@@ -54,3 +56,22 @@ def test_a_file_may_begin_with_a_byte_order_mark(tmp_path):
     ):
         (tmp_path / name).write_text(text, encoding="utf-8-sig")
         assert load_workflow(tmp_path / name).model == "m"
+
+
+def test_the_cache_may_lie_inside_the_output(tiny_model, tmp_path, monkeypatch):
+    """As in the third of the documents' configurations."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out/cache/results").mkdir(parents=True)  # as a run leaves it that was killed
+    workflow = {
+        "model": str(tiny_model),
+        "output": "out",
+        "passes": [{"type": "press", "parameters": {"algorithm": "rtn"}}],
+        "verify": {"enabled": False},
+        "metrics": [],
+        "run": {"cache_dir": "out/cache"},
+    }
+    assert [coldpress.run(workflow).up_to_date for _ in range(2)] == [False, True]
+    assert not any("cache" in file.parts for file in files_of(tmp_path / "out"))
+    (tmp_path / "other/notes").mkdir(parents=True)
+    with pytest.raises(ColdpressError, match="is not empty"):
+        coldpress.run({**workflow, "output": "other"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from typing import Any
 
 from coldpress.workflow import Workflow
@@ -48,8 +48,20 @@ def show_resolved(session: Any, workflow: Workflow, as_json: bool, needed: Conta
     from coldpress.runs.engine import dry_run
 
     complete = dry_run(workflow, session.note, needed)
+    for doubt in _doubts(complete):
+        session.note(doubt)
     if as_json:
         session.data(plain(complete))
     else:
         session.text(complete.to_yaml())
     return 0
+
+
+def _doubts(workflow: Workflow) -> Iterator[str]:
+    """What can be done as it is asked for, but is perhaps not meant."""
+    if not workflow.passes:
+        yield "there are no passes, so the result is the model as it is"
+    if workflow.output is None:
+        yield "there is no output folder, so the result stays in the cache"
+    if not workflow.target.is_here:
+        yield f"{workflow.target.provider} is not installed here, so the result is neither run nor verified"

@@ -40,10 +40,14 @@ _ALGORITHM_HELP = (
 @verify_options
 @click.option("--trust_remote_code", is_flag=True, help="Run code that comes with the model.")
 @click.option("--overwrite", is_flag=True, help="Replace files in an output folder that is not empty.")
+@click.option("--dry_run", is_flag=True, help="Check everything, print the resolved workflow and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @common_options
-def command(session: Any, overwrite: bool, as_json: bool, **arguments: Any) -> int:
+def command(session: Any, overwrite: bool, dry_run: bool, as_json: bool, **arguments: Any) -> int:
     from coldpress.api import quantize_workflow
-    from coldpress.cli.finish import run_and_show
+    from coldpress.cli.finish import run_and_show, show_resolved
 
-    return run_and_show(session, quantize_workflow(**given(arguments)), overwrite, as_json)
+    workflow = quantize_workflow(**given(arguments))
+    if dry_run:
+        return show_resolved(session, workflow, as_json, ("model",))
+    return run_and_show(session, workflow, overwrite, as_json)

@@ -20,8 +20,11 @@ from typing import Any
 
 from coldpress.environment import cache_folder
 from coldpress.models.digests import digest
+from coldpress.models.model import CACHE_TAG
 
 _RECORD = "record.json"
+#: what backups and our own look for to pass over a folder (https://bford.info/cachedir/)
+_CACHE_SIGNATURE = "Signature: 8a477f597d28d172789f06886806bc55\n"
 _ABANDONED_AFTER_S = 24 * 3600
 
 
@@ -134,6 +137,8 @@ class Store:
     def _made(self, name: str) -> Path:
         folder = self.root / name
         folder.mkdir(parents=True, exist_ok=True)
+        if not (self.root / CACHE_TAG).exists():
+            (self.root / CACHE_TAG).write_text(_CACHE_SIGNATURE, encoding="utf-8")
         return folder
 
     def _remove_abandoned(self) -> None:

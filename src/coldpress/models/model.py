@@ -15,6 +15,8 @@ from coldpress.models.digests import digest, link
 from coldpress.models.provenance import Provenance
 
 FORMATS = ("hf", "multimodal", "onnx", "gguf", "adapter", "pt2", "openvino", "mlflow")
+#: marks a folder as a cache, for everybody
+CACHE_TAG = "CACHEDIR.TAG"
 _SHARED = (".onnx", ".safetensors", ".gguf", ".json", ".txt", ".model", ".jinja")
 
 
@@ -45,12 +47,13 @@ class Model:
 def files_of(path: Path) -> Iterator[Path]:
     """The regular files of a model in a fixed order.
 
-    Hidden files and folders are not part of it, nor are folders with a report of their own: those are other models.
+    Hidden files and folders are not part of it, nor are folders with a report of their own, which are other models, and
+    caches.
     """
     if path.is_file():
         yield path
         return
-    others = {report.parent for report in path.rglob("report.json")} - {path}
+    others = {mark.parent for name in ("report.json", CACHE_TAG) for mark in path.rglob(name)} - {path}
     for entry in sorted(path.rglob("*")):
         is_hidden = any(part.startswith(".") for part in entry.relative_to(path).parts)
         if entry.is_file() and not is_hidden and others.isdisjoint(entry.parents):

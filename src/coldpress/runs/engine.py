@@ -147,7 +147,7 @@ def _checked(request: _Run, source: Model, steps: Sequence[Step], overwrite: boo
         if known is not None and not workflow.run.clean_cache:
             console.say(f"{output} is up to date")
             return Report(known, Model(output, known["format"], content_key(output)), up_to_date=True)
-        check_output(output, overwrite or known is not None)
+        check_output(output, overwrite or known is not None, request.executor.store.root)
     made = (
         _finished(request, source, steps, _goals) if prepared is None else _searched(request, prepared, source, work[0])
     )

@@ -20,11 +20,15 @@ from coldpress.workflow import Package
 _REPORT = "report.json"
 
 
-def check_output(output: Path, overwrite: bool) -> None:
-    """Refuse an output that is a file, or a folder with files in it unless these may be overwritten."""
+def check_output(output: Path, overwrite: bool, cache: Path | None = None) -> None:
+    """Refuse an output that is a file, or a folder with files in it unless these may be overwritten.
+
+    The ``cache`` may lie inside: a run that was killed leaves nothing else there.
+    """
     if output.is_file():
         raise ColdpressError(f"output '{output}' is a file", hint="name a folder with --output_path")
-    if output.is_dir() and any(output.iterdir()) and not overwrite:
+    places = () if cache is None else (cache, *cache.parents)
+    if output.is_dir() and not overwrite and any(one.absolute() not in places for one in output.iterdir()):
         raise ColdpressError(f"output folder '{output}' is not empty", hint="choose another, or add --overwrite")
     _check_can_be_written(output)
 
