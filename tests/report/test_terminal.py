@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import io
+import re
 
 from rich.console import Console
 
 from coldpress.parts import Value
 from coldpress.report import remark_on_size
-from coldpress.report.terminal import comparison, onward, summary
+from coldpress.report.terminal import comparison, onward, points, summary
+from tests.report.test_search import search_report
 
 COLUMNS = {"perplexity": Value("lower"), "decode": Value("higher", "tokens/s"), "layers": Value("neither")}
 
@@ -113,3 +115,27 @@ def test_why_a_result_is_larger_than_its_source_is_told():
     )
     assert remark_on_size({**report, "source": {"bytes": 500e6}}) is None
     assert remark_on_size({}) is None
+
+
+def test_a_search_is_a_table_of_points_in_words_and_why_one_was_chosen(make_report):
+    text = printed(points(make_report(search=search_report(ranking=[1, 0, 2]))))
+    lines = [line.rstrip() for line in text.splitlines()]
+    assert lines[0].split() == ["point", "settings", "median", "size"]
+    assert lines[1].split() == ["1", "crush.bits=1", "dial.mode=plain", "6", "ms", "8", "MB", "chosen"]
+    assert lines[2].startswith("    0") and "on the front" in lines[2]
+    assert "failed: RuntimeError: it broke" in text and "dropped after a first look" in text
+    assert "Of 3 points that meet all goals, point 1 is best." in lines
+    assert points(make_report()) is None
+
+
+def test_what_a_metric_measured_is_in_the_table_instead_of_speed_that_was_not(make_report):
+    described = {"latency_p50_ms": {"better": "lower", "unit": "ms"}, "throughput": {"better": "higher", "unit": ""}}
+    report = make_report(
+        directions={"latency": described}, latency={"latency_p50_ms": 12.5, "throughput": 80.0}, speed=None
+    )
+    text = printed(summary(report))
+    assert re.search(r"Latency p50 +12\.5 ms", text) and re.search(r"Throughput +80", text)
+    assert "Speed" not in text
+    goal = {"number": "latency.throughput", "met": True}
+    text = printed(summary({**report, "goals": [goal]}))
+    assert "Throughput" in text and "Latency p50" not in text

@@ -19,11 +19,13 @@ def run_and_show(session: Any, workflow: Workflow, overwrite: bool, as_json: boo
     if as_json:
         session.data(report.data)
     else:
-        from coldpress.report.terminal import onward, summary
+        from coldpress.report.terminal import onward, points, summary
         from coldpress.runs.forecast import better
 
         output = str(report.model.path if workflow.output is None else workflow.output)
         finer = None if report.up_to_date else better(workflow, report.data)
+        if (searched := points(report.data)) is not None:
+            session.show(searched)
         session.show(summary(report.data))
         session.show(onward(report.data, output, session.elapsed, finer, is_new=not report.up_to_date))
     return report.exit_code

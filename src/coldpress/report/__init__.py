@@ -154,7 +154,41 @@ def model_name(report: Report) -> str:
 def facts(report: Report) -> list[Fact]:
     """Everything measured about the model next to its source, in reading order: size, quality, speed, memory."""
     quality = [*_perplexity_fact(report), *_quality_facts(report), *_adapter_facts(report)]
-    return [*_size_facts(report), *quality, *speed_facts(report)]
+    further, speed = list(_further_facts(report)), speed_facts(report)
+    if further:
+        speed = [fact for fact in speed if fact.key != "speed"]  # what says that there is none
+    return [*_size_facts(report), *quality, *further, *speed]
+
+
+#: metrics whose numbers have facts of their own
+_TOLD = ("size", "generation", "memory")
+_SHOWN_OF_A_METRIC = 3
+
+
+def _further_facts(report: Report) -> Iterator[Fact]:
+    """What metrics of the workflow gave: the numbers with goals, or the first of each metric."""
+    goals = {plain(one.get("number", "")) for one in entries(report, "goals")}
+    for label, described in section(report, "directions").items():
+        values = section(report, label)
+        known = [name for name in described if number(values, name) is not None]
+        if label in _TOLD or (label == "perplexity" and number(section(report, "quality"), label) is not None):
+            continue
+        for name in [one for one in known if f"{label}.{one}" in goals] or known[:_SHOWN_OF_A_METRIC]:
+            unit = plain(described[name].get("unit", ""))
+            title = called(name, unit)
+            yield Fact("measured", title[:1].upper() + title[1:], amount(number(values, name), unit))
+
+
+def called(name: str, unit: str) -> str:
+    """What people call a number: its name without the unit."""
+    if name == "model_bytes":
+        return "size"
+    return name.replace(f"_{unit}", "").replace("_", " ") if unit else name.replace("_", " ")
+
+
+def amount(value: float | None, unit: str) -> str:
+    """A number with its unit."""
+    return size(value) if unit == "bytes" else f"{quantity(value)} {unit}".rstrip()
 
 
 def _size_facts(report: Report) -> list[Fact]:

@@ -16,6 +16,14 @@ _WIDTH, _HEIGHT = 720, 400
 _LEFT, _RIGHT, _TOP, _BOTTOM = 76, 18, 14, 48
 _NUMBERS = 4
 _TICKS = 6
+#: kind of a point -> what is said of it
+OUTCOMES = {
+    "best": "on the front",
+    "meets": "meets all goals",
+    "misses": "misses a goal",
+    "dropped": "dropped after a first look",
+    "failed": "failed",
+}
 Search = Mapping[str, Any]
 Point = Mapping[str, Any]
 
@@ -187,6 +195,12 @@ def kind_of(search: Search, point: Point) -> str:
     if not point.get("meets_goals"):
         return "misses"
     return "best" if point.get("number") in (search.get("front") or []) else "meets"
+
+
+def outcome(search: Search, point: Point) -> str:
+    """What became of a point, in words; why, where it is not among the results."""
+    words = "chosen" if point.get("number") == search.get("chosen") else OUTCOMES[kind_of(search, point)]
+    return ": ".join(filter(None, (words, plain(point.get("reason") or "").partition("\n")[0])))
 
 
 def described(point: Point) -> str:

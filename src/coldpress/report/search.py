@@ -11,15 +11,8 @@ from statistics import median
 from typing import Any
 
 from coldpress.report import NOT_MEASURED, Report, entries, number, plain, quantity, seconds, section, size
-from coldpress.report.pareto import drawings, kind_of, settings
+from coldpress.report.pareto import OUTCOMES, drawings, kind_of, settings
 
-_STATES = {
-    "best": "on the front",
-    "meets": "meets all goals",
-    "misses": "misses a goal",
-    "dropped": "dropped after a first look",
-    "failed": "failed",
-}
 Search = Mapping[str, Any]
 
 
@@ -54,7 +47,7 @@ def _pictures(found: Search) -> str:
     legend = "".join(
         f'<span><svg viewBox="0 0 14 14" aria-hidden="true"><circle class="{kind}" cx="7" cy="7" r="5"/></svg> '
         f"{words}</span>"
-        for kind, words in _STATES.items()
+        for kind, words in OUTCOMES.items()
         if kind != "failed"
     )
     return (
@@ -139,7 +132,7 @@ def amount(value: float, objective: Mapping[str, Any]) -> str:
 
 
 def _outcome(found: Search, point: Mapping[str, Any]) -> str:
-    words = "chosen" if point.get("number") == found.get("chosen") else _STATES[kind_of(found, point)]
+    words = "chosen" if point.get("number") == found.get("chosen") else OUTCOMES[kind_of(found, point)]
     reason = f"<small>{_text(point['reason'])}</small>" if point.get("reason") else ""
     trace = point.get("traceback")
     final = section(section(found, "finals"), plain(point.get("number")))

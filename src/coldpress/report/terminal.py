@@ -11,6 +11,8 @@ from coldpress.parts import Value
 from coldpress.report import (
     Fact,
     Report,
+    amount,
+    called,
     entries,
     facts,
     model_name,
@@ -23,6 +25,7 @@ from coldpress.report import (
     section,
     verdict,
 )
+from coldpress.report.pareto import outcome, settings
 from coldpress.report.tuning import lines
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ _SHOWN = (
     "kl",
     "top1_agreement",
     "adapter",
+    "measured",
     "speed",
     "first_token_ms",
     "prompt_tokens_per_second",
@@ -46,6 +50,8 @@ _SHOWN = (
 _STYLES = {"good": "bold green", "bad": "bold red", "unknown": "bold yellow"}
 #: columns of a table that goes into a file or a pipe, where nobody says how many there are
 WIDTH_IN_FILES = 100
+#: points of a search that a terminal shows, the best first
+_POINTS = 20
 _BEST, _TIE = "*", "≈"
 _MEANINGS = {
     _BEST: "* best, by more than the noise of the measurements",
@@ -74,6 +80,43 @@ def summary(report: Report) -> Group:
         if fact.key in _SHOWN:
             table.add_row(Text(fact.name), fact.source, _value(fact), Text(_beside(fact), style="dim"))
     return Group(table, Text(), _verdict(report))
+
+
+def points(report: Report) -> Group | None:
+    """The points of a search: what was chosen for each, its numbers, what became of it; and why one was chosen.
+
+    None for a run without a search.
+    """
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    search = section(report, "search")
+    found = {plain(one.get("number", "")): one for one in entries(search, "points")}
+    if not found:
+        return None
+    objectives = entries(search, "objectives")
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    for title in ("point", "settings", *(_goal_title(one) for one in objectives), ""):
+        is_text = title in ("settings", "")
+        table.add_column(title, justify="left" if is_text else "right", overflow="fold", no_wrap=bool(title))
+    ranked = [name for name in map(plain, search.get("ranking") or []) if name in found]
+    shown = [*ranked, *(name for name in found if name not in ranked)][:_POINTS]
+    for name in shown:
+        numbers = section(found[name], "numbers")
+        cells = [
+            amount(number(numbers, plain(one.get("number", ""))), plain(one.get("unit", ""))) for one in objectives
+        ]
+        is_chosen = name == plain(search.get("chosen", ""))
+        row = (name, " ".join(settings(section(found[name], "parameters"))), *cells, outcome(search, found[name]))
+        table.add_row(*map(Text, row), style="bold" if is_chosen else "")
+    rest = f"and {len(found) - len(shown)} more in report.html" if len(found) > len(shown) else ""
+    return Group(table, Text(rest, style="dim"), Text(plain(search.get("why", ""))), Text())
+
+
+def _goal_title(objective: Mapping[str, Any]) -> str:
+    """The number of a goal as people call it."""
+    return called(plain(objective.get("number", "")).rpartition(".")[2], plain(objective.get("unit", "")))
 
 
 def onward(report: Report, output: str, elapsed: float, better: str | None = None, *, is_new: bool = True) -> Text:

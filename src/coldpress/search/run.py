@@ -14,6 +14,7 @@ from coldpress import parts
 from coldpress.errors import WORK_FAILED, ColdpressError, did_you_mean
 from coldpress.measuring.noise import is_tie
 from coldpress.parts import schema
+from coldpress.report import seconds
 from coldpress.search.evaluate import Outcome
 from coldpress.search.goals import Judge, ranking_of
 from coldpress.search.history import History
@@ -182,6 +183,7 @@ class _Loop:
         self._request, self._history = request, history
         self._recorded = history.read()
         self._sampler = sampler_of(request.search)
+        self._size = None if request.search.order == PASS_BY_PASS else request.space.size()
         self._directions = {one.label: one.sign > 0 for one in ranking_of(request.judge.objectives)}
 
     def run(self) -> None:
@@ -238,9 +240,20 @@ class _Loop:
         unknown = [number for number in points if number not in trials]
         for trial in side_by_side(lambda number: self._tried(number, points[number], slot), unknown):
             self._history.add(trial)
-            self._request.say(f"point {trial.number}, {described(trial.point)}: {trial.reason or self._said(trial)}")
+            said = f"{described(trial.point)}: {trial.reason or self._said(trial)}"
+            self._request.say(f"point {trial.number}{self._how_far(trial)}, {said}")
             trials[trial.number] = trial
         return [trials[number] for number in points]
+
+    def _how_far(self, last: Trial) -> str:
+        """How many points there are in all, and how long those that are left may take, as far as that is known."""
+        request, search = self._request, self._request.search
+        most = [one for one in (search.trials, self._size) if one is not None]
+        spent = [trial.seconds for trial in (*self.found.trials, last)]
+        left = [sum(spent) / len(spent) * max(0, min(most) - len(spent)) / request.workers] if most else []
+        left += [] if search.minutes is None else [search.minutes * 60 - sum(spent) / request.workers]
+        of = f" ({last.number + 1} of {min(most)})" if most else ""
+        return f"{of}, {seconds(max(0.0, min(left)))} left at most" if left else of
 
     def _over(self, stage: _Stage, last: Sequence[Trial]) -> str:
         """Why the stage is at its end; empty while it is not. ``last``: the trials since it was not."""
