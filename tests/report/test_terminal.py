@@ -123,7 +123,7 @@ def test_a_search_is_a_table_of_points_in_words_and_why_one_was_chosen(make_repo
     assert lines[0].split() == ["point", "settings", "median", "size"]
     assert lines[1].split() == ["1", "crush.bits=1", "dial.mode=plain", "6", "ms", "8", "MB", "chosen"]
     assert lines[2].startswith("    0") and "on the front" in lines[2]
-    assert "failed: RuntimeError: it broke" in text and "dropped after a first look" in text
+    assert "failed: RuntimeError" in text and "dropped after" in text
     assert "Of 3 points that meet all goals, point 1 is best." in lines
     assert points(make_report()) is None
 
