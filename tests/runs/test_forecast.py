@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -8,7 +9,7 @@ from coldpress.api import optimize_workflow
 from coldpress.models.model import Model
 from coldpress.parts import Context
 from coldpress.passes.press import Press
-from coldpress.runs.forecast import output_bytes, plan, shape_from_config, shape_of
+from coldpress.runs.forecast import better, output_bytes, plan, shape_from_config, shape_of
 from coldpress.target import Target
 
 
@@ -42,3 +43,14 @@ def test_the_plan_grows_with_what_is_asked_for(tiny_model):
     assert large["output_bytes"] > small["output_bytes"]
     assert large["seconds"] > small["seconds"] and large["peak_memory_bytes"] > small["peak_memory_bytes"]
     assert small["steps"] == ["press"] and large["steps"] == ["press", "verify"]
+
+
+def test_what_would_lose_less_is_told_where_that_is_known(tiny_model, tmp_path):
+    def told(algorithm: str, precision: str = "int4", calibration: object = None) -> str | None:
+        parameters = {"algorithm": algorithm, "precision": precision}
+        passes = [{"name": "quantize", "parameters": parameters}, {"name": "press", "parameters": parameters}]
+        return better(optimize_workflow(tiny_model, tmp_path), {"passes": passes, "calibration": calibration})
+
+    assert re.match(r"--algorithm best would leave about \d+% of this loss, in about \d+ s\.", told("rtn"))
+    assert told("gptq", calibration={"tokens": 1}) is not None
+    assert told("best", calibration={"tokens": 1}) is None and told("rtn", "int8") is None

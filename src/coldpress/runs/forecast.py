@@ -150,9 +150,11 @@ def plan(workflow: Workflow, say: Callable[[str], None] = lambda line: None) -> 
 
 def better(workflow: Workflow, report: Mapping[str, Any]) -> str | None:
     """What would leave less of a result's loss, and for how long; None where nothing of that is known."""
-    used = Counter(layer["algorithm"] for layer in report.get("layers", []) if layer["role"] == "linear")
-    algorithm = next(iter(name for name, _ in used.most_common(1)), None)
-    if algorithm not in _LOSSES or algorithm == _FINEST or report["format"] != "onnx":
+    passes = {one["name"]: one["parameters"] for one in report["passes"]}
+    rounding = passes.get("quantize" if report.get("calibration") else "press", {})
+    algorithm = rounding.get("algorithm")
+    is_4_bits = "press" in passes and rounding.get("precision") == "int4"
+    if not is_4_bits or algorithm not in _LOSSES or algorithm == _FINEST:
         return None
     try:
         finer = replace(workflow, passes=recipes.press_recipe({"algorithm": _FINEST}, workflow.target))
