@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shlex
 from pathlib import Path
 
+import click
 import pytest
 
 from coldpress.cli import VERBS, app
@@ -74,3 +76,26 @@ def test_workflows_in_the_documentation_are_read(page):
 
     for block in re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
         assert load_workflow(yaml.safe_load(block)).model
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").glob("*/README.md"))]
+
+
+def typed(page):
+    """The commands of ours in the blocks of a page, as words; a comment behind one is left out."""
+    text = page.read_text(encoding="utf-8")
+    blocks = "\n".join(re.findall(r"```(?:console|bash)\n(.*?)```", text, flags=re.DOTALL)).replace("\\\n", " ")
+    lines = [line.removeprefix("$ ") for line in blocks.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith(("coldpress ", "olive "))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_commands_are_printed_as_they_are_typed(page):
+    for words in typed(page):
+        assert not any(word.endswith("...") or "\n..." in word for word in words), words
+        verb, rest = app, words[1 : words.index(">") if ">" in words else None]
+        while isinstance(verb, click.Group) and rest:
+            verb, rest = verb.get_command(click.Context(verb), rest[0]), rest[1:]
+        assert verb is not None, words
+        if not isinstance(verb, click.Group):
+            verb.make_context(words[1], list(rest))
