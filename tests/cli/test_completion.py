@@ -24,7 +24,7 @@ LINES = {
     "coldpress auto-opt mod": ({"models/"}, {"notes.txt"}),
     "coldpress chat models/o": ({"models/out/"}, {"notes.txt"}),
     "coldpress run note": ({"notes.txt"}, {"models/"}),
-    "coldpress nonsense --x ": (set(), {"auto-opt"}),
+    "coldpress nonsense --x ": (set(), set()),
     "coldpress cache cl": ({"clean"}, {"gc"}),
 }
 
@@ -77,7 +77,7 @@ def typed(shell: list[str], setup: str, line: str, place: Path) -> str:
         read_until({"ready"}, 60)
         shown = b""
         os.write(terminal, f"{line}\t\t".encode())
-        read_until(LINES[line][0], 15 if LINES[line][0] else 5)
+        read_until(LINES[line][0], 30 if LINES[line][0] else 5)
         read_until(set(), 0.5)
         return shown.decode(errors="replace")
     finally:
