@@ -108,6 +108,7 @@ def stored_values(file: Path) -> Weights:
     """What the codes in a graph stand for: the weight's name -> ``[rows, columns]``."""
     graph = onnx.load(file).graph
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    tensors |= {node.output[0]: tensors[name] for node in graph.node for name in node.input if name.endswith(".scales")}
     found = {}
     for node in graph.node:
         if node.op_type not in ("MatMulNBits", "GatherBlockQuantized"):
@@ -149,6 +150,20 @@ def test_the_result_computes_what_its_codes_stand_for(tmp_path, quantize, opset,
         assert 0 < error < (0.1 if precision == "int4" else 0.01)
 
 
+def test_scales_are_halves_unless_floats_are_asked_for(tmp_path, quantize):
+    source = saved(network(random_weights()), tmp_path / "source")
+    sizes = {}
+    for kind, number in (("float16", TensorProto.FLOAT16), ("float32", TensorProto.FLOAT)):
+        file = quantize(source, scale_dtype=kind).path / "model.onnx"
+        graph = onnx.load(file).graph
+        assert {one.data_type for one in graph.initializer if one.name.endswith(".scales")} == {number}
+        sizes[kind] = file.with_name("model.onnx.data").stat().st_size
+        reference = saved(network(as_stored(stored_values(file))), tmp_path / kind) / "model.onnx"
+        wanted, found = (computed(path, {"input_ids": IDS}) for path in (reference, file))
+        np.testing.assert_allclose(found, wanted, atol=0.05 * np.abs(wanted).max())
+    assert sizes["float16"] < sizes["float32"]
+
+
 def test_halves_stay_halves(tmp_path, quantize):
     source = saved(network(random_weights(np.float16)), tmp_path / "source")
     made = quantize(source)
@@ -185,7 +200,8 @@ def test_everything_else_stays(tmp_path, quantize):
         {"": 17, "com.microsoft": 1},
     )
     added = [node.name for node in after.graph.node if node.name not in {node.name for node in before.graph.node}]
-    assert added == ["second.bias"]  # of shape [1, 64], which MatMulNBits does not add
+    casts = [f"{name}.scales.cast" for name in ("table", "q", "k", "up", "down")]
+    assert set(added) == {"second.bias", *casts}  # a bias of shape [1, 64], which MatMulNBits does not add
     assert {node.name for node in before.graph.node} <= {node.name for node in after.graph.node}
     assert list(after.graph.input) == list(before.graph.input) and list(after.graph.output) == list(before.graph.output)
     first = next(node for node in after.graph.node if node.name == "first")
@@ -234,7 +250,7 @@ def test_the_report_tells_of_each_layer(tmp_path, quantize):
     weight = random_weights()["q"]
     error = np.linalg.norm(stored_values(made.path / "model.onnx")["q"].T - weight) / np.linalg.norm(weight)
     assert layers["q"].relative_error == pytest.approx(error, rel=1e-4)
-    assert layers["q"].bytes == 96 * 64 // 2 + 96 * 2 * 4 + 96
+    assert layers["q"].bytes == 96 * 64 // 2 + 96 * 2 * 2 + 96, "scales are halves"
     assert made.provenance.precision == "int4" and not made.provenance.remarks
 
 

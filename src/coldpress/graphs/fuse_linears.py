@@ -12,6 +12,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from coldpress.graphs.edits import add_constant, drop_unread
 from coldpress.graphs.linears import Linear, find_linears
 from coldpress.graphs.prequantized import stack
 
@@ -57,7 +58,7 @@ def _part(graph: ir.Graph, fused: Linear) -> None:
     joined.outputs[0].shape, joined.outputs[0].type = old.shape, old.type
     graph.insert_before(fused.matmul, joined)
     ir.convenience.replace_all_uses_with(old, joined.outputs[0], replace_graph_outputs=True)
-    _remove_unread(graph, [fused.matmul, *fused.obsolete])
+    drop_unread(graph, [fused.matmul, *fused.obsolete])
 
 
 def _has_bias(linear: Linear, sources: Mapping[str, Any]) -> bool:
@@ -81,21 +82,9 @@ def _join(graph: ir.Graph, siblings: list[Linear]) -> None:
         old = linear.matmul.outputs[0]
         output.shape, output.type = old.shape, old.type
         ir.convenience.replace_all_uses_with(old, output)
-        _remove_unread(graph, [linear.matmul, *linear.obsolete])
-
-
-def _remove_unread(graph: ir.Graph, nodes: Sequence[ir.Node]) -> None:
-    for node in nodes:
-        if not any(value.uses() for value in node.outputs):
-            graph.remove(node, safe=True)
+        drop_unread(graph, [linear.matmul, *linear.obsolete])
 
 
 def _sizes(graph: ir.Graph, siblings: list[Linear]) -> ir.Value:
     rows = [linear.rows for linear in siblings]
-    name = "coldpress/split_" + "_".join(map(str, rows))
-    if name in graph.initializers:
-        return graph.initializers[name]
-    value = ir.Value(name=name, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([len(rows)]))
-    value.const_value = ir.tensor(rows, dtype=ir.DataType.INT64, name=name)
-    graph.register_initializer(value)
-    return value
+    return add_constant(graph, "coldpress/split_" + "_".join(map(str, rows)), rows, ir.DataType.INT64)

@@ -57,7 +57,7 @@ class QuantizeOnnx(Pass):
     accepts: ClassVar[tuple[str, ...]] = ("onnx",)
     produces: ClassVar[str] = "onnx"
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime",)
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     precision: str = option(f"bits of a weight: {', '.join(PRECISIONS)}", "int4")
     algorithm: str = option(
@@ -67,6 +67,9 @@ class QuantizeOnnx(Pass):
     symmetric: bool | None = option("grid without zero points; default: only for 8 bits, and on GPUs", None)
     accuracy_level: int | None = option(
         "what the CPU multiplies in: 0 float, 4 int8; default: 4 on CPUs", None, (0, 1, 2, 3, 4)
+    )
+    scale_dtype: str = option(
+        "what scales of float32 weights are stored as, cast when the graph is loaded", "float16", ("float16", "float32")
     )
     lm_head: bool = option("quantize the layer that gives the output 'logits'", True)
     head_bits: int = option("least bits of that layer", 8, (4, 8))
@@ -137,7 +140,12 @@ class QuantizeOnnx(Pass):
         data, calibrations = self._calibrations(graphs, model, ctx)
         opened = time.perf_counter()
         how = How(
-            self._plain_algorithm, self._quantizer(), self._accuracy(ctx.target), ctx.target.thread_count, ctx.progress
+            self._plain_algorithm,
+            self._quantizer(),
+            self._accuracy(ctx.target),
+            self.scale_dtype,
+            ctx.target.thread_count,
+            ctx.progress,
         )
         layers: list[QuantizedLayer] = []
         for graph, calibration in zip(graphs, calibrations, strict=True):

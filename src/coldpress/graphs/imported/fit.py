@@ -24,7 +24,7 @@ from coldpress.models.provenance import QuantizedLayer
 from coldpress.quant.awq import awq
 from coldpress.quant.calibrated import calibrate
 from coldpress.quant.gptq import shrink, to_numpy, to_torch
-from coldpress.quant.grid import Floats, Grid, squared_error
+from coldpress.quant.grid import Floats, squared_error
 
 MOST_GRAM_BYTES = 1 << 30
 #: weights that are worked on at once: 64 MB as float32, and a few times that beside
@@ -90,7 +90,7 @@ class Fitter:
             self.folds.remove(fold)
             gram, entries = grams[fold.weights[0].inputs[0]], [self.entries[weight] for weight in fold.weights]
             power = to_numpy(shrink(to_torch(gram.matrix), gram.tokens))
-            found = awq([_sample(entry) for entry in entries], power, _grid(entries[0]))
+            found = awq([_sample(entry) for entry in entries], power, entries[0].grid)
             scales = fold.divide(self.graph, found.scales)
             gram.matrix /= scales
             gram.matrix /= scales[:, None]
@@ -102,7 +102,7 @@ class Fitter:
         entry = self.entries[weight]
         sums = np.zeros(5)
         for row, values in _chunks(entry, self._scales.get(weight)):
-            made = calibrate(values, gram.matrix, _grid(entry), self.calibration.algorithm, tokens=gram.tokens)
+            made = calibrate(values, gram.matrix, entry.grid, self.calibration.algorithm, tokens=gram.tokens)
             write_codes(data, entry, row, made.codes)
             size = float(np.square(values, dtype=np.float64).sum())
             sums += (squared_error(values, made.codes), size, *made.squares.sum(axis=1))
@@ -129,17 +129,6 @@ def _sum(grams: list[Gram]) -> Gram:
     if not others:
         return first
     return Gram(sum((gram.matrix for gram in others), first.matrix), sum(gram.tokens for gram in grams))
-
-
-def _grid(entry: Quantized) -> Grid:
-    """The grid of an entry, with scales as they are stored.
-
-    float16 is left to the writing: a block of small weights may need a scale below its normal numbers, which it still
-    holds well enough.
-    """
-    encoding = entry.encoding
-    dtype = "bfloat16" if entry.scale_dtype == "bfloat16" else "float32"
-    return Grid(encoding.bits, encoding.block_size, encoding.symmetric, dtype)
 
 
 def _chunks(entry: Quantized, scales: Floats | None) -> Iterator[tuple[int, Floats]]:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from coldpress.graphs.imported.weights import Weight, constant
+from coldpress.graphs.edits import add_initializer, drop_unread_value
+from coldpress.graphs.imported.weights import Weight
+from coldpress.graphs.queries import constant, is_onnx, maker, only_reader, readers
 from coldpress.models.onnx_graphs import array_of
 from coldpress.quant.grid import Floats
 
@@ -59,13 +61,9 @@ class Fold:
 
     def _replace(self, graph: ir.Graph, scaled: Scaled, values: np.ndarray) -> None:
         old = scaled.value
-        name = f"{old.name}.scaled.{scaled.node.outputs[0].name}"
-        tensor = ir.tensor(values, name=name)
-        new = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(values.shape), const_value=tensor)
-        graph.register_initializer(new)
+        new = add_initializer(graph, ir.tensor(values, name=f"{old.name}.scaled.{scaled.node.outputs[0].name}"))
         scaled.node.replace_input_with(scaled.place, new)
-        if old.is_initializer() and not old.uses() and not old.is_graph_output():
-            del graph.initializers[old.name]
+        drop_unread_value(graph, old)
 
 
 def _divided(values: np.ndarray, scales: Floats) -> np.ndarray:
@@ -79,16 +77,16 @@ def find_folds(weights: list[Weight]) -> list[Fold]:
         if len(weight.products) == 1 and not weight.lookups:
             by_input.setdefault(weight.products[0].inputs[0], []).append(weight)
     found = []
-    for value, readers in by_input.items():
-        nodes = {weight.products[0] for weight in readers}
-        if value.is_graph_output() or any(node not in nodes for node, _ in value.uses()):
+    for value, own in by_input.items():
+        nodes = {weight.products[0] for weight in own}
+        if value.is_graph_output() or not nodes.issuperset(readers(value)):
             continue
         constants = [
             Scaled(node, place, array_of(constant(node.inputs[place])))
-            for node, place in _constants_behind(value, readers[0].columns)
+            for node, place in _constants_behind(value, own[0].columns)
         ]
         if constants:
-            found.append(Fold(readers, constants))
+            found.append(Fold(own, constants))
     return found
 
 
@@ -102,7 +100,7 @@ def _constants_behind(value: ir.Value, columns: int) -> list[tuple[ir.Node, int]
         is_last_axis = node.attributes.get_int("axis", -1) in (-1, *_rank(value))
         fits = is_last_axis and all(_is_row(node.inputs[place], columns) for place in given)
         return [(node, place) for place in given] if fits and given else []
-    if node.op_type not in ("Mul", "Add") or node.domain not in ("", "ai.onnx"):
+    if not is_onnx(node, "Mul", "Add"):
         return []
     place = next((place for place in (0, 1) if _is_row(node.inputs[place], columns)), None)
     if place is None:
@@ -110,8 +108,7 @@ def _constants_behind(value: ir.Value, columns: int) -> list[tuple[ir.Node, int]
     if node.op_type == "Mul":
         return [(node, place)]
     scaled = node.inputs[1 - place]
-    before = scaled.producer() if scaled is not None else None
-    if before is None or before.op_type != "Mul" or len(list(scaled.uses())) != 1 or scaled.is_graph_output():
+    if maker(scaled, "Mul") is None or only_reader(scaled) is not node:
         return []
     behind = _constants_behind(scaled, columns)
     return [*behind, (node, place)] if behind else []

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from coldpress.graphs.block_quantized import Writer
 from coldpress.graphs.imported.fit import Calibration, Fitter, Progress
 from coldpress.graphs.imported.folds import find_folds
-from coldpress.graphs.imported.rewrite import Rewriter, place_rest
+from coldpress.graphs.imported.rewrite import place_rest, replace_weight
 from coldpress.graphs.imported.spans import FLOATS, Spans, copy_bytes
 from coldpress.graphs.imported.weights import Found, Weight, find_weights
 from coldpress.graphs.kernels import Encoding
@@ -24,8 +25,6 @@ from coldpress.graphs.stream import Quantizer, fill
 from coldpress.models.checkpoint import Span
 from coldpress.models.onnx_graphs import load_graph
 from coldpress.models.provenance import QuantizedLayer
-
-_DTYPES = {ir.DataType.FLOAT: "float32", ir.DataType.FLOAT16: "float16", ir.DataType.BFLOAT16: "bfloat16"}
 
 #: the encoding of a weight, or why it stays float
 Choose = Callable[[Weight], "Encoding | str"]
@@ -67,13 +66,14 @@ class How:
     """How weights are quantized: ``quantizer``, which reports call ``algorithm``, does every weight, or those that
     ``calibration`` cannot.
 
-    ``accuracy_level`` is what MatMulNBits gets; ``progress(what, done, total)`` is called as often as there is
-    something new.
+    ``accuracy_level`` is what MatMulNBits gets; ``scale_dtype`` what scales of float32 weights are stored as;
+    ``progress(what, done, total)`` is called as often as there is something new.
     """
 
     algorithm: str
     quantizer: Quantizer
     accuracy_level: int = 0
+    scale_dtype: str = "float16"
     threads: int = 1
     progress: Progress = lambda what, done, total: None
 
@@ -87,13 +87,14 @@ def write(graph: Graph, folder: Path, how: How, calibration: Calibration | None 
     target.parent.mkdir(parents=True, exist_ok=True)
     layout, spans = Layout(graph.name), Spans(folder / ".inline")
     folds = find_folds(list(graph.chosen)) if calibration and calibration.scales_inputs else []
-    rewriter = Rewriter(graph.model, layout, how.accuracy_level)
+    writer = Writer(graph.model, layout, how.accuracy_level)
     entries = {}
     for weight, encoding in graph.chosen.items():
-        source, dtype = _source(weight, spans), _DTYPES[weight.tensor.dtype]
-        entries[weight] = layout.add_quantized(weight.name, weight.role, [source], encoding, dtype)
+        is_full = weight.tensor.dtype == ir.DataType.FLOAT
+        dtype = how.scale_dtype if is_full else weight.tensor.dtype.name.lower()
+        entries[weight] = layout.add_quantized(weight.name, weight.role, [_source(weight, spans)], encoding, dtype)
     for weight, entry in entries.items():
-        rewriter.replace(weight, entry)
+        replace_weight(writer, weight, entry)
     copies = place_rest(graph.model, layout, spans)
     done: dict[Weight, QuantizedLayer] = {}
     if layout.size_bytes:
@@ -102,7 +103,7 @@ def write(graph: Graph, folder: Path, how: How, calibration: Calibration | None 
         losses = fill(
             replace(layout, quantized=list(plain.values())),
             folder,
-            _for_scales({entry.scale_dtype for entry in plain.values()}, how.quantizer),
+            how.quantizer,
             threads=how.threads,
             progress=lambda done, total: how.progress("quantizing", done, total),
         )
@@ -127,13 +128,6 @@ def _plainly(weight: Weight, entry: Quantized, algorithm: str, error: float) -> 
     return QuantizedLayer(
         weight.layer, weight.role, **grid, algorithm=algorithm, relative_error=error, bytes=entry.bytes
     )
-
-
-def _for_scales(dtypes: set[str], quantizer: Quantizer) -> Quantizer:
-    """The quantizer with codes for scales in bfloat16, where all are stored so; float16 is near enough to float32."""
-    if dtypes != {"bfloat16"}:
-        return quantizer
-    return lambda weight, grid: quantizer(weight, replace(grid, scale_dtype="bfloat16"))
 
 
 def _source(weight: Weight, spans: Spans) -> Span:

@@ -16,13 +16,13 @@ import onnx_ir as ir
 
 from coldpress.graphs.imported.spans import FLOATS
 from coldpress.graphs.linears import Linear, find_head
+from coldpress.graphs.queries import all_nodes, constant, is_onnx, maker, readers
 from coldpress.graphs.scoring import PICKED
 
 #: smaller weights stay float: scales and kernels would cost more than the bytes are worth
 LEAST_WEIGHTS = 1024
 #: tables with less than this share of the rows of the largest stay float: they hold positions or types, not tokens
 _TOKEN_TABLE = 1 / 16
-_ONNX = ("", "ai.onnx")
 
 
 @dataclass(eq=False)
@@ -114,18 +114,6 @@ def find_weights(model: ir.Model) -> Found:
     return found
 
 
-def constant(value: ir.Value | None) -> Any:
-    """The tensor of an initializer or of a Constant node; None for what is computed or may be fed."""
-    if value is None or value.is_graph_input():
-        return None
-    if value.const_value is not None:
-        return value.const_value if value.is_initializer() else None
-    node = value.producer()
-    if node is None or node.op_type != "Constant" or node.domain not in _ONNX or "value" not in node.attributes:
-        return None
-    return node.attributes["value"].value
-
-
 @dataclass
 class _Reading:
     """How a node reads a constant; ``problem``: why that cannot be quantized, or nothing."""
@@ -139,12 +127,12 @@ class _Reading:
 
 def _reading(node: ir.Node) -> _Reading | None:
     """The constant matrix that a MatMul, Gemm or Gather reads; None where it reads none."""
-    if node.domain not in _ONNX or node.op_type not in ("MatMul", "Gemm", "Gather"):
+    if not is_onnx(node, "MatMul", "Gemm", "Gather"):
         return None
     value = node.inputs[0 if node.op_type == "Gather" else 1]
     is_turned = node.op_type == "MatMul" or (node.op_type == "Gemm" and not node.attributes.get_int("transB", 0))
     between = []
-    while value is not None and (step := value.producer()) is not None and _only_turns(step):
+    while value is not None and (step := maker(value)) is not None and _only_turns(step):
         is_turned ^= step.op_type == "Transpose"
         between.append(step)
         value = step.inputs[0]
@@ -177,17 +165,15 @@ def _problem(node: ir.Node) -> str:
 
 
 def _only_turns(node: ir.Node) -> bool:
-    if node.domain not in _ONNX:
-        return False
-    turns = node.op_type == "Transpose" and list(node.attributes.get_ints("perm", [1, 0])) == [1, 0]
-    return turns or node.op_type == "Identity"
+    turns = is_onnx(node, "Transpose") and list(node.attributes.get_ints("perm", [1, 0])) == [1, 0]
+    return turns or is_onnx(node, "Identity")
 
 
 def _has_other_readers(weight: Weight) -> bool:
     """Whether something else needs the floats: then they would have to stay beside the codes."""
     known = {*weight.products, *weight.lookups, *weight.obsolete}
     values = [weight.value, *(output for node in weight.obsolete for output in node.outputs)]
-    return any(value.is_graph_output() or any(node not in known for node, _ in value.uses()) for value in values)
+    return any(value.is_graph_output() or not known.issuperset(readers(value)) for value in values)
 
 
 def _name_roles(graph: ir.Graph, weights: list[Weight]) -> None:
@@ -203,14 +189,13 @@ def _name_roles(graph: ir.Graph, weights: list[Weight]) -> None:
 def _observed(node: ir.Node) -> ir.Value:
     """The input of a product; that of all positions where the graph keeps the last one only."""
     value = node.inputs[0]
-    producer = value.producer()
-    return producer.inputs[0] if producer is not None and producer.name == PICKED else value
+    picked = maker(value)
+    return picked.inputs[0] if picked is not None and picked.name == PICKED else value
 
 
 def _hidden_products(model: ir.Model) -> list[str]:
-    shown = {id(node) for node in model.graph}
-    inner = [node for node in model.graph.all_nodes() if id(node) not in shown]
-    inner += [node for function in model.functions.values() for node in function]
+    shown = set(model.graph)
+    inner = (node for node in all_nodes(model) if node not in shown)
     return [str(node.name or node.op_type) for node in inner if node.op_type in ("MatMul", "Gemm")]
 
 
