@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 WORK_FAILED = 1
@@ -47,6 +47,21 @@ def naming(place: str) -> Iterator[None]:
         yield
     except ColdpressError as error:
         raise ColdpressError(f"{place}: {error.message}", hint=error.hint, exit_code=error.exit_code) from error
+
+
+@contextmanager
+def raised_as(told: Callable[[BaseException], Exception]) -> Iterator[None]:
+    """Raise what ``told`` makes of an error of somebody else's code; a ColdpressError stays as it is.
+
+    For code whose errors have no common base: onnxruntime, tokenizers, protobuf, the converters of onnxscript, that of
+    models, and scripts of the user's.
+    """
+    try:
+        yield
+    except ColdpressError:
+        raise
+    except (Exception, SystemExit) as error:  # such code raises anything, and may mean to end the program
+        raise told(error) from error
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:

@@ -108,7 +108,7 @@ def _exit_code(arguments: list[str]) -> int:
         return _report(error)
     except OSError as error:
         return _report(_from_system(error), debug="--debug" in arguments)
-    except Exception as error:
+    except Exception as error:  # a bug is told in a line, with a way to see more
         if "--debug" in arguments:
             raise
         failure = f"{type(error).__name__}: {error}"

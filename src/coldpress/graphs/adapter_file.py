@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from coldpress.errors import ColdpressError
+from coldpress.errors import ColdpressError, raised_as
 from coldpress.graphs.lora_metadata import Piece, Slot
 from coldpress.models.low_rank import LowRank, stacked
 from coldpress.models.peft import Adapter
@@ -121,13 +121,15 @@ def read_adapter(file: Path) -> dict[str, Any]:
 
     if not file.is_file():
         raise ColdpressError(f"adapter file '{file}' does not exist")
-    try:
-        return dict(AdapterFormat.read_adapter(str(file)).get_parameters())
-    except Exception as error:  # the runtime's own exceptions have no common base
-        raise ColdpressError(
+
+    def told(error: BaseException) -> ColdpressError:
+        return ColdpressError(
             f"'{file}' is no adapter file of ONNX Runtime: {str(error).splitlines()[0]}",
             hint="pass an .onnx_adapter file, or a PEFT folder",
-        ) from error
+        )
+
+    with raised_as(told):
+        return dict(AdapterFormat.read_adapter(str(file)).get_parameters())
 
 
 def check_fits(file: Path, slots: list[Slot], model: Path) -> None:

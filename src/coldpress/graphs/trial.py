@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from coldpress.errors import ColdpressError
+from coldpress.errors import ColdpressError, raised_as
 
 #: relative to the spread of the logits, what float32 may differ by
 CLOSE = 1e-4
@@ -94,18 +94,17 @@ def judge(model: Any, folder: Path, output: Path, *, trust_remote_code: bool = F
     """Press ``folder``, which holds ``model``, into ``output``, and compare the two."""
     output.mkdir()
     try:
-        _press(folder, output, trust_remote_code)
-        difference = max(_differences(model, output))
+        with raised_as(lambda error: ColdpressError(f"{type(error).__name__}: {_first_line(error)}")):
+            _press(folder, output, trust_remote_code)
+            difference = max(_differences(model, output))
     except ColdpressError as error:
         return Verdict(False, error.message, hint=error.hint)
-    except Exception as error:
-        return Verdict(False, f"{type(error).__name__}: {_first_line(error)}")
     if difference < CLOSE:
         return Verdict(True, difference=difference)
     return Verdict(False, f"its graph computes something else (by {difference:.1g} of the spread)", difference)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "")[:300]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from coldpress.data.texts import heldout
-from coldpress.errors import ColdpressError
+from coldpress.errors import ColdpressError, raised_as
 from coldpress.models.tokenizers.chat_template import read_chat_template, read_json, refusals, system_within_user
 from coldpress.models.tokenizers.genai_tokenizer import SPACE, steps_left_out
 from coldpress.models.tokenizers.tokenizer import has_tokenizer, pretrained_tokenizer, without_embedding
@@ -125,10 +125,8 @@ class Source:
         return self._encoded(text, False)
 
     def _encoded(self, text: str, with_special_tokens: bool) -> list[int]:
-        try:
+        with raised_as(lambda error: ValueError(str(error))):
             return list(self.tokenizer(text, add_special_tokens=with_special_tokens)["input_ids"])
-        except Exception as error:  # tokenizers raises nothing narrower
-            raise ValueError(str(error)) from error
 
 
 class Runtime:

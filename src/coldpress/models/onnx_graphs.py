@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from coldpress.errors import ColdpressError
+from coldpress.errors import ColdpressError, raised_as
 from coldpress.models.external_data import aligned, check_external
 from coldpress.models.model import files_of, find_graphs, link_or_copy
 
@@ -128,17 +128,14 @@ def load_graph(file: Path) -> ir.Model:
     """
     import onnx
 
-    try:
+    def told(error: BaseException) -> ColdpressError:
+        return ColdpressError(f"{file} cannot be read as an ONNX model: {error}", hint="export or download it again")
+
+    with raised_as(told):
         proto = onnx.load(str(file), load_external_data=False)
         check_external(proto.graph, file.parent)
         _densify(proto.graph)
         model = ir.from_proto(proto)
-    except ColdpressError:
-        raise
-    except Exception as error:  # protobuf's and onnx_ir's errors have no common base
-        raise ColdpressError(
-            f"{file} cannot be read as an ONNX model: {error}", hint="export or download it again"
-        ) from error
     ir.external_data.set_base_dir(model.graph, file.parent)
     if model.ir_version < _INITIALIZERS_ALONE:
         for value in [value for value in model.graph.inputs if value.is_initializer()]:

@@ -317,7 +317,7 @@ def _ask_hub(name: str, revision: str | None) -> str | None:
         try:
             HfApi().model_info(name, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
             outcome.append(None)
-        except Exception as error:  # whatever it is, it is raised or named in the caller's thread
+        except Exception as error:  # raised or named in the caller's thread, whatever it is
             outcome.append(error)
 
     worker = threading.Thread(target=request, daemon=True)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from coldpress.errors import ColdpressError
+from coldpress.errors import ColdpressError, raised_as
 
 VOCABULARY, POSITIONS, WINDOW = 320, 128, 8
 #: of a text that has been trained on, where a configuration tells it from the longest one
@@ -193,7 +193,8 @@ def tiny_model(folder: Path, output: Path, *, trust_remote_code: bool = False) -
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    try:
+    what = "transformers cannot make a tiny model of this configuration"
+    with raised_as(lambda error: ColdpressError(f"{what}: {error}")):
         config = transformers.AutoConfig.from_pretrained(
             folder, trust_remote_code=trust_remote_code, local_files_only=True
         )
@@ -202,8 +203,6 @@ def tiny_model(folder: Path, output: Path, *, trust_remote_code: bool = False) -
             {name: value for name, value in shrunk(config.to_dict()).items() if name not in _NOT_OF_THE_NETWORK}
         )
         model = of_class(small, class_name, trust_remote_code=trust_remote_code)
-    except Exception as error:
-        raise ColdpressError(f"transformers cannot make a tiny model of this configuration: {error}") from error
     randomise(model)
     model.save_pretrained(output)
     for file in folder.glob("*.py"):

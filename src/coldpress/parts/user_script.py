@@ -8,11 +8,11 @@ import inspect
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from coldpress.errors import WORK_FAILED, ColdpressError, NotAtHand, did_you_mean
+from coldpress.errors import WORK_FAILED, ColdpressError, NotAtHand, did_you_mean, raised_as
 
 
 class UserFunction:
@@ -67,18 +67,17 @@ class UserFunction:
 
     @contextmanager
     def _marked(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except ColdpressError:  # from what coldpress gave the function to work with
-            raise
-        except (Exception, SystemExit) as error:
+        def told(error: BaseException) -> ColdpressError:
             lines = traceback.format_exception(type(error), error, self._own(error))
             own = "".join(lines).rstrip().replace("\n", "\n  ")
-            raise ColdpressError(
+            return ColdpressError(
                 f"your script {self._file} failed in {what}: {type(error).__name__}: {error}\n  {own}",
                 hint="the traceback is that of your script",
                 exit_code=WORK_FAILED,
-            ) from error
+            )
+
+        with raised_as(told):
+            yield
 
     def _own(self, error: BaseException) -> Any:
         """The traceback from the first frame in the user's file on; the whole one where there is none (a syntax
@@ -102,9 +101,8 @@ def _module(file: Path) -> Any:
     if str(file.parent) not in sys.path:
         sys.path.append(str(file.parent))
     sys.modules[name] = module
-    try:
+    with ExitStack() as unless_it_runs:
+        unless_it_runs.callback(sys.modules.pop, name)
         spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
+        unless_it_runs.pop_all()
     return module

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from coldpress.workflow import Workflow
@@ -41,11 +41,12 @@ def logged(workflow: Workflow, say: Say) -> Iterator[Say]:
         say(line)
         write(logging.INFO, line)
 
-    try:
+    def ended(kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception):
+            write(logging.ERROR, str(error))
+
+    with ExitStack() as stack:
+        stack.callback(handler.close)
+        stack.callback(logging.getLogger().removeHandler, handler)
+        stack.push(ended)
         yield both
-    except Exception as error:
-        write(logging.ERROR, str(error))
-        raise
-    finally:
-        logging.getLogger().removeHandler(handler)
-        handler.close()

@@ -66,10 +66,11 @@ def check_space(folder: Path, trained: int, kept: int) -> None:
 @contextmanager
 def written(folder: Path) -> Iterator[None]:
     """Say plainly that the disk is full, and which checkpoint is left."""
+    from safetensors import SafetensorError
+
     try:
         yield
-    except Exception as error:
-        # torch and safetensors wrap the system's error in one of their own
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap the system's error
         if not (getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)):
             raise
         left = last_checkpoint(folder)

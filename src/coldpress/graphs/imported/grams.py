@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coldpress.errors import WORK_FAILED, ColdpressError
+from coldpress.errors import WORK_FAILED, ColdpressError, raised_as
 from coldpress.graphs.imported.inputs import Feed
 from coldpress.graphs.session import options_for_work
 from coldpress.quant.grid import Floats
@@ -71,10 +72,8 @@ class Engine:
             "session.model_external_initializers_file_folder_path", str(file.parent.resolve())
         )
         graph = _watching(file, tensors)
-        try:
+        with raised_as(partial(_cannot_run, file)):
             return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=[self.provider])
-        except Exception as error:  # onnxruntime's exceptions have no common base
-            raise _cannot_run(file, error) from error
 
 
 def _run(session: Any, feed: Feed, file: Path) -> list[np.ndarray]:
@@ -84,13 +83,11 @@ def _run(session: Any, feed: Feed, file: Path) -> list[np.ndarray]:
         name: OrtValue.ortvalue_from_numpy(value) if isinstance(value, np.ndarray) else value
         for name, value in feed.items()
     }
-    try:
+    with raised_as(partial(_cannot_run, file)):
         return [output.numpy() for output in session.run_with_ort_values(None, values)]
-    except Exception as error:
-        raise _cannot_run(file, error) from error
 
 
-def _cannot_run(file: Path, error: Exception) -> ColdpressError:
+def _cannot_run(file: Path, error: BaseException) -> ColdpressError:
     return ColdpressError(
         f"ONNX Runtime cannot run {file} on the calibration data: {error}",
         hint="check the data, or use --algorithm kquant, which runs nothing",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coldpress.errors import WORK_FAILED, ColdpressError, did_you_mean
+from coldpress.errors import WORK_FAILED, ColdpressError, did_you_mean, raised_as
 from coldpress.graphs.imported.inputs import Feed
 from coldpress.graphs.imported.tools import blaming, quiet
 from coldpress.graphs.session import options_for_work
@@ -216,15 +216,17 @@ def _ranges(copy: Path, choice: Choice, calibration: Calibration) -> Any:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     calibrator.infer_session = onnxruntime.InferenceSession(str(augmented), options, providers=[calibration.provider])
     batches = 0
+
+    def told(error: BaseException) -> ColdpressError:
+        return ColdpressError(
+            f"ONNX Runtime cannot run the model on batch {batches} of the calibration data: {error}",
+            hint="check the data against the model's inputs",
+            exit_code=WORK_FAILED,
+        )
+
     for feed in calibration.feeds:
-        try:
+        with raised_as(told):
             calibrator.collect_data(_One(feed))
-        except Exception as error:  # onnxruntime's exceptions have no common base
-            raise ColdpressError(
-                f"ONNX Runtime cannot run the model on batch {batches} of the calibration data: {error}",
-                hint="check the data against the model's inputs",
-                exit_code=WORK_FAILED,
-            ) from error
         batches += 1
         calibration.done()
     if not batches:

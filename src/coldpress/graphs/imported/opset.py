@@ -7,7 +7,7 @@ import logging
 
 import onnx_ir as ir
 
-from coldpress.errors import WORK_FAILED, ColdpressError
+from coldpress.errors import WORK_FAILED, ColdpressError, raised_as
 from coldpress.models.onnx_graphs import is_beside, read
 
 
@@ -21,9 +21,8 @@ def convert(model: ir.Model, opset: int, name: str) -> None:
     logger.addHandler(reasons)
     spreads, logger.propagate = logger.propagate, False
     try:
-        convert_version(model, opset, fallback=True)
-    except Exception as error:  # the converters' errors have no common base
-        raise _impossible(name, before, opset, str(error)) from error
+        with raised_as(lambda error: _impossible(name, before, opset, str(error))):
+            convert_version(model, opset, fallback=True)
     finally:
         logger.removeHandler(reasons)
         logger.propagate = spreads

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from coldpress.errors import WORK_FAILED, ColdpressError
+from coldpress.errors import WORK_FAILED, ColdpressError, raised_as
 from coldpress.graphs.imported.opset import convert
 from coldpress.graphs.shapes import infer_shapes
 from coldpress.models.onnx_graphs import load_graph
@@ -88,13 +88,13 @@ def quiet() -> Iterator[None]:
 @contextmanager
 def blaming(tool: str, graph: str) -> Iterator[None]:
     """Name the tool of others that fails on a graph, whatever it raises."""
-    try:
-        yield
-    except ColdpressError:
-        raise
-    except Exception as error:  # tools of others raise anything
-        raise ColdpressError(
+
+    def told(error: BaseException) -> ColdpressError:
+        return ColdpressError(
             f"{tool} cannot handle {graph}: {type(error).__name__}: {error}",
             hint="export the model again, for a newer opset if it has an old one, or leave this pass out",
             exit_code=WORK_FAILED,
-        ) from error
+        )
+
+    with raised_as(told):
+        yield

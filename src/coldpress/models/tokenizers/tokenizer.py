@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coldpress.errors import ColdpressError
+from coldpress.errors import ColdpressError, raised_as
 from coldpress.models.tokenizers.chat_template import FILE, ChatTemplate, read_chat_template, read_json
 
 if TYPE_CHECKING:
@@ -63,14 +63,15 @@ def pretrained_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
 
     own_code = "auto_map" in read_json(folder / SETTINGS) and not trust_remote_code
     kind: Any = PreTrainedTokenizerFast if own_code and (folder / FAST).is_file() else AutoTokenizer
-    try:
-        tokenizer = kind.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
-    except Exception as error:  # tokenizers raises nothing narrower
+
+    def told(error: BaseException) -> ColdpressError:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ColdpressError(
+        return ColdpressError(
             f"no tokenizer can be loaded from {folder}: {reason}", hint=f"{_SAVE}, or name its folder as 'tokenizer'"
-        ) from error
-    return tokenizer
+        )
+
+    with raised_as(told):
+        return kind.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
 
 
 def fast_tokenizer(folder: Path) -> Tokenizer:
@@ -189,11 +190,9 @@ def _settings(folder: Path, unused: set[str]) -> dict[str, Any]:
 def _ends(tokenizer: Tokenizer, tokens: dict[str, str]) -> dict[str, bool]:
     """Whether the tokenizer puts BOS before a text and EOS behind it, for runtimes that do not read its
     post-processor."""
-    try:
+    kind = "the tokenizer that transformers makes of the folder's files"
+    with raised_as(lambda error: ColdpressError(f"{kind} cannot take a text: {error}", hint="is it the model's own?")):
         plain, whole = (tokenizer.encode("a", add_special_tokens=adds).tokens for adds in (False, True))
-    except Exception as error:  # tokenizers raises nothing narrower
-        kind = "the tokenizer that transformers makes of the folder's files"
-        raise ColdpressError(f"{kind} cannot take a text: {error}", hint="is it the model's own?") from error
     added = len(whole) - len(plain)
     return {
         "add_bos_token": bool(added) and whole[0] == tokens.get("bos_token"),
@@ -229,11 +228,12 @@ def _backend(tokenizer: Any, folder: Path) -> Tokenizer:
 def _from_file(file: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
-    try:
-        return Tokenizer.from_file(str(file))
-    except Exception as error:  # tokenizers raises nothing narrower
+    def told(error: BaseException) -> ColdpressError:
         read_json(file)  # names the line, where that is what is wrong
-        raise ColdpressError(f"{file} is no tokenizer: {error}", hint="is the copy complete?") from error
+        return ColdpressError(f"{file} is no tokenizer: {error}", hint="is the copy complete?")
+
+    with raised_as(told):
+        return Tokenizer.from_file(str(file))
 
 
 def _are_alike(one: Tokenizer, other: Tokenizer) -> bool:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -78,11 +78,11 @@ def _do(request: dict[str, Any], progress: Progress) -> tuple[dict[str, Any], in
     """The last message of the process that does a request, and its exit code."""
     with _lock:
         server = _serving()
-        try:
-            return server.do(request, progress)
-        except BaseException:
-            server.kill()
-            raise
+        with ExitStack() as unless_it_ends:
+            unless_it_ends.callback(server.kill)
+            done = server.do(request, progress)
+            unless_it_ends.pop_all()
+            return done
 
 
 def close() -> None:
@@ -197,9 +197,9 @@ def _work_and_exit(request: dict[str, Any], on_interrupt: signal.Handlers, serve
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         _work(request)
         code = 0
-    except BaseException:
-        traceback.print_exc()
     finally:
+        if code:
+            traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
