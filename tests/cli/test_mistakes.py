@@ -79,7 +79,7 @@ def test_a_mistake_is_answered_with_what_to_do(typed, run, here, tiny_model):
     before = sorted(here.rglob("*"))
     done = run(*(word.format(model=tiny_model) for word in typed.split()))
     assert done.returncode == 2, done.stderr
-    assert re.match(r"(note: .*\n)*error: ", done.stderr) and "Traceback" not in done.stderr, done.stderr
+    assert re.match(r"(note: .*\n|.* so far\n)*error: ", done.stderr) and "Traceback" not in done.stderr, done.stderr
     for words in TYPED[typed]:
         assert any(one in done.stderr for one in words.split("|")), done.stderr
     assert sorted(here.rglob("*")) == before

@@ -12,7 +12,7 @@ from coldpress.cli import VERBS, app
 from tests.models.test_gguf import tiny_llama
 
 #: verbs whose object is no model
-OTHERS = {"migrate", "run", "run-pass", "convert-adapters", "doctor", "list", "show", "cache", "completion"}
+OTHERS = {"migrate", "run", "run-pass", "convert-adapters", "doctor", "report", "list", "show", "cache", "completion"}
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ VERBS = {
     "tune-session-params": "Find the session options with which an ONNX model runs fastest here.",
     "plan": "Predict time, memory, disk and output size; do nothing.",
     "verify": "Compare a pressed model with its source.",
+    "report": "Show what is known of results: one in full, or several side by side.",
     "lint": "Say what is slow or wasteful in an ONNX model, made anywhere.",
     "evaluate": "Measure one or more models and show one table.",
     "benchmark": "Measure speed of models, taken in turns.",

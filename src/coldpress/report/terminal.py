@@ -196,6 +196,37 @@ def comparison(rows: Sequence[Row], columns: Mapping[str, Value]) -> Table:
     return table
 
 
+#: what is compared of results: section of the report, number, title, which way is better, unit, and a factor for that
+_SIDE_BY_SIDE = (
+    ("size", "model_bytes", "size", "lower", "MB", 1e-6),
+    ("size", "bits_per_weight", "bits per weight", "lower", "", 1),
+    ("quality", "perplexity", "perplexity", "lower", "", 1),
+    ("quality", "kl", "kl", "lower", "nats", 1),
+    ("quality", "top1_agreement", "same next token", "higher", "%", 100),
+    ("speed", "first_token_ms", "first token", "lower", "ms", 1),
+    ("speed", "decode_tokens_per_second", "decode", "higher", "tokens/s", 1),
+    ("memory", "peak_memory_mb", "peak memory", "lower", "MB", 1),
+)
+
+
+def side_by_side(reports: Mapping[str, Report]) -> tuple[list[Row], dict[str, Value]]:
+    """Rows and columns for `comparison`: what reports, by the names they are shown under, know of the same numbers.
+
+    A verdict other than "verified" stands behind the name.
+    """
+    rows: list[Row] = []
+    for name, report in reports.items():
+        known = {
+            title: factor * value
+            for part, key, title, _, _, factor in _SIDE_BY_SIDE
+            if (value := number(section(report, part), key)) is not None
+        }
+        said = verdict(report)
+        rows.append({"name": name if said.state == "good" else f"{name} ({said.title.lower()})", **known})
+    measured = {title for row in rows for title in row}
+    return rows, {title: Value(way, unit) for _, _, title, way, unit, _ in _SIDE_BY_SIDE if title in measured}
+
+
 def _value(fact: Fact) -> Any:
     from rich.text import Text
 
