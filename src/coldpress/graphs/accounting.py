@@ -48,7 +48,7 @@ def require_all_read(
     if not heads and (found := [name for name in left if re.search(_HEADS, name)]):
         remarks.append(f"The graph gives hidden states; {listed(found)} are left out.")
         left = [name for name in left if name not in found]
-    if lost := [name for name in left if not _is_excused(name, tensors)]:
+    if lost := [name for name in left if not is_excused(name, tensors)]:
         raise ColdpressError(
             f"the graph of this architecture does not read {listed(lost)} of the checkpoint, so the result would be"
             " another model",
@@ -91,7 +91,8 @@ def _needed(name: str, span: Span) -> int:
     return (rows - _ROWS_IN_FRONT if re.search(_POSITIONS, name) else rows) * math.prod(row)
 
 
-def _is_excused(name: str, tensors: Mapping[str, Span]) -> bool:
+def is_excused(name: str, tensors: Mapping[str, Span]) -> bool:
+    """Whether nothing is lost with a tensor of a checkpoint that no graph reads."""
     span = tensors[name]
     if any(re.search(pattern, name) and axes in (None, len(span.shape)) for pattern, axes, _ in _LEFT_OUT):
         return True

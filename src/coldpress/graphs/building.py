@@ -18,6 +18,8 @@ from coldpress.errors import WORK_FAILED, ColdpressError
 if TYPE_CHECKING:
     from coldpress.graphs.layout import Layout
 
+#: the exporter of most models, whose worker can be started before one is known
+_USUAL = "mobius"
 #: workers that were started before there was a request for them
 _idle: list[subprocess.Popen[str]] = []
 
@@ -60,7 +62,8 @@ def begun(folder: Path, output: Path, request: Mapping[str, Any]) -> Iterator[Bu
     Checkpoint(folder).tensors  # noqa: B018  a broken checkpoint is said here, before a process starts
     question = output / "request.json"
     question.write_text(json.dumps({"folder": str(folder), "output": str(output), **request}), encoding="utf-8")
-    worker = _idle.pop() if _idle else _started()
+    exporter = str(request["exporter"])
+    worker = _idle.pop() if _idle and exporter == _USUAL else _started(exporter)
     try:
         assert worker.stdin
         with suppress(BrokenPipeError):  # it has ended already, and its answer says why
@@ -76,7 +79,7 @@ def begun(folder: Path, output: Path, request: Mapping[str, Any]) -> Iterator[Bu
 def started_early() -> Iterator[None]:
     """Start the worker of a request that is to come, which loads its libraries meanwhile; if it does not come, the
     worker is ended."""
-    _idle.append(_started())
+    _idle.append(_started(_USUAL))
     try:
         yield
     finally:
@@ -84,9 +87,9 @@ def started_early() -> Iterator[None]:
             _end(_idle.pop())
 
 
-def _started() -> subprocess.Popen[str]:
+def _started(exporter: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "coldpress.graphs.worker"],
+        [sys.executable, "-m", "coldpress.graphs.worker", exporter],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

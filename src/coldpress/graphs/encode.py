@@ -11,6 +11,7 @@ block that divides them, so that nothing is padded; where none does, its last bl
 from __future__ import annotations
 
 import fnmatch
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -77,6 +78,12 @@ class _Rewriter:
     precision: Precision
     layout: Layout
     writer: Writer
+    used: Counter[str] = field(default_factory=Counter)
+
+    def _name(self, module: str) -> str:
+        """The name of a node for a module: its own, with a number where layers of the network share it."""
+        self.used[module] += 1
+        return module if self.used[module] == 1 else f"{module}/{self.used[module]}"
 
     def linear(self, linear: Linear, role: str) -> None:
         names = _names(self.sources, linear.module, linear.weights, role)
@@ -87,22 +94,22 @@ class _Rewriter:
         entry = self._quantize(linear.module, role, linear.weights, encoding)
         product = linear.matmul
         adding, bias = self._bias_after(linear)
-        name = "lm_head" if role == "head" else linear.module
+        name = "lm_head" if role == "head" else self._name(linear.module)
         take_place(adding or product, self.writer.product(product.inputs[0], entry, self._dtype, name, bias))
         drop_unread(self.graph, [adding or product])
 
     def _transpose(self, linear: Linear) -> None:
         """Store a float weight as ``[in, out]``: a runtime would otherwise keep a transposed copy in memory."""
-        linear.matmul.name = linear.module
+        linear.matmul.name = self._name(linear.module)
         used = {id(node) for weight in linear.weights for node in readers(weight)}
         if used - {id(node) for node in linear.obsolete}:
             return  # tied to an embedding, which reads it as it is
         shape, dtype = [linear.columns, linear.rows], linear.weights[0].dtype
-        entry = self.layout.add_plain(
-            f"{linear.module}.weight_t", self._spans(linear.weights), shape, _NAMES[dtype], True
-        )
-        weight = stored(self.graph, entry.name, entry.place, shape, dtype, self.layout)
-        linear.matmul.replace_input_with(1, weight)
+        name = f"{linear.module}.weight_t"
+        if name not in self.graph.initializers:  # else other layers of the network have this weight, too
+            place = self.layout.add_plain(name, self._spans(linear.weights), shape, _NAMES[dtype], True).place
+            stored(self.graph, name, place, shape, dtype, self.layout)
+        linear.matmul.replace_input_with(1, self.graph.initializers[name])
         drop_unread(self.graph, linear.obsolete)
 
     def embedding(self, embedding: Embedding) -> None:
@@ -124,6 +131,9 @@ class _Rewriter:
 
     def _quantize(self, module: str, role: str, weights: list[ir.Value], encoding: Encoding) -> Quantized:
         spans = self._spans(weights)
+        for entry in self.layout.quantized:  # layers of the network may share a weight
+            if entry.name == f"{module}.weight" and entry.sources == spans:
+                return entry
         return self.layout.add_quantized(f"{module}.weight", role, spans, encoding, self._scale_dtype(spans))
 
     def _scale_dtype(self, spans: list[Span]) -> str:

@@ -35,8 +35,10 @@ _WITHOUT_EFFECT = re.compile(
     r"|architectures|_name_or_path|name_or_path|auto_map|use_cache|id2label|label2id|num_labels|problem_type|return_dict|output_\w+"
     r"|pretraining_tp|task_specific_params|quantization_config|\w*loss_coef\w*|router_\w*noise|tokenizer_class|prefix"
     r"|vocab_size|finetuning_task|chunk_size_feed_forward|classifier_\w+|summary_\w+|model_type|is_llama_config"
-    r"|_attn_implementation\w*|attn_implementation|unsloth\w*|pruned_heads|mask_(time|feature)\w*|num_beams|max_length"
+    r"|gradient_checkpointing|_attn_implementation\w*|attn_implementation|unsloth\w*|pruned_heads|mask_(time|feature)\w*|num_beams|max_length"
 )
+#: settings that older versions of transformers wrote, with the value that there is no other of today
+_NAMED_ONCE = (("position_embedding_type", "absolute"),)
 _HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
 
 
@@ -91,7 +93,7 @@ def settings_of(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
     """The settings of a configuration that have an effect, each with the kind of its value; sizes are of one kind."""
     heads = next((config[name] for name in _HEADS if isinstance(config.get(name), int)), None)
     for name, value in config.items():
-        if _WITHOUT_EFFECT.fullmatch(name):
+        if _WITHOUT_EFFECT.fullmatch(name) or (name, value) in _NAMED_ONCE:
             continue
         if name in ("rope_scaling", "rope_parameters", "rope_theta") or isinstance(value, dict):
             yield from _rotation(f"{prefix}{name}", value)

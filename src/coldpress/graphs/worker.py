@@ -1,10 +1,10 @@
-"""The process that builds and rewrites graphs: ``python -m coldpress.graphs.worker``, then the path of a request on its
-stdin.
+"""The process that builds and rewrites graphs: ``python -m coldpress.graphs.worker EXPORTER``, then the path of a
+request on its stdin.
 
 It runs apart from the process that moves weights, so that the memory of the libraries that build graphs is given back
 before the first weight is read, and so that what it does to its imports (see ``deferred_torch``) stays its own. The
-last line it prints is its answer as JSON. It imports transformers and onnx-ir before it is asked, so that it can be
-started early.
+last line it prints is its answer as JSON. For mobius it imports transformers and onnx-ir before it is asked, so that it
+can be started early.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from coldpress.graphs.forks import started
 from coldpress.graphs.layout import write_layouts
 from coldpress.models.checkpoint import Span, read_header
 from coldpress.models.packed import tensors_to_press
+from coldpress.models.sentence_transformer import read_pooling
 from coldpress.models.tokenizers.tokenizer import has_tokenizer, write_tokenizer
 
 _LARGE_CONSTANT_BYTES = 1 << 16
@@ -81,6 +82,7 @@ def _build(folder: Path, output: Path, scratch: Path, request: Mapping[str, Any]
     from coldpress.graphs.genai import write_genai_config
     from coldpress.graphs.lora_slots import add_slots
     from coldpress.graphs.opset import lower_opset
+    from coldpress.graphs.pooling import add_pooling, has_tokens
     from coldpress.graphs.positions import last_position_only, positions_of_short_steps
 
     wanted = Request(
@@ -93,6 +95,9 @@ def _build(folder: Path, output: Path, scratch: Path, request: Mapping[str, Any]
     precision = Precision.from_json(request["precision"])
     vocabulary = int(getattr(captured.config, "vocab_size", 0) or 0)
     _require_matches(captured, precision, vocabulary)
+    pooling = read_pooling(folder)
+    if pooling is not None and has_tokens(captured.components.get("model")):
+        add_pooling(captured.components["model"], pooling)
     layouts = []
     for name, model in captured.components.items():
         _prefer_checkpoint(model, captured.sources)
@@ -217,10 +222,11 @@ def _import_transformers() -> None:
 
 
 if __name__ == "__main__":
-    gc.disable()  # it lives for two seconds, and most of what it makes is kept
+    gc.disable()  # it lives for seconds, and most of what it makes is kept
     with suppress(ImportError):  # said where it is needed
-        _import_transformers()
-        import coldpress.graphs.capture.mobius.capture  # noqa: F401  with onnx-ir
+        if sys.argv[1:] == ["mobius"]:
+            _import_transformers()
+            import coldpress.graphs.capture.mobius.capture  # noqa: F401  with onnx-ir
     if asked := sys.stdin.readline().strip():
         try:
             result = main(Path(asked))

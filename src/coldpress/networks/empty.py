@@ -56,6 +56,36 @@ def empty_model(
     return model.eval(), _stored_names(model, shards, filled)
 
 
+def network_of(folder: Path, dtype: str, trust_remote_code: bool = False) -> Any:
+    """The network of the class that config.json names, in ``dtype``; its parameters are there, but take no memory as
+    long as nobody writes or reads them."""
+    import torch
+    import transformers
+
+    try:
+        config = config_of(folder, trust_remote_code)
+        name = next(iter(config.architectures or ()), "")
+        kind: Any = getattr(transformers, name, None) or transformers.AutoModel
+        with _parameters_on_meta():
+            make = kind.from_config if kind is transformers.AutoModel else kind._from_config
+            network = make(config, dtype=getattr(torch, dtype))
+    except (ValueError, OSError, TypeError, LookupError, AttributeError, ImportError) as error:
+        raise ColdpressError(f"transformers cannot build the network of {folder}: {error}", hint=COMPLETE) from error
+    for module in network.modules():
+        for local, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[local] = _without_memory(parameter)
+    network.tie_weights()
+    return network.eval()
+
+
+def _without_memory(parameter: Any) -> Any:
+    """A parameter on the CPU whose pages nobody has touched."""
+    import torch
+
+    return torch.nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu"), requires_grad=False)
+
+
 def empty_like(network: Any) -> Any:
     """The network that transformers loaded, as if no layer was quantized, in float32 and with its parameters on
     ``meta``."""

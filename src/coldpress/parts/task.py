@@ -7,14 +7,18 @@ of models.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from coldpress import parts
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.models.model import Model
 from coldpress.models.planned import Planned, settings_of
+
+if TYPE_CHECKING:
+    import numpy as np
 
 #: precisions that limits are for, the closest first
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
@@ -62,6 +66,7 @@ class Task:
     how the names of the classes end that are for it. ``runtime``: the package that runs the result. ``criteria``: the
     numbers of a comparison; a tolerance without a name sets the first, one in percent that called ``percent``.
 
+    ``is_traced``: whether such a model is one network that gives all its outputs at once, so that it can be traced.
     ``metric`` compares a model with its source, ``adapter_metric`` adapters with PEFT's, ``layer_metric`` finds the
     layer that is furthest off. ``metrics``: what is measured of a finished model beside its size. ``labelled``: the
     kind of data with labels for it.
@@ -72,6 +77,7 @@ class Task:
     loader: ClassVar[str] = ""
     classes: ClassVar[tuple[str, ...]] = ()
     runtime: ClassVar[str] = "onnxruntime"
+    is_traced: ClassVar[bool] = False
     criteria: ClassVar[tuple[Criterion, ...]] = ()
     percent: ClassVar[str | None] = None
     metric: ClassVar[str] = ""
@@ -84,6 +90,34 @@ class Task:
 
     def check(self, source: Model | Planned) -> None:
         """Raise ColdpressError for a source that cannot be asked anything; before any work."""
+
+    def fits(self, settings: Mapping[str, Any]) -> bool:
+        """Whether the task is for the model of a config.json whose class ends as one of ``classes``."""
+        return True
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The parameters of ``metric`` that are the task's own."""
+        return {}
+
+    def examples(
+        self, folder: Path, takes: Collection[str], files: Sequence[str] = (), trust_remote_code: bool = False
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Batches for the model in a Hugging Face folder whose network has inputs of the names ``takes``.
+
+        The first two differ in every size that a model may leave open. ``files``: texts instead of the shipped ones.
+        """
+        raise NotImplementedError
+
+    def answers(
+        self, folder: Path, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
+    ) -> list[np.ndarray]:
+        """What of the outputs for a batch says something: rows of numbers, none for padding."""
+        raise NotImplementedError
+
+    def compare(self, expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> dict[str, float]:
+        """The numbers of the criteria, from all answers of the source and of a model."""
+        raise NotImplementedError
 
     def measured(self, model: Model) -> tuple[str, ...]:
         """The metrics that a finished model on this machine is measured by, beside its size."""
@@ -150,8 +184,13 @@ def task_of(model: Model | Planned) -> Task | None:
     folder = settings_of(model)
     if folder is None:
         return None
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return task_of_class(str((config.get("architectures") or [""])[0]))
+    return task_of_settings(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+
+
+def task_of_settings(settings: Mapping[str, Any]) -> Task | None:
+    """The task of the model of a config.json; None where no task is for it."""
+    task = task_of_class(str((settings.get("architectures") or [""])[0]))
+    return task if task is not None and task.fits(settings) else None
 
 
 def task_of_class(architecture: str) -> Task | None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coldpress.errors import ColdpressError
-from coldpress.graphs.capture.exporters import exporter_of, require_captured
+from coldpress.graphs.capture.exporters import TORCH_EXPORT, exporter_of, require_captured
 from coldpress.graphs.kernels import Encoding
 from coldpress.models import adapter_folder
 from coldpress.models.model import Model
@@ -79,7 +79,7 @@ class Press(Pass):
     accepts = ("hf", "adapter")
     produces = "onnx"
     needs = ("mobius-onnx", "onnxruntime", "onnxruntime-genai")
-    version = 11
+    version = 12
 
     precision: str = option("what weights are stored as", "int4", PRECISIONS)
     algorithm: str = option(
@@ -120,6 +120,7 @@ class Press(Pass):
         if self.logits == "speculation":
             self._require_speculation()
         if (folder := settings_of(model)) is not None:
+            self._require_effect(exporter_of(folder))
             require_captured(folder, trust_remote_code=self.trust_remote_code)
             _remarks_on_tokenizer(folder)
         packed = _packed_layers(weights_of(model))
@@ -132,6 +133,12 @@ class Press(Pass):
         for module, linear in packed.items():
             if not any(fnmatch.fnmatchcase(module, pattern) for pattern in self.modules_to_not_convert):
                 self._check_codes(linear, target)
+
+    def _require_effect(self, exporter: str) -> None:
+        if exporter == TORCH_EXPORT and self.logits is not None:
+            raise ColdpressError(
+                f"logits: {self.logits} has no effect on this model, which does not generate", hint="leave it out"
+            )
 
     def _require_speculation(self) -> None:
         """Refuse a graph for speculation where nothing would speculate with it."""
@@ -187,7 +194,10 @@ class Press(Pass):
         base, adapters = adapter_folder.base_of(model.path), _layers_of_adapters(model)
         require_captured(base, trust_remote_code=self.trust_remote_code)
         slots = sorted({module for layers in adapters.values() for module in layers})
-        asked = {**self.request(ctx.target), "exporter": exporter_of(base), "slots": slots}
+        exporter = exporter_of(base)
+        asked = {**self.request(ctx.target), "exporter": exporter, "slots": slots}
+        if exporter == TORCH_EXPORT:  # such a model does not generate
+            asked |= {"genai": False, "logits": "all"}
         with begun(base, ctx.scratch, asked) as graph:
             remarks = _remarks_on_tokenizer(base)
             layouts, built = graph.result()

@@ -298,6 +298,17 @@ def _round(value: float, is_share: bool) -> str:
     return f"{100 * value:g} %" if is_share else f"{value:g}"
 
 
+def _latency_facts(report: Report) -> Iterator[Fact]:
+    """Of a model that gives all its outputs at once: how long a run takes, and of what."""
+    taken = section(report, "latency")
+    if (median := number(taken, "latency_p50_ms")) is not None:
+        shapes = [f"{plain(name)} {plain(shape)}" for name, shape in section(taken, "inputs").items()]
+        threads = f"{quantity(number(taken, 'threads'))} threads"
+        yield Fact(
+            "latency_ms", "Latency", f"{quantity(median)} ms", meaning=f"median; {', '.join([*shapes, threads])}"
+        )
+
+
 def speed_facts(report: Report) -> list[Fact]:
     """What the model does on the machine of the run; one line that says so when nothing was measured."""
     speed, peak = section(report, "speed"), number(section(report, "memory"), "peak_memory_mb")
@@ -308,5 +319,6 @@ def speed_facts(report: Report) -> list[Fact]:
     ]
     if lines:
         lines[0] = replace(lines[0], meaning=_circumstances(speed))
+    lines += _latency_facts(report)
     memory = NOT_MEASURED if peak is None else size(peak * 1e6)
     return [*(lines or [Fact("speed", "Speed", NOT_MEASURED)]), Fact("peak_mb", "Peak memory", memory)]

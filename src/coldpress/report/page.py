@@ -31,7 +31,16 @@ from coldpress.report.heat_map import heat_map
 from coldpress.report.search import policy, script, search
 from coldpress.report.tuning import tuning
 
-_HEADLINES = ("model_bytes", "perplexity", "kl", "top1_agreement")
+_HEADLINES = (
+    "model_bytes",
+    "perplexity",
+    "kl",
+    "top1_agreement",
+    "label_agreement",
+    "cosine",
+    "least_cosine",
+    "ranking",
+)
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 

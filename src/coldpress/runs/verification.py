@@ -142,7 +142,7 @@ def _against_source(model: Model, origin: Origin, workflow: Workflow, executor: 
         unknown = f"adapters of models for {task.title} are not compared with PEFT's yet"
     if unknown or task is None:
         return Verdict(UNVERIFIED, [unknown], {}, limits)
-    job = Job("metric", task.metric, _how(workflow), model, target, source)
+    job = Job("metric", task.metric, {**_how(workflow), **task.asked}, model, target, source)
     result = executor.result(job)
     numbers, seconds, reasons = dict(result.numbers), result.seconds, []
     if task.layer_metric is not None and task.broken(numbers, limits):

@@ -1,34 +1,44 @@
 """Which exporter captures a model: a function of its configuration alone.
 
 An exporter is a module here with a function ``capture(Request) -> Captured``. mobius writes graphs that are fused for
-the runtime, decoders with their caches among them, of the architectures that it knows.
+the runtime, decoders with their caches among them, of the architectures that it knows and computes right;
+``torch_export`` traces any other network whose task can be traced.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coldpress.graphs.trust import require_right
+from coldpress.graphs.trust import is_swept, require_right
+from coldpress.parts.task import task_of_settings
 
 if TYPE_CHECKING:
     from coldpress.graphs.capture.captured import Captured, Request
 
-MOBIUS = "mobius"
+MOBIUS, TORCH_EXPORT = "mobius", "torch_export"
 
 
 def exporter_of(folder: Path) -> str:
     """The exporter for the model in a Hugging Face folder."""
-    return MOBIUS
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    task = task_of_settings(settings)
+    return TORCH_EXPORT if task is not None and task.is_traced and not is_swept(settings) else MOBIUS
 
 
 def require_captured(folder: Path, *, trust_remote_code: bool = False) -> None:
     """Refuse, before any work, a model whose graph would not compute what transformers computes."""
-    require_right(folder, trust_remote_code=trust_remote_code)
+    if exporter_of(folder) == MOBIUS:
+        require_right(folder, trust_remote_code=trust_remote_code)
 
 
 def capture(exporter: str, request: Request) -> Captured:
-    """Let an exporter capture a model; to be called in a worker process."""
+    """Let an exporter capture a model; to be called in a worker process that was started for it."""
+    if exporter == TORCH_EXPORT:
+        from coldpress.graphs.capture.torch_export import capture as by_torch
+
+        return by_torch(request)
     from coldpress.graphs.capture.mobius.capture import capture as by_mobius
 
-    return {MOBIUS: by_mobius}[exporter](request)
+    return by_mobius(request)
