@@ -122,6 +122,10 @@ METRICS: Mapping[str, Mapping[str, tuple[str, str, Parameters]]] = {
         form: (model, "", {})
         for form, model in (("onnx", "dense"), ("hf", "tiny"), ("multimodal", "multimodal"), ("gguf", "tiny.gguf"))
     },
+    "task_divergence": {
+        "onnx": ("press-fp32", "tiny", {"task": "token_classification"}),
+        "hf": ("quantize-rtn", "tiny", {"task": "token_classification"}),
+    },
     "worst_layer": {"onnx": ("press-int4", "tiny", {})},
 }
 

@@ -44,6 +44,10 @@ class TaskDivergence(Metric):
     reads: ClassVar[tuple[str, ...]] = ("files",)
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime", "transformers")
 
+    def __post_init__(self) -> None:
+        criteria = find_task(self.task).criteria
+        object.__setattr__(self, "values", {one.name: type(self).values[one.name] for one in criteria})
+
     def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
         """The numbers of the task's criteria, and ``compared``, how many answers they are of."""
         if ctx.source is None or ctx.source.format != "hf":
