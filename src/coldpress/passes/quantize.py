@@ -56,7 +56,7 @@ class Quantize(Pass):
     accepts: ClassVar[tuple[str, ...]] = ("hf",)
     produces: ClassVar[str] = "hf"
     needs: ClassVar[tuple[str, ...]] = ("torch", "transformers")
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
 
     algorithm: str = option(
         "best is AWQ scales, GPTQ and a polish together, with tokens weighed by what they matter", "best", ALGORITHMS
