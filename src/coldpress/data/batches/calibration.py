@@ -23,7 +23,7 @@ _USUAL_WINDOWS = 128
 #: tokens of a row of data that says nothing of its length
 _USUAL_TOKENS = 512
 #: tokens for each different pair of them, from which on a text repeats itself; prose has 1.2 to 4, bytes some 20
-_LEAST_VARIETY = 64
+_LEAST_VARIETY = 32
 
 
 @dataclass(frozen=True, eq=False)
