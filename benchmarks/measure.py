@@ -21,6 +21,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
+from coldpress.measuring.noise import turn
+
 T = TypeVar("T")
 
 REPOSITORY = Path(__file__).parents[1]
@@ -208,9 +210,9 @@ def take_turns(contenders: Mapping[str, Callable[[], T]], rounds: int) -> dict[s
     """Each contender ``rounds`` times, in the order A B, B A, A B, ..., so that a slow spell of the machine hits
     all."""
     results: dict[str, list[T]] = {name: [] for name in contenders}
-    for turn in range(rounds):
-        for name in list(contenders)[:: 1 if turn % 2 == 0 else -1]:
-            print(f"  round {turn + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
+    for number in range(rounds):
+        for name in turn(list(contenders), number):
+            print(f"  round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
             results[name].append(contenders[name]())
     return results
 

@@ -38,7 +38,7 @@ BELOW = {
         "systems": "environment errors graphs jobs parts",
         "report": "measuring parts",
         "workflow": "errors jobs models parts target",
-        "passes": "calibration data errors graphs models networks parts quant rules target tune",
+        "passes": "calibration data errors graphs measuring models networks parts quant rules target tune",
         "metrics": "data environment errors graphs measuring models networks parts serving target",
         "packaging": "errors models report serving workflow",
         "search": "errors measuring models parts report target workflow",

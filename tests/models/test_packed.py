@@ -306,11 +306,8 @@ def test_a_chunk_costs_the_memory_of_a_chunk(tmp_path: Path):
     codes = random_codes(4096, 2048, Grid(4, 128, True))
     folder = write_folder(tmp_path, gptq.tensors_of(MODULE, codes, 2048), gptq.config_of({MODULE: codes.grid}))
     linear = only_linear(folder)
-    chunks = list(linear.row_chunks(weights=1 << 17))
-    assert chunks[0] == (0, 64)
-    assert chunks[-1][1] == 4096
     tracemalloc.start()
-    for start, stop in chunks[:3]:
+    for start, stop in ((0, 64), (64, 128), (4032, 4096)):
         np.testing.assert_array_equal(linear.rows_as_codes(start, stop).codes, codes.codes[start:stop])
     assert tracemalloc.get_traced_memory()[1] < 3_000_000  # the codes of all rows are 8 MB
     tracemalloc.stop()

@@ -189,10 +189,10 @@ class _Run:
         self.rows, self.held_out = self._rows()
 
     def _rows(self) -> tuple[Any, Any]:
-        from coldpress.tune.network import positions_of
+        from coldpress.data.batches.calibration import positions
         from coldpress.tune.rows import HeldOut, Rows, read_rows, split
 
-        request, most = self.request, positions_of(self.model.path)
+        request, most = self.request, positions(self.model.path)
         wanted = HeldOut(request.eval_dataset_size, request.eval_data, self.seed)
         assert request.train_data is not None
         rows = read_rows(request.train_data, self.model, self.ctx, most)

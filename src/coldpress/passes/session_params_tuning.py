@@ -22,6 +22,7 @@ from coldpress.data.batches.feeds import feeds_for
 from coldpress.errors import ColdpressError
 from coldpress.graphs.imported.options import LEVELS, MODES
 from coldpress.graphs.session import Session
+from coldpress.measuring.noise import turn
 from coldpress.models.model import Model, files_of, find_graphs
 from coldpress.models.planned import Planned
 from coldpress.models.provenance import TriedOptions
@@ -134,10 +135,10 @@ class _Race:
 
     def run(self) -> None:
         left = list(self.tried)
-        for turn in range(self._settings.rounds):
-            for one in left if turn % 2 == 0 else reversed(left):
+        for number in range(self._settings.rounds):
+            for one in turn(left, number):
                 one.turns_ms.append(self._turn(one))
-            self._ctx.progress("measuring session options", turn + 1, self._settings.rounds)
+            self._ctx.progress("measuring session options", number + 1, self._settings.rounds)
             fastest = min(one.ms for one in left)
             left = [one for one in left if one is self.tried[0] or one.ms <= _FAR_BEHIND * fastest]
         self._open = None

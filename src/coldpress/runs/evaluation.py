@@ -11,7 +11,7 @@ from coldpress.errors import ColdpressError
 from coldpress.jobs.job import Job
 from coldpress.jobs.store import Store
 from coldpress.jobs.system import Executor
-from coldpress.measuring.noise import spread
+from coldpress.measuring.noise import spread, turn
 from coldpress.models.model import Model
 from coldpress.models.sources import find_model
 from coldpress.parts import schema
@@ -114,9 +114,8 @@ def in_turns(jobs: Sequence[Job], rounds: int, executor: Executor) -> list[dict[
     details are those of the last round.
     """
     taken: list[list[dict[str, Any]]] = [[] for _ in jobs]
-    order = list(range(len(jobs)))
-    for turn in range(rounds):
-        for index in order if turn % 2 == 0 else reversed(order):
+    for number in range(rounds):
+        for index in turn(range(len(jobs)), number):
             taken[index].append(dict(executor.measured_anew(jobs[index]).numbers))
     return [
         {name: spread([one[name] for one in runs]) if _is_number(value) else value for name, value in runs[-1].items()}

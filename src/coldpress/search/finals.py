@@ -11,6 +11,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from coldpress.measuring.noise import turn
 from coldpress.models.model import Model
 from coldpress.parts import schema
 from coldpress.search.evaluate import Bench
@@ -66,9 +67,9 @@ def _measured(models: dict[str, Model], measures: tuple[Measure, ...], bench: Be
     for label, measure in zip(labels_of(measures), measures, strict=True):
         if not measure.make().is_timed:
             continue
-        for turn in range(_ROUNDS):
-            say(f"{label}: round {turn + 1} of {_ROUNDS} for points {', '.join(models)}")
-            for name in list(models)[:: 1 if turn % 2 == 0 else -1]:
+        for number in range(_ROUNDS):
+            say(f"{label}: round {number + 1} of {_ROUNDS} for points {', '.join(models)}")
+            for name in turn(list(models), number):
                 for key, value in numbers_of(label, bench.measure_anew(models[name], measure)).items():
                     taken[name].setdefault(key, []).append(value)
     return taken

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 #: logits that exist at once
 _LOGITS_AT_ONCE = 1 << 23
 
-Head = Callable[["torch.Tensor"], "torch.Tensor"]
-
 
 @dataclass(eq=False)
 class SummedLoss:

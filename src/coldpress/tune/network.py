@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,13 +80,6 @@ def room_for(network: Any, device: str, longest: int, checkpointing: bool) -> Ro
     needs = not checkpointing and longest * kept > free
     fitting = int(free // (lean if needs or checkpointing else kept))
     return Room(max(longest, min(_TOKENS_AT_ONCE[device], fitting)), needs)
-
-
-def positions_of(folder: Path) -> int | None:
-    """The most tokens that a model takes; None where its config.json does not say."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    found = config.get("max_position_embeddings") or (config.get("text_config") or {}).get("max_position_embeddings")
-    return int(found) if found else None
 
 
 def _free_bytes(device: str, network: Any) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,11 +11,9 @@ from numpy.typing import NDArray
 
 from coldpress.errors import ColdpressError
 from coldpress.models.checkpoint import Span
-from coldpress.models.packed.words import ALIGNED
 from coldpress.quant.grid import ONNX_BITS, Bytes, Codes, Floats, Grid
 
 _BLOCK_SIZES = (256, 128, 64, 32, 16)
-_CHUNK_WEIGHTS = 1 << 22
 _SCALES = {"F16": "float16", "BF16": "bfloat16"}
 
 
@@ -96,12 +93,6 @@ class PackedLinear(ABC):
                 hint="quantize the float source again with a group size of 16, 32, 64, 128 or 256",
             )
         return fitting or 32
-
-    def row_chunks(self, weights: int = _CHUNK_WEIGHTS) -> Iterator[tuple[int, int]]:
-        """Ranges of rows that cover the weight, each of about ``weights`` values."""
-        step = max(ALIGNED, weights // self.columns // ALIGNED * ALIGNED)
-        for start in range(0, self.rows, step):
-            yield start, min(start + step, self.rows)
 
     def rows_as_codes(self, start: int, stop: int) -> Codes:
         """Rows ``start`` to ``stop`` with exactly the stored codes, scales and zero points, the last block padded.
