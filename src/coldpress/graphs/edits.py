@@ -55,3 +55,19 @@ def drop_unread_value(graph: ir.Graph, value: ir.Value) -> None:
     """Remove an initializer that nobody reads; one that is an input, too, stays, as it may be fed."""
     if value.is_initializer() and not value.is_graph_input() and not is_read(value):
         graph.initializers.pop(str(value.name), None)
+
+
+def give_as_float(graph: ir.Graph, value: ir.Value, name: str) -> None:
+    """Let a graph give a value as float32, under a name of its own."""
+    cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT}, name=name)
+    cast.outputs[0].name, cast.outputs[0].dtype = name, ir.DataType.FLOAT
+    graph.append(cast)
+    graph.outputs.append(cast.outputs[0])
+
+
+def forget_shapes(graph: ir.Graph) -> None:
+    """Leave types and shapes of what nodes give to the runtime, as they may no longer hold."""
+    for node in graph:
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.type, value.shape = None, None

@@ -111,8 +111,8 @@ def _add_slot(graph: ir.Graph, product: ir.Node, slot: Slot) -> Slot:
     old = product.outputs[0]
     dtype = old.dtype or ir.DataType.FLOAT
     rank = f"{slot.name}.rank"
-    a = _optional_input(graph, slot.a, (slot.inputs, 0), (slot.inputs, rank), dtype)
-    b = _optional_input(graph, slot.b, (0, slot.outputs), (rank, slot.outputs), dtype)
+    a = optional_input(graph, slot.a, (slot.inputs, 0), (slot.inputs, rank), dtype)
+    b = optional_input(graph, slot.b, (0, slot.outputs), (rank, slot.outputs), dtype)
     down = ir.node("MatMul", [product.inputs[0], a], name=f"{slot.name}.lora_A")
     up = ir.node("MatMul", [down.outputs[0], b], name=f"{slot.name}.lora_B")
     add = ir.node("Add", [up.outputs[0], up.outputs[0]], name=f"{slot.name}.lora")
@@ -127,7 +127,7 @@ def _add_slot(graph: ir.Graph, product: ir.Node, slot: Slot) -> Slot:
     return Slot(slot.name, slot.inputs, slot.pieces, _TYPES[dtype])
 
 
-def _optional_input(
+def optional_input(
     graph: ir.Graph, name: str, own: tuple[int, int], shape: tuple[int | str, int | str], dtype: ir.DataType
 ) -> ir.Value:
     """An input with a value of its own, ``own`` its shape, that another one of ``shape`` may stand in for."""

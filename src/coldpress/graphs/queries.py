@@ -54,3 +54,13 @@ def all_nodes(model: ir.Model) -> Iterator[ir.Node]:
     yield from model.graph.all_nodes()
     for function in model.functions.values():
         yield from function.all_nodes()
+
+
+def known_before(graph: ir.Graph) -> set[ir.Value]:
+    """The values that are known before a graph runs: initializers, and what is computed of them alone."""
+    known = set(graph.initializers.values())
+    for node in graph:
+        read = [value for value in node.inputs if value is not None]
+        if known.issuperset(read) and (read or node.op_type == "Constant"):
+            known.update(node.outputs)
+    return known

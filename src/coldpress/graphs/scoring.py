@@ -8,23 +8,22 @@ node that picks that position is bypassed in memory; the folder stays as it is.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from coldpress.errors import WORK_FAILED, ColdpressError
 from coldpress.graphs.adapter_file import read_adapter
+from coldpress.graphs.edits import forget_shapes, give_as_float
+from coldpress.graphs.queries import maker, readers
 from coldpress.graphs.session import options_for_work, runtime_errors
 from coldpress.graphs.signature import empty_cache
 from coldpress.models.onnx_folder import graph_file, read_genai_config
+from coldpress.models.onnx_graphs import load_graph
 from coldpress.target import physical_cores
-
-if TYPE_CHECKING:
-    import onnx
-
-#: The node between the last norm and the head that keeps one position; its first input is the whole hidden state.
 
 #: Operators with a weight -> the input that holds it.
 _LINEAR = {"MatMulNBits": 1, "MatMul": 1, "Gemm": 1, "DynamicQuantizeMatMul": 1}
@@ -67,25 +66,25 @@ class Decoder:
 
         Layers that share one node (joined q, k, v) each get the output of that node.
         """
-        import onnx
-
         asked = set(names)
         wanted = {module: tensor for tensor, modules in self.linears().items() for module in modules if module in asked}
-        model = onnx.ModelProto()
-        model.CopyFrom(self._graph)
-        tensors = sorted(set(wanted.values()))
-        seen = [_output_as_float(model.graph, tensor, f"coldpress/seen/{tensor}") for tensor in tensors]
-        values = dict(zip(tensors, self._run(self._open(model), seen, window), strict=True))
+        model = scoring_graph(graph_file(self.folder))
+        made = {value.name: value for node in model.graph for value in node.outputs}
+        seen = {tensor: f"coldpress/seen/{tensor}" for tensor in sorted(set(wanted.values()))}
+        for tensor, name in seen.items():
+            give_as_float(model.graph, made[tensor], name)
+        values = dict(zip(seen, self._run(self._open(model), [*seen.values()], window), strict=True))
         return {module: values[tensor].reshape(-1, values[tensor].shape[-1]) for module, tensor in wanted.items()}
 
-    def _open(self, graph: onnx.ModelProto) -> Any:
+    def _open(self, graph: ir.Model) -> Any:
         import onnxruntime
 
         options = options_for_work(self._threads)
         folder = str(graph_file(self.folder).parent.resolve())
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
         try:
-            return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=[self._provider])
+            made = ir.to_proto(graph).SerializeToString()
+            return onnxruntime.InferenceSession(made, options, providers=[self._provider])
         except runtime_errors() as error:
             raise ColdpressError(
                 f"{self._provider} cannot run {self.folder}: {error}", exit_code=WORK_FAILED
@@ -122,73 +121,51 @@ class Decoder:
         return OrtValue.ortvalue_from_numpy(array.astype(np.int32 if "int32" in value.type else np.int64))
 
 
-def scoring_graph(file: Path) -> onnx.ModelProto:
-    """The graph, without weights, changed to give float32 logits of every position as ``coldpress/scored_logits``."""
-    import onnx
-
-    model = onnx.load(str(file), load_external_data=False)
+def scoring_graph(file: Path) -> ir.Model:
+    """The graph, its weights where they are, changed to give float32 logits of every position as
+    ``coldpress/scored_logits``."""
+    model = load_graph(file)
     graph = model.graph
-    for node in graph.node:
+    for node in graph:
         if node.name == PICKED:
-            _reroute(graph, node.output[0], node.input[0])
-    del graph.value_info[:]
-    logits = next((output for output in graph.output if output.name == "logits"), None)
+            ir.convenience.replace_all_uses_with(node.outputs[0], node.inputs[0])
+    logits = next((output for output in graph.outputs if output.name == "logits"), None)
     if logits is None:
         raise ColdpressError(f"{file} has no output named logits, so it is not a causal language model")
-    graph.output.remove(logits)
-    _output_as_float(graph, logits.name, _SCORED)
+    graph.outputs.remove(logits)
+    give_as_float(graph, logits, _SCORED)
+    forget_shapes(graph)
     return model
 
 
-def _output_as_float(graph: onnx.GraphProto, tensor: str, name: str) -> str:
-    """Add a float32 output with the values of any float tensor."""
-    import onnx
-
-    graph.node.append(onnx.helper.make_node("Cast", [tensor], [name], to=onnx.TensorProto.FLOAT))
-    graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    return name
-
-
-def _reroute(graph: onnx.GraphProto, old: str, new: str) -> None:
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            if name == old:
-                node.input[index] = new
-
-
-def _linear_outputs(graph: onnx.GraphProto) -> dict[str, tuple[str, ...]]:
-    made = {name: node for node in graph.node for name in node.output}
-    weights = {tensor.name for tensor in graph.initializer}
-    adds = {name: node for node in graph.node if node.op_type == "Add" for name in node.input}
+def _linear_outputs(graph: ir.Graph) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
-    for node in graph.node:
+    for node in graph:
         if node.op_type not in _LINEAR:
             continue
-        modules = tuple(
-            module
-            for name in _origins(node.input[_LINEAR[node.op_type]], made, weights)
-            for module in _modules_of(name)
-        )
-        tensor, add = node.output[0], adds.get(node.output[0])
-        if add is not None and any(_origins(name, made, weights) for name in add.input):
-            tensor = add.output[0]
+        weight, output = node.inputs[_LINEAR[node.op_type]], node.outputs[0]
+        modules = tuple(module for one in _origins(weight) for module in _modules_of(str(one.name)))
+        adds = [one for one in readers(output) if one.op_type == "Add"]
+        if adds and any(_origins(value) for value in adds[-1].inputs):
+            output = adds[-1].outputs[0]
         if modules:
-            found[tensor] = ("lm_head",) if tensor in ("logits", PICKED_LOGITS) else modules
+            found[str(output.name)] = ("lm_head",) if output.name in ("logits", PICKED_LOGITS) else modules
     return found
 
 
-def _origins(name: str, made: Mapping[str, onnx.NodeProto], weights: set[str]) -> list[str]:
-    """The initializers that a tensor is only another shape, order or type of, each once; none for a computed tensor."""
-    found, seen, waiting = list[str](), set[str](), [name]
+def _origins(value: ir.Value | None) -> list[ir.Value]:
+    """The initializers that a value is only another shape, order or type of, each once; none for a computed value."""
+    found, seen, waiting = list[ir.Value](), set[ir.Value](), [value]
     while waiting:
-        if (one := waiting.pop()) in seen:
+        one = waiting.pop()
+        if one is None or one in seen:
             continue
         seen.add(one)
-        node = made.get(one)
-        if one in weights:
+        node = maker(one, *_PASS_THROUGH)
+        if one.is_initializer():
             found.append(one)
-        elif node is not None and node.op_type in _PASS_THROUGH:
-            waiting += reversed(node.input if node.op_type == "Concat" else node.input[:1])
+        elif node is not None:
+            waiting += reversed(node.inputs if node.op_type == "Concat" else node.inputs[:1])
     return found
 
 

@@ -9,6 +9,7 @@ stays as it is.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from coldpress.errors import ColdpressError
 from coldpress.models.model import Model
@@ -21,6 +22,7 @@ from coldpress.target import Target
 class ExtractAdapters(Pass):
     accepts = ("onnx",)
     needs = ("onnxruntime",)
+    version = 2
 
     adapter_type: str = option(
         "kind of the adapter in the model; others than lora are no plain products", "lora", ("lora",)
@@ -42,11 +44,18 @@ class ExtractAdapters(Pass):
         from coldpress.graphs.imported.inner_lora import take_out
         from coldpress.graphs.lora_metadata import read_slots
         from coldpress.models.onnx_folder import graph_file
-        from coldpress.models.onnx_graphs import copy_model
+        from coldpress.models.onnx_graphs import copy_model, load_graph, rewrite_graphs, save_graph
 
-        copy_model(model.path, ctx.scratch)
-        file = graph_file(ctx.scratch)
-        if read_slots(file):
-            return Model(ctx.scratch, "onnx", "", model.provenance)
-        adapter_file.write(adapter_file.beside(file.parent, "", 1), take_out(file))
+        main = graph_file(model.path)
+
+        def change(file: Path, target: Path) -> None:
+            graph = load_graph(file)
+            if file == main:
+                adapter_file.write(adapter_file.beside(target.parent, "", 1), take_out(graph, str(file)))
+            save_graph(graph, target)
+
+        if read_slots(main):
+            copy_model(model.path, ctx.scratch)
+        else:
+            rewrite_graphs(model.path, ctx.scratch, change)
         return Model(ctx.scratch, "onnx", "", model.provenance)

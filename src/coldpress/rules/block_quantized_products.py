@@ -52,7 +52,7 @@ class BlockQuantizedProducts(Rule):
         for node in graph.graph.all_nodes():
             if node.op_type == "MatMulNBits":
                 yield from slow_encoding(
-                    _encoding(node), _number(node, "accuracy_level"), target.short_name, str(node.name)
+                    _encoding(node), node.attributes.get_int("accuracy_level", 0), target.short_name, str(node.name)
                 )
                 if target.short_name == "cpu":
                     yield from _slow_inputs(node)
@@ -77,8 +77,6 @@ def _slow_inputs(node: ir.Node) -> Iterator[Finding]:
 
 def _encoding(node: ir.Node) -> Encoding:
     zero_points = dict(enumerate(node.inputs)).get(_ZERO_POINTS)
-    return Encoding(_number(node, "bits", 4), _number(node, "block_size"), symmetric=zero_points is None)
-
-
-def _number(node: ir.Node, name: str, default: int = 0) -> int:
-    return node.attributes[name].as_int() if name in node.attributes else default
+    return Encoding(
+        node.attributes.get_int("bits", 4), node.attributes.get_int("block_size", 0), symmetric=zero_points is None
+    )

@@ -10,17 +10,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from coldpress.errors import WORK_FAILED, ColdpressError, raised_as
+from coldpress.graphs.edits import give_as_float
 from coldpress.graphs.imported.inputs import Feed
 from coldpress.graphs.session import options_for_work
+from coldpress.models.onnx_graphs import load_graph
 from coldpress.quant.grid import Floats
-
-if TYPE_CHECKING:
-    import onnx
 
 _SEEN = "coldpress/seen/"
 
@@ -73,7 +74,7 @@ class Engine:
         )
         graph = _watching(file, tensors)
         with raised_as(partial(_cannot_run, file)):
-            return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=[self.provider])
+            return onnxruntime.InferenceSession(graph, options, providers=[self.provider])
 
 
 def _run(session: Any, feed: Feed, file: Path) -> list[np.ndarray]:
@@ -95,38 +96,13 @@ def _cannot_run(file: Path, error: BaseException) -> ColdpressError:
     )
 
 
-def _watching(file: Path, tensors: list[str]) -> onnx.ModelProto:
+def _watching(file: Path, tensors: list[str]) -> bytes:
     """The graph, its large tensors left in their files, with ``tensors`` as float32 for its only outputs."""
-    import onnx
-
-    model = onnx.load(str(file), load_external_data=False)
-    graph = model.graph
-    _keep_only(graph, set(tensors))
-    del graph.output[:]
-    del graph.value_info[:]
+    model = load_graph(file)
+    values = {value.name: value for node in model.graph for value in (*node.inputs, *node.outputs) if value is not None}
+    model.graph.outputs.clear()
     for tensor in tensors:
-        name = f"{_SEEN}{tensor}"
-        graph.node.append(onnx.helper.make_node("Cast", [tensor], [name], to=onnx.TensorProto.FLOAT))
-        graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    return model
-
-
-def _keep_only(graph: onnx.GraphProto, needed: set[str]) -> None:
-    """Drop the nodes that none of the ``needed`` tensors depends on; a graph lists nodes after what they read."""
-    kept = []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            needed |= _reads(node)
-            kept.append(node)
-    kept.reverse()
-    del graph.node[:]
-    graph.node.extend(kept)
-
-
-def _reads(node: onnx.NodeProto) -> set[str]:
-    """Every name that a node or its subgraphs read."""
-    names = set(node.input)
-    for attribute in node.attribute:
-        for graph in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
-            names.update(*(_reads(inner) for inner in graph.node), (output.name for output in graph.output))
-    return names
+        give_as_float(model.graph, values[tensor], f"{_SEEN}{tensor}")
+    RemoveUnusedNodesPass()(model)
+    made: bytes = ir.to_proto(model).SerializeToString()
+    return made

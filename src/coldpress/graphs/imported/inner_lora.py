@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx_ir as ir
 
 from coldpress.errors import ColdpressError
+from coldpress.graphs.edits import drop_unread, drop_unread_value
 from coldpress.graphs.lora_metadata import METADATA, Piece, Slot
-
-if TYPE_CHECKING:
-    import onnx
+from coldpress.graphs.lora_slots import optional_input
+from coldpress.graphs.queries import is_onnx, maker, only_reader
+from coldpress.models.onnx_graphs import array_of
 
 _PRODUCTS = ("MatMul", "Gemm", "MatMulNBits", "MatMulInteger", "DynamicQuantizeMatMul")
 _ON_THE_WAY = ("Mul", "Cast", "Identity", "Dropout")
@@ -30,123 +30,89 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 
 @dataclass(frozen=True)
 class _Half:
-    """A MatMul by an initializer; ``transposed``: the initializer goes through a Transpose first."""
+    """A MatMul by an initializer, which goes through a Transpose first, if there is one."""
 
-    node: onnx.NodeProto
-    tensor: onnx.TensorProto
-    transposed: bool
+    node: ir.Node
+    weight: ir.Value
+    transpose: ir.Node | None
 
-    def values(self, folder: Path) -> np.ndarray:
-        """The matrix as the product has it, ``[in, out]``."""
-        from onnx import numpy_helper
-
-        array: np.ndarray = numpy_helper.to_array(self.tensor, str(folder))
-        return np.ascontiguousarray(array.T if self.transposed else array)
-
-
-@dataclass
-class _Graph:
-    """A graph, looked at from its tensors."""
-
-    proto: onnx.GraphProto
-
-    def __post_init__(self) -> None:
-        self.tensors = {tensor.name: tensor for tensor in self.proto.initializer}
-        self.made = {name: node for node in self.proto.node for name in node.output}
-        self.readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in self.proto.node:
-            for name in node.input:
-                self.readers.setdefault(name, []).append(node)
-
-    def half(self, node: onnx.NodeProto | None) -> _Half | None:
-        if node is None or node.op_type != "MatMul":
+    @classmethod
+    def of(cls, node: ir.Node | None) -> _Half | None:
+        if node is None or not is_onnx(node, "MatMul"):
             return None
-        made = self.made.get(node.input[1])
-        transposed = made is not None and made.op_type == "Transpose"
-        tensor = self.tensors.get(made.input[0] if made is not None and transposed else node.input[1])
-        return _Half(node, tensor, transposed) if tensor is not None and len(tensor.dims) == 2 else None
+        transpose = maker(node.inputs[1], "Transpose")
+        weight = transpose.inputs[0] if transpose is not None else node.inputs[1]
+        if weight is None or not weight.is_initializer() or weight.shape is None or len(weight.shape) != 2:
+            return None
+        return cls(node, weight, transpose)
 
-    def pairs(self) -> Iterator[tuple[_Half, _Half]]:
-        for node in self.proto.node:
-            up = self.half(node)
-            down = self.half(self.made.get(node.input[0])) if up else None
-            if (
-                up
-                and down
-                and len(self.readers[down.node.output[0]]) == 1
-                and self._is_added(up.node, down.node.input[0])
-            ):
-                yield down, up
+    def values(self) -> np.ndarray:
+        """The matrix as the product has it, ``[in, out]``."""
+        array = array_of(self.weight.const_value)
+        return np.ascontiguousarray(array.T if self.transpose is not None else array)
 
-    def _is_added(self, up: onnx.NodeProto, read: str) -> bool:
-        """Whether the end of a pair is added to a product that reads what the pair reads."""
-        name = up.output[0]
-        while len(after := self.readers.get(name, [])) == 1 and after[0].op_type in _ON_THE_WAY:
-            name = after[0].output[0]
-        if len(after) != 1 or after[0].op_type != "Add":
-            return False
-        [other] = [one for one in after[0].input if one != name] or [name]
-        base = self.made.get(other)
-        if base is not None and base.op_type == "Add":  # its bias
-            base = next((self.made[one] for one in base.input if one in self.made), None)
-        return base is not None and base.op_type in _PRODUCTS and base.input[0] == read
+    def open(self, graph: ir.Graph, name: str, shape: tuple[int, ...], axis: int) -> None:
+        """Let the product read an optional input of rank 0 in place of its weight; ``axis`` is that of the rank."""
+        rank = f"{name.rpartition('.lora_')[0]}.rank"
+        own, open_shape = list[int](shape), list[int | str](shape)
+        own[axis], open_shape[axis] = 0, rank
+        dtype = self.weight.dtype or ir.DataType.FLOAT
+        value = optional_input(graph, name, (own[0], own[1]), (open_shape[0], open_shape[1]), dtype)
+        self.node.replace_input_with(1, value)
+        if self.transpose is not None:
+            drop_unread(graph, [self.transpose])
+        drop_unread_value(graph, self.weight)
 
 
-def take_out(file: Path) -> dict[str, np.ndarray]:
-    """Rewrite a graph with slots; gives what was in these, by the names of the inputs. Its data file stays as it is."""
-    import onnx
+def _pairs(graph: ir.Graph) -> Iterator[tuple[_Half, _Half]]:
+    for node in graph:
+        up = _Half.of(node)
+        down = _Half.of(maker(node.inputs[0])) if up else None
+        if up and down and only_reader(down.node.outputs[0]) is node and _is_added(node, down.node.inputs[0]):
+            yield down, up
 
-    model = onnx.load(str(file), load_external_data=False)
+
+def _is_added(up: ir.Node, read: ir.Value | None) -> bool:
+    """Whether the end of a pair is added to a product that reads what the pair reads."""
+    value = up.outputs[0]
+    while (after := only_reader(value)) is not None and after.op_type in _ON_THE_WAY:
+        value = after.outputs[0]
+    if after is None or after.op_type != "Add":
+        return False
+    base = next((maker(one) for one in after.inputs if one is not value), None)
+    if base is not None and base.op_type == "Add":  # its bias
+        base = next((made for one in base.inputs if (made := maker(one)) is not None), None)
+    return base is not None and base.op_type in _PRODUCTS and base.inputs[0] is read
+
+
+def take_out(model: ir.Model, name: str) -> dict[str, np.ndarray]:
+    """Rewrite a graph with slots; gives what was in these, by the names of the inputs.
+
+    ColdpressError, with the ``name`` of the graph, where it has no LoRA weights.
+    """
     graph, arrays = model.graph, dict[str, np.ndarray]()
     slots = []
-    for number, (down, up) in enumerate(list(_Graph(graph).pairs())):
-        a, b = down.values(file.parent), up.values(file.parent)
+    for number, (down, up) in enumerate(list(_pairs(graph))):
+        a, b = down.values(), up.values()
         module = _module(down, number)
         slots.append(Slot(module, len(a), (Piece(module, 0, b.shape[1]),), str(a.dtype)))
         arrays[slots[-1].a], arrays[slots[-1].b] = a, b
-        _open(graph, down, slots[-1].a, a.shape, axis=1)
-        _open(graph, up, slots[-1].b, b.shape, axis=0)
+        down.open(graph, slots[-1].a, a.shape, axis=1)
+        up.open(graph, slots[-1].b, b.shape, axis=0)
     if not slots:
         raise ColdpressError(
-            f"{file} has no LoRA weights: no product of two initializers is added to another product of the same input",
+            f"{name} has no LoRA weights: no product of two initializers is added to another product of the same input",
             hint="export the model with its adapter not merged; or press its Hugging Face base with --adapter_path",
         )
-    model.metadata_props.append(onnx.StringStringEntryProto(key=METADATA, value=json.dumps([asdict(s) for s in slots])))
-    _remove_unread(graph)
-    file.unlink()  # it may share its bytes with the model it was copied from
-    onnx.save(model, str(file))
+    model.metadata_props[METADATA] = json.dumps([asdict(slot) for slot in slots])
     return arrays
-
-
-def _open(graph: onnx.GraphProto, half: _Half, name: str, shape: tuple[int, ...], axis: int) -> None:
-    """Let a product read an optional input of rank 0 in place of its initializer; ``axis`` is that of the rank."""
-    from onnx import helper
-
-    open_shape: list[int | str] = list(shape)
-    own = list(shape)
-    open_shape[axis], own[axis] = f"{name.rpartition('.lora_')[0]}.rank", 0
-    graph.input.append(helper.make_tensor_value_info(name, half.tensor.data_type, open_shape))
-    graph.initializer.append(helper.make_tensor(name, half.tensor.data_type, own, []))
-    half.node.input[1] = name
 
 
 def _module(down: _Half, number: int) -> str:
     """The name of the module that a pair belongs to, as far as the exporter left one."""
-    scopes: Mapping[str, str] = {entry.key: entry.value for entry in down.node.metadata_props}
-    inner = re.findall(r"'([^']*)'", scopes.get(_SCOPES, ""))
-    for text in (down.tensor.name, *inner, down.node.name):
+    inner = re.findall(r"'([^']*)'", down.node.metadata_props.get(_SCOPES, ""))
+    for text in (str(down.weight.name), *inner, down.node.name or ""):
         for pattern in _NAMES:
             if match := pattern.match(text):
                 return match[1].replace("/", ".").strip(".").removeprefix("base_model.model.")
     return f"layer_{number}"
-
-
-def _remove_unread(graph: onnx.GraphProto) -> None:
-    """Drop initializers, and their Transposes, that nothing reads any more."""
-    kept = {value.name for value in graph.output}
-    read = kept | {name for node in graph.node for name in node.input}
-    for node in [node for node in graph.node if node.op_type == "Transpose" and read.isdisjoint(node.output)]:
-        graph.node.remove(node)
-    read = kept | {name for node in graph.node for name in node.input}
-    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
-        graph.initializer.remove(tensor)

@@ -12,15 +12,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import onnx_ir as ir
 
 from coldpress.errors import WORK_FAILED, ColdpressError, did_you_mean, raised_as
 from coldpress.graphs.imported.inputs import Feed
 from coldpress.graphs.imported.tools import blaming, quiet
+from coldpress.graphs.queries import constant, is_onnx, known_before
 from coldpress.graphs.session import options_for_work
-
-if TYPE_CHECKING:
-    import onnx
+from coldpress.models.onnx_graphs import load_graph
 
 #: operators of com.microsoft that share their name with one of ONNX, which is not what the quantizers take it for
 _MISTAKEN = ("Attention",)
@@ -47,14 +48,14 @@ class Choice:
 
     def check(self, file: Path) -> None:
         """Raise ColdpressError when nothing would be quantized, and for names that no node has."""
-        graph = _graph_only(file).graph
-        counted = Counter(node.op_type for node in graph.node)
+        graph = load_graph(file).graph
+        counted = Counter(node.op_type for node in graph)
         if any(kind in counted for kind in _QUANTIZED):
             raise ColdpressError(
                 f"{file.name} is quantized already: it has {_counted(counted, _QUANTIZED)}",
                 hint="quantize the float model that it was made from",
             )
-        names = [node.name for node in graph.node]
+        names = [str(node.name) for node in graph]
         for pattern in (*self.only, *self.exclude):
             if not fnmatch.filter(names, pattern):
                 raise ColdpressError(
@@ -67,67 +68,53 @@ class Choice:
                 hint=f"looked for {', '.join(self.op_types)}",
             )
 
-    def nodes(self, graph: onnx.GraphProto) -> list[str]:
+    def nodes(self, graph: ir.Graph) -> list[str]:
         """The names of the chosen nodes.
 
         Those that compute in another type than float32 are not among them, nor those with a weight that may be
         replaced. Nor are a Gemm with alpha or beta, whose bias ONNX Runtime scales wrongly, and products of two
         activations: for some small ones it gives zeros.
         """
-        others, constants = _other_floats(graph), _constants(graph)
-        others |= {tensor.name for tensor in graph.initializer} & {value.name for value in graph.input}
+        known = known_before(graph)
         return [
-            node.name
-            for node in graph.node
+            str(node.name)
+            for node in graph
             if node.op_type in self.op_types
-            and others.isdisjoint((*node.input, *node.output))
-            and (node.op_type != "MatMul" or not constants.isdisjoint(node.input))
+            and not any(_is_foreign(value) for value in (*node.inputs, *node.outputs) if value is not None)
+            and (node.op_type != "MatMul" or not known.isdisjoint(node.inputs))
             and not (node.op_type == "Gemm" and _is_scaled(node))
-            and not (node.op_type in _MISTAKEN and node.domain in ("", "ai.onnx"))
-            and (not self.only or any(fnmatch.fnmatchcase(node.name, pattern) for pattern in self.only))
-            and not any(fnmatch.fnmatchcase(node.name, pattern) for pattern in self.exclude)
+            and not is_onnx(node, *_MISTAKEN)
+            and (not self.only or any(fnmatch.fnmatchcase(str(node.name), pattern) for pattern in self.only))
+            and not any(fnmatch.fnmatchcase(str(node.name), pattern) for pattern in self.exclude)
         ]
 
 
-def _is_scaled(node: onnx.NodeProto) -> bool:
+def _is_scaled(node: ir.Node) -> bool:
     """Whether a Gemm multiplies its product, or the bias that it has."""
-    factors = {attribute.name: attribute.f for attribute in node.attribute}
-    has_bias = len(node.input) > 2 and bool(node.input[2])
-    return factors.get("alpha", 1.0) != 1 or (has_bias and factors.get("beta", 1.0) != 1)
+    has_bias = len(node.inputs) > 2 and node.inputs[2] is not None
+    alpha, beta = (node.attributes.get_float(name, 1.0) for name in ("alpha", "beta"))
+    return alpha != 1 or (has_bias and beta != 1)
 
 
-def _constants(graph: onnx.GraphProto) -> set[str]:
-    """The tensors that are known before the graph runs."""
-    known = {tensor.name for tensor in graph.initializer}
-    for node in graph.node:
-        if known.issuperset(name for name in node.input if name) and (node.input or node.op_type == "Constant"):
-            known.update(node.output)
-    return known
+def _is_foreign(value: ir.Value) -> bool:
+    """Whether a value has a float type that the quantizers take for float32, or is a weight that may be replaced."""
+    tensor = constant(value)
+    dtype = value.dtype if tensor is None else tensor.dtype
+    return dtype in _OTHER_FLOATS or (value.is_initializer() and value.is_graph_input())
 
 
-def _other_floats(graph: onnx.GraphProto) -> set[str]:
-    """The tensors of float types that the quantizers write down as float32."""
-    values = (*graph.input, *graph.output, *graph.value_info)
-    types = {value.name: value.type.tensor_type.elem_type for value in values}
-    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
-            types[node.output[0]] = node.attribute[0].t.data_type
-    return {name for name, kind in types.items() if kind in _OTHER_FLOATS}
-
-
-_OTHER_FLOATS = (10, 11, 16)  # float16, double, bfloat16, as ONNX numbers types
+_OTHER_FLOATS = (ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16)
 
 
 def has_operator(file: Path, op_type: str) -> bool:
-    return any(node.op_type == op_type for node in _graph_only(file).graph.node)
+    return any(node.op_type == op_type for node in load_graph(file).graph)
 
 
 def quantize_dynamic(copy: Path, target: Path, choice: Choice) -> Counter[str]:
     """Weights in int8, activations when they come; returns how many nodes of each operator became int8."""
     from onnxruntime.quantization import quantize_dynamic as dynamic
 
-    nodes = choice.nodes(_graph_only(copy).graph)
+    nodes = choice.nodes(load_graph(copy).graph)
     with quiet(), blaming(_TOOL, copy.name):
         dynamic(
             copy,
@@ -172,7 +159,7 @@ def quantize_static(
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
     from onnxruntime.quantization.quant_utils import QuantizationMode, load_model_with_shape_infer
 
-    nodes = choice.nodes(_graph_only(copy).graph)
+    nodes = choice.nodes(load_graph(copy).graph)
     with quiet(), blaming(_TOOL, copy.name):
         ranges = _ranges(copy, choice, calibration)
         model = load_model_with_shape_infer(copy)
@@ -247,25 +234,19 @@ class _One:
 
 def _finished(before: Path, after: Path, nodes: Sequence[str]) -> Counter[str]:
     """Give a written graph back the functions that the quantizers forget; what `_became_int8` says."""
-    import onnx
-
-    known, made = _graph_only(before), _graph_only(after)
+    known, made = load_graph(before), load_graph(after)
     if len(known.functions) > len(made.functions):
-        del made.functions[:]
-        made.functions.extend(known.functions)
-        imported = {one.domain for one in made.opset_import}
-        made.opset_import.extend(one for one in known.opset_import if one.domain not in imported)
-        onnx.save(made, str(after))
+        made.functions.update(known.functions)
+        made.opset_imports.update({**known.opset_imports, **made.opset_imports})
+        ir.save(made, after)
     return _became_int8(before, after, nodes)
 
 
 def _became_int8(before: Path, after: Path, nodes: Sequence[str]) -> Counter[str]:
     """How many of the chosen nodes, by operator, had float weights that nobody reads any more."""
-    graph, chosen = _graph_only(before).graph, set(nodes)
-    left = {name for node in _graph_only(after).graph.node for name in node.input}
-    made = Counter(
-        node.op_type for node in graph.node if node.name in chosen and (own := _weights(graph, node)) and not own & left
-    )
+    graph, chosen = load_graph(before).graph, set(nodes)
+    left = {value.name for node in load_graph(after).graph for value in node.inputs if value is not None}
+    made = Counter(node.op_type for node in graph if node.name in chosen and (own := _weights(node)) and not own & left)
     if not made:
         raise ColdpressError(
             "nothing became int8: no chosen node has a constant float weight of a known type",
@@ -274,16 +255,17 @@ def _became_int8(before: Path, after: Path, nodes: Sequence[str]) -> Counter[str
     return made
 
 
-def _weights(graph: onnx.GraphProto, node: onnx.NodeProto) -> set[str]:
-    """The constant float matrices that a node reads."""
-    floats = {tensor.name for tensor in graph.initializer if tensor.data_type in (1, 10) and len(tensor.dims) > 1}
-    return floats & set(node.input)
+def _weights(node: ir.Node) -> set[str | None]:
+    """The names of the constant float matrices that a node reads."""
+    tensors = {value.name: value.const_value for value in node.inputs if value is not None and value.is_initializer()}
+    floats = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+    return {name for name, one in tensors.items() if one is not None and one.dtype in floats and len(one.shape) > 1}
 
 
 def said(made: Counter[str], before: Path) -> str:
     """What became int8 and what did not, in a line."""
-    graph = _graph_only(before).graph
-    left = Counter(node.op_type for node in graph.node if node.op_type in made and _weights(graph, node))
+    graph = load_graph(before).graph
+    left = Counter(node.op_type for node in graph if node.op_type in made and _weights(node))
     left.subtract(made)
     kept = _counted(+left, sorted(+left))
     return f"int8: {_counted(made, sorted(made))}" + (f"; float: {kept}" if kept else "")
@@ -302,9 +284,3 @@ def _type(name: str) -> Any:
 
 def _is_large(copy: Path) -> bool:
     return sum(file.stat().st_size for file in copy.parent.glob("model.onnx*")) >= _BESIDE_BYTES
-
-
-def _graph_only(file: Path) -> Any:
-    import onnx
-
-    return onnx.load(str(file), load_external_data=False)
