@@ -8,7 +8,7 @@ import json
 import types
 import typing
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -16,6 +16,9 @@ from click.shell_completion import CompletionItem
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.parts import DataSource, schema
 from coldpress.target import DEVICES, PROVIDERS
+
+#: what a verb's function is, before and after click has it
+C = TypeVar("C", bound=Callable[..., Any])
 
 
 class Completed(click.ParamType):
@@ -81,24 +84,24 @@ def _not_one(named: list[str]) -> ColdpressError:
     )
 
 
-def output_option(default: str) -> Callable[..., Any]:
+def output_option(default: str) -> Callable[[C], C]:
     text = "Folder for the result."
     return click.option("-o", "--output_path", type=PATH, default=default, show_default=True, help=text)
 
 
-def adapter_option(command: Callable[..., Any]) -> Callable[..., Any]:
+def adapter_option(command: C) -> C:
     text = "PEFT folders whose adapters the model shall have; several: one after the other."
     return click.option("-a", "--adapter_path", type=PATH, multiple=True, metavar="FOLDER...", help=text)(command)
 
 
-def rotation_option(command: Callable[..., Any]) -> Callable[..., Any]:
+def rotation_option(command: C) -> C:
     from coldpress.passes.rotate import ROTATIONS
 
     text = "Rotate the network before any algorithm: quarot at random, spinquant as learned for the grid."
     return click.option("--rotation", type=Choice(ROTATIONS), help=text)(command)
 
 
-def calibration_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def calibration_options(command: C) -> C:
     """What to calibrate on, in a few words; ``--data``, an option made from the pass's field, says it in full."""
     for option in (
         click.option(
@@ -125,7 +128,7 @@ def calibration_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def target_options(command: C) -> C:
     command = click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads; 0: all processors.")(
         command
     )
@@ -135,7 +138,7 @@ def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--device", type=DEVICE, help="cpu, gpu or npu.")(command)
 
 
-def verify_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def verify_options(command: C) -> C:
     command = click.option(
         "--eval_data", type=PATH, multiple=True, help="Text or jsonl file to compare on, instead of the shipped text."
     )(command)
@@ -146,7 +149,7 @@ def verify_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def verify_memory_option(command: Callable[..., Any]) -> Callable[..., Any]:
+def verify_memory_option(command: C) -> C:
     text = "Gigabytes that transformers' copy of the source may take in the comparison; default: half of what is free."
     return click.option("--verify_memory", type=float, metavar="GB", help=text)(command)
 
@@ -167,7 +170,7 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return log_level_option(2)(wrapped)
 
 
-def log_level_option(default: int | None) -> Callable[..., Any]:
+def log_level_option(default: int | None) -> Callable[[C], C]:
     return click.option(
         "--log_level",
         type=click.IntRange(0, 4),
@@ -181,7 +184,7 @@ def pass_options(
 ) -> Callable[..., Any]:
     """One option for each field of a pass, or for some; options that are not given arrive as None."""
 
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(command: C) -> C:
         hints = typing.get_type_hints(part)
         for field in reversed(dataclasses.fields(part)):
             if field.name not in leave_out and (only is None or field.name in only):
@@ -196,7 +199,7 @@ def given(arguments: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if value is not None and value != ()}
 
 
-def _option(part: type[Any], field: dataclasses.Field[Any], hint: Any) -> Callable[..., Any]:
+def _option(part: type[Any], field: dataclasses.Field[Any], hint: Any) -> Callable[[C], C]:
     text, choices = field.metadata.get("help", ""), field.metadata.get("choices", ())
     optional = typing.get_origin(hint) in (typing.Union, types.UnionType)
     plain = next(arg for arg in typing.get_args(hint) if arg is not type(None)) if optional else hint
