@@ -54,14 +54,18 @@ class Scored(ComparedOnExamples):
             "lower",
             "KL divergence",
             by_precision(1e-5, 1e-3, 5e-3, 0.02, 0.3),
+            why="an ALBERT with 0.7 million weights, which its layers share, loses 0.0014 in int8 and 0.18 in int4;"
+            " larger models lose less",
         ),
         Criterion(
             "label_agreement",
             "Same label",
-            "both models score the same class highest",
+            "both models score the same class highest, or classes that the source hardly tells apart",
             "higher",
             "share of answers with the source's label",
             by_precision(0.99, 0.98, 0.97, 0.95, 0.8),
+            why="of some hundred answers one may fall otherwise by chance; that ALBERT turns none in int8, ties left"
+            " out, and 8 % in int4",
             names=("agreement",),
             is_share=True,
         ),
@@ -72,6 +76,8 @@ class Scored(ComparedOnExamples):
             "lower",
             "distance of the scores from the source's",
             by_precision(1e-3, 0.01, 0.03, 0.1, 0.5),
+            why="it judges single numbers, which have no distribution; that ALBERT is at 0.023 in int8 and at 0.31"
+            " in int4",
         ),
     )
 
