@@ -91,6 +91,7 @@ VALUES = {
     "provider": "CPUExecutionProvider",
     "tolerance": "kl=1",
     "data_files": ("rows.jsonl",),
+    "data": {"type": "calibration_text", "parameters": {"max_samples": 8}},
     "data_name": "json",
     "text_template": "{a}",
     "rotation": "quarot",
