@@ -40,7 +40,7 @@ TYPED = {
     "run-pass pres {model}": ("unknown pass 'pres'", "hint: did you mean 'press'?"),
     "cache clena": ("there is no command 'cache clena'", "hint: did you mean 'clean'?"),
     "evaluate {model} --metric perplexit": ("unknown metric", "hint: did you mean 'perplexity'?"),
-    "auto-opt {model} --max_seq_len 0": ("max_seq_len is 0; a window has at least 2 tokens",),
+    "auto-opt {model} --max_seq_len 0": ("max_seq_len is 0; at least 2 are needed",),
     "quantize {model} --max_size 5": ("max_size: '5' has no unit", "hint: write 5MB or 5GB"),
     "quantize {model} --max_size 30KB --dry_run": ("do not fit into that", "hint: pass --max_size 0.04MB or more"),
     "quantize {model} --target_bits 2.1 --dry_run": ("do not fit into that", "hint: pass --target_bits 2.57 or more"),

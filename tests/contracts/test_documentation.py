@@ -82,11 +82,14 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROO
 
 
 def typed(page):
-    """The commands of ours in the blocks of a page, as words; a comment behind one is left out."""
-    text = page.read_text(encoding="utf-8")
-    blocks = "\n".join(re.findall(r"```(?:console|bash)\n(.*?)```", text, flags=re.DOTALL)).replace("\\\n", " ")
-    lines = [line.removeprefix("$ ") for line in blocks.splitlines()]
-    return [shlex.split(line, comments=True) for line in lines if line.startswith(("coldpress ", "olive "))]
+    """The commands of ours in the blocks of a page, as words, without comments; behind prompts where there are any."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    found = []
+    for block in re.findall(r"```(?:console|bash)\n(.*?)```", text, flags=re.DOTALL):
+        lines = block.splitlines()
+        prompted = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+        found += [line for line in prompted or lines if line.startswith(("coldpress ", "olive "))]
+    return [shlex.split(line, comments=True) for line in found]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

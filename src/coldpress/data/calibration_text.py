@@ -60,7 +60,7 @@ class CalibrationText(Data):
         if self.max_samples is not None and self.max_samples < 1:
             raise ColdpressError(f"max_samples is {self.max_samples}; at least 1 is needed")
         if self.max_seq_len < 2:
-            raise ColdpressError(f"max_seq_len is {self.max_seq_len}; a window has at least 2 tokens")
+            raise ColdpressError(f"max_seq_len is {self.max_seq_len}; at least 2 are needed")
         if self.text_template is not None and self._is_own:
             raise ColdpressError(
                 "text_template is for data of your own; the shipped calibration text has no fields",
