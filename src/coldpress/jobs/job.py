@@ -54,7 +54,8 @@ class Before:
 class Job:
     """A pass or metric, its parameters, and what it works on. Equal jobs have equal keys.
 
-    ``machine``: what is known of the machine that it runs on; a part of the key where times are taken. ``before``: of a
+    ``machine``: what is known of the machine that it runs on; a part of the key where times are taken, and
+    of passes that fit their result to it. ``before``: of a
     job that is a `GraphPass`, others that share its load and save; the job's own one is the last.
     """
 
@@ -83,7 +84,7 @@ class Job:
             "model": self.model.key,
             "source": self.source.key if self.source else None,
             "target": [self.target.device, self.target.provider, self.target.threads if self._counts_threads else 0],
-            "machine": dict(self.machine) if self._is_timed else {},
+            "machine": dict(self.machine) if self._is_timed or self._fits_machine else {},
             "seed": self.seed,
             **({"before": [_of_part("pass", one.part, one.parameters) for one in self.before]} if self.before else {}),
         }
@@ -96,6 +97,10 @@ class Job:
     @property
     def _is_timed(self) -> bool:
         return any(part.is_timed for part, _ in self._parts)
+
+    @property
+    def _fits_machine(self) -> bool:
+        return any(issubclass(part, parts.Pass) and part.fits_machine for part, _ in self._parts)
 
     @cached_property
     def inputs(self) -> tuple[Input, ...]:

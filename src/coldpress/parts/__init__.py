@@ -88,7 +88,8 @@ class Pass:
     Each field carries its help text in ``field(metadata={"help": ...})`` and, where only some values are allowed,
     ``{"choices": (...)}``. The file's docstring is the pass's documentation. ``reads`` names the fields that are paths
     of files: what is in these counts when a result is looked up. ``is_timed``: whether the result depends on how fast
-    things run; then the target's number of threads counts, too. ``is_verified``: whether the result of the pass alone
+    things run; then the target's number of threads counts, too. ``fits_machine``: whether the result is made for the
+    processor of the machine that it is made on. ``is_verified``: whether the result of the pass alone
     is compared with what it was made of.
     """
 
@@ -98,6 +99,7 @@ class Pass:
     produces: ClassVar[str] = "onnx"
     needs: ClassVar[tuple[str, ...]] = ()
     is_timed: ClassVar[bool] = False
+    fits_machine: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     @property

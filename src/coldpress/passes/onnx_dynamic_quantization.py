@@ -31,12 +31,17 @@ class OnnxDynamicQuantization(Pass):
     """Weights in int8, activations rounded while the model runs: no data needed."""
 
     accepts: ClassVar[tuple[str, ...]] = ("onnx",)
-    version: ClassVar[int] = 4
+    fits_machine: ClassVar[bool] = True
+    version: ClassVar[int] = 5
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
     precision: str = option("type of weights; signed ones are the fast ones", "int8", ("int8", "uint8"))
     per_channel: bool = option("a scale for each output of a layer instead of one for all", True)
-    reduce_range: bool = option("7 bits instead of 8, for old CPUs without VNNI whose sums of products overflow", False)
+    reduce_range: bool | None = option(
+        "7 bits for weights instead of 8, for CPUs without VNNI, whose sums of products overflow; default: as this"
+        " machine's CPU does",
+        None,
+    )
     op_types_to_quantize: tuple[str, ...] = option("operators whose weights are quantized", _OPERATORS)
     op_types_to_exclude: tuple[str, ...] = option("operators that stay float", ())
     nodes_to_quantize: tuple[str, ...] = option("globs over names of nodes; default: all of these operators", ())
@@ -57,7 +62,7 @@ class OnnxDynamicQuantization(Pass):
         def change(file: Path, target: Path) -> None:
             ctx.progress(f"quantizing {file.name}", 0, 1)
             with working_copy(file, ctx.scratch, least_opset=_OPSET) as copy:
-                remarks.append(said(quantize_dynamic(copy, target, self._choice), copy))
+                remarks.append(said(quantize_dynamic(copy, target, self._choice.for_target(ctx.target)), copy))
 
         rewrite_graphs(model.path, ctx.scratch, change)
         if self.precision == "uint8":

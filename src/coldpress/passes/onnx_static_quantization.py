@@ -44,7 +44,8 @@ class OnnxStaticQuantization(Pass):
     """Weights and activations in int8, in ranges that a few batches show."""
 
     accepts: ClassVar[tuple[str, ...]] = ("onnx",)
-    version: ClassVar[int] = 4
+    fits_machine: ClassVar[bool] = True
+    version: ClassVar[int] = 5
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
     data: DataSource | None = option("where the calibration batches come from", None)
@@ -63,7 +64,11 @@ class OnnxStaticQuantization(Pass):
     activation_symmetric: bool = option("ranges of activations around zero", False)
     weight_symmetric: bool = option("ranges of weights around zero", True)
     per_channel: bool = option("a scale for each output of a layer instead of one for all", True)
-    reduce_range: bool = option("7 bits instead of 8, for old CPUs without VNNI whose sums of products overflow", False)
+    reduce_range: bool | None = option(
+        "7 bits for weights instead of 8, for CPUs without VNNI, whose sums of products overflow; default: as this"
+        " machine's CPU does",
+        None,
+    )
     op_types_to_quantize: tuple[str, ...] = option(
         "operators; default: around convolutions all that can stay int8, else products with weights", ()
     )
@@ -110,7 +115,7 @@ class OnnxStaticQuantization(Pass):
                 ctx.target.thread_count,
                 lambda: ctx.progress("calibrating", next(done), self.num_samples),
             )
-            choice = self._choice(file)
+            choice = self._choice(file).for_target(ctx.target)
             with working_copy(file, ctx.scratch, least_opset=_OPSET) as copy:
                 options = self._options
                 as_operators = self.quant_format == "qoperator"

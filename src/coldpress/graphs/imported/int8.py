@@ -10,10 +10,12 @@ from __future__ import annotations
 import fnmatch
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from coldpress.errors import WORK_FAILED, ColdpressError, did_you_mean, raised_as
@@ -22,6 +24,7 @@ from coldpress.graphs.imported.tools import blaming, quiet
 from coldpress.graphs.queries import constant, is_onnx, known_before
 from coldpress.graphs.session import options_for_work
 from coldpress.models.onnx_graphs import load_graph
+from coldpress.target import Target
 
 #: operators of com.microsoft that share their name with one of ONNX, which is not what the quantizers take it for
 _MISTAKEN = ("Attention",)
@@ -36,6 +39,7 @@ _SHOWN = 5
 class Choice:
     """Which nodes become int8: those whose operator is in ``op_types``, but for the names that match globs in
     ``exclude``; with ``only``, just those names. ``weight_type``, ``activation_type``: int8 or uint8.
+    ``reduce_range``: weights have 7 bits; None: where this machine's sums of products overflow.
     """
 
     op_types: tuple[str, ...]
@@ -44,7 +48,13 @@ class Choice:
     weight_type: str = "int8"
     activation_type: str = "uint8"
     per_channel: bool = True
-    reduce_range: bool = False
+    reduce_range: bool | None = None
+
+    def for_target(self, target: Target) -> Choice:
+        """The choice with a range that products on the target do not overflow with."""
+        if self.reduce_range is not None:
+            return self
+        return replace(self, reduce_range=target.short_name == "cpu" and self.weight_type == "int8" and overflows())
 
     def check(self, file: Path) -> None:
         """Raise ColdpressError when nothing would be quantized, and for names that no node has."""
@@ -122,7 +132,7 @@ def quantize_dynamic(copy: Path, target: Path, choice: Choice) -> Counter[str]:
             op_types_to_quantize=list({"MatMul", *choice.op_types}),  # what a Gemm is made to
             nodes_to_quantize=[*nodes, *(f"{name}_MatMul" for name in nodes)],
             per_channel=choice.per_channel,
-            reduce_range=choice.reduce_range,
+            reduce_range=bool(choice.reduce_range),
             weight_type=_type(choice.weight_type),
             use_external_data_format=_is_large(copy),
             extra_options={"MatMulConstBOnly": True},
@@ -167,9 +177,9 @@ def quantize_static(
         rest: tuple[Any, ...] = (ranges, nodes, [], list(choice.op_types), options)
         if as_operators:
             mode = QuantizationMode.QLinearOps
-            quantizer = ONNXQuantizer(model, choice.per_channel, choice.reduce_range, mode, True, *types, *rest)
+            quantizer = ONNXQuantizer(model, choice.per_channel, bool(choice.reduce_range), mode, True, *types, *rest)
         else:
-            quantizer = QDQQuantizer(model, choice.per_channel, choice.reduce_range, *types, *rest)
+            quantizer = QDQQuantizer(model, choice.per_channel, bool(choice.reduce_range), *types, *rest)
         quantizer.quantize_model()
         quantizer.model.save_model_to_file(target, _is_large(copy))
     return _finished(copy, target, nodes)
@@ -260,6 +270,30 @@ def _weights(node: ir.Node) -> set[str | None]:
     tensors = {value.name: value.const_value for value in node.inputs if value is not None and value.is_initializer()}
     floats = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
     return {name for name, one in tensors.items() if one is not None and one.dtype in floats and len(one.shape) > 1}
+
+
+@cache
+def overflows() -> bool:
+    """Whether products of uint8 and int8 overflow in ONNX Runtime on this machine, as on x86 without VNNI.
+
+    There, sums of two products have 16 bits and saturate (docs of ONNX Runtime's quantization). Found by the largest
+    product there is.
+    """
+    import onnxruntime
+
+    size = 64
+    weight = ir.tensor(np.full((size, size), 127, np.int8), name="weight")
+    given, product = (ir.Value(name=name) for name in ("given", "product"))
+    given.type, given.shape = ir.TensorType(ir.DataType.UINT8), ir.Shape([1, size])
+    product.type, product.shape = ir.TensorType(ir.DataType.INT32), ir.Shape([1, size])
+    constant = ir.Value(name="weight", const_value=weight, type=ir.TensorType(weight.dtype), shape=weight.shape)
+    node = ir.Node("", "MatMulInteger", [given, constant], outputs=[product])
+    graph = ir.Graph([given], [product], nodes=[node], initializers=[constant], opset_imports={"": 13})
+    session = onnxruntime.InferenceSession(
+        ir.to_proto(ir.Model(graph, ir_version=8)).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    [found] = session.run(None, {"given": np.full((1, size), 255, np.uint8)})
+    return bool((found != 255 * 127 * size).any())
 
 
 def said(made: Counter[str], before: Path) -> str:
