@@ -331,15 +331,6 @@ def test_models_that_do_not_chat_keep_what_says_what_their_outputs_are(
     assert (pressed(name).path / "config.json").exists() == is_kept
 
 
-def test_a_classifier_without_its_head_is_refused(tmp_path: Path) -> None:
-    import transformers
-
-    config = transformers.BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=99)
-    transformers.BertForSequenceClassification(config).save_pretrained(tmp_path / "source")
-    with pytest.raises(ColdpressError, match="BertForSequenceClassification"):
-        Press(precision="fp32").run(Model(tmp_path / "source", "hf", "key"), Context(tmp_path))
-
-
 @pytest.mark.parametrize("name", ["smollm2", "llama_heads_of_40", "llama_heads_of_4"])
 def test_onnxruntime_genai_generates_what_transformers_generates(name: str, tiny: Load, tmp_path: Path) -> None:
     import onnxruntime_genai

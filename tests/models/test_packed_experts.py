@@ -41,6 +41,15 @@ def packed(name: str, folder: Path, grid_of: GridOf) -> Packed:
 
 
 @pytest.fixture
+def unregistered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a process is that never called `register`, whatever ran in this one before."""
+    from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+    from transformers.quantizers.quantizer_compressed_tensors import CompressedTensorsHfQuantizer
+
+    monkeypatch.setitem(AUTO_QUANTIZER_MAPPING, METHOD, CompressedTensorsHfQuantizer)
+
+
+@pytest.fixture
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
@@ -63,7 +72,7 @@ def test_plain_transformers_loads_experts_of_one_kind_among_others(tmp_path: Pat
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("grids", UNUSUAL)
-def test_plain_transformers_never_misreads_experts(grids: str, tmp_path: Path):
+def test_plain_transformers_never_misreads_experts(grids: str, tmp_path: Path, unregistered: None):
     made = packed("qwen3_moe", tmp_path, UNUSUAL[grids])
     with pytest.raises(RuntimeError, match="conversion"):
         transformers_logits(made.folder, WINDOW)

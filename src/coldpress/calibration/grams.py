@@ -29,12 +29,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coldpress.calibration.saliency import Saliency
-from coldpress.errors import WORK_FAILED, ColdpressError
+from coldpress.errors import WORK_FAILED, ColdpressError, naming
 from coldpress.networks import heap
 from coldpress.networks.decoder_layer import Watcher
 from coldpress.networks.layerwise import Layerwise, States, states_file
+from coldpress.networks.weights import Weights
 from coldpress.quant.gptq import multiplies_in_bfloat16
-from coldpress.quant.grid import Floats
+from coldpress.quant.grid import Floats, check_weight
 
 if TYPE_CHECKING:
     import torch
@@ -214,14 +215,26 @@ def collect(
             after, file = states_file(folder / f"{place + 1}.npy.part", decoder), found.new(layer)
             run_to = lambda windows, place=place: progress("calibrating", place * size + windows, total)  # noqa: E731
             watch = _Watch(layer, partial(disk.write, file.put), run_to, counting or {})
-            decoder.run(layer, decoder.weights(layer), states, after, watch)
-            watch.left(watch.modules)
+            weights = decoder.weights(layer)
+            try:
+                decoder.run(layer, weights, states, after, watch)
+                watch.left(watch.modules)
+            except ColdpressError:
+                _name_damage(weights)
+                raise
             disk.write(_commit, folder, place, after, file)
             states = after
             heap.give_back(heap.LAYERS_BYTES)
     _put_head(decoder, states, found.new(HEAD))
     _remove_states(folder)
     return found
+
+
+def _name_damage(weights: Weights) -> None:
+    """Raise ColdpressError for the first weight of a layer that is not finite: what came of it says less."""
+    for name, weight in weights.items():
+        with naming(name.removesuffix(".weight")):
+            check_weight(weight)
 
 
 class _Disk:

@@ -124,8 +124,11 @@ class Task:
         return self.metrics
 
     def limits(self, precision: str | None, asked: str | None) -> dict[str, float]:
-        """The limits for a precision by the names of criteria, with those that a user asked for put over them."""
-        limits = {one.name: one.limits[precision or "int4"] for one in self.criteria if one.limits}
+        """The limits for a precision by the names of criteria, with those that a user asked for put over them.
+
+        Precisions of fewer bits are held to the limits of int4.
+        """
+        limits = {one.name: one.limits.get(precision or "", one.limits["int4"]) for one in self.criteria if one.limits}
         return limits | (self._named(asked) if asked else {})
 
     def _named(self, asked: str) -> dict[str, float]:
