@@ -29,7 +29,7 @@ class GraphServer:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def Popen(self, command: list[str], **_: Any) -> _Worker:  # noqa: N802
-        assert command[1:] == ["-m", "coldpress.graphs.worker"]
+        assert command[1:3] == ["-m", "coldpress.graphs.worker"]
         return _Worker(self)
 
     def ask(self, question: str) -> dict[str, Any]:
@@ -83,6 +83,7 @@ def _forked(question: str) -> dict[str, Any]:
             os.dup2(out.fileno(), 1)
             os.dup2(errors.fileno(), 2)
             sys.stdin = io.StringIO(f"{question}\n")
+            sys.argv[1:] = [json.loads(Path(question).read_text())["exporter"]]
             try:
                 runpy.run_module("coldpress.graphs.worker", run_name="__main__", alter_sys=True)
             except BaseException:
