@@ -29,6 +29,8 @@ MODELS = {
                              {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
                               "num_attention_heads": 4, "image_size": 32, "patch_size": 8, "num_labels": 7}),
 }  # fmt: skip
+#: torch.export takes half a minute a model: of the tasks, one of text and one of images are tried each time
+QUICK, LONG = ("text_classification", "image_classification"), pytest.mark.full
 
 
 def tiny(name: str, folder: Path, **more: Any) -> Any:
@@ -78,7 +80,7 @@ def shown(array: np.ndarray, given: dict[str, np.ndarray]) -> np.ndarray:
     return array if mask is None or array.shape[:2] != mask.shape else array[mask == 1]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=LONG) for name in MODELS])
 def test_a_model_of_every_task_is_verified_and_computes_what_transformers_does(name, tmp_path):
     model = tiny(name, tmp_path / "source")
     report = pressed(tmp_path / "source", tmp_path / "out", precision="fp32")
@@ -92,7 +94,7 @@ def test_a_model_of_every_task_is_verified_and_computes_what_transformers_does(n
         assert np.abs(one - two).max() < 1e-4 * np.abs(one).max(), output
 
 
-@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("precision", ["int8", pytest.param("int4", marks=LONG)])
 def test_weights_of_a_traced_model_are_quantized_and_shared_ones_once(precision, tmp_path):
     tiny("masked_lm", tmp_path / "source", num_hidden_layers=4)
     report = pressed(tmp_path / "source", tmp_path / "out", precision=precision)
@@ -114,7 +116,7 @@ def test_a_model_that_is_no_longer_its_source_is_worse_than_the_tolerance(tmp_pa
 @pytest.mark.parametrize(
     ("modes", "normalizes"), [(["mean"], True), (["cls"], False), (["max", "mean_sqrt_len"], False), (["last"], True)]
 )
-@pytest.mark.parametrize("kind", ["BertModel", "RobertaModel"])
+@pytest.mark.parametrize("kind", ["BertModel", pytest.param("RobertaModel", marks=LONG)])
 def test_sentence_embeddings_are_pooled_in_the_graph(modes, normalizes, kind, tmp_path):
     source = tmp_path / "source"
     MODELS["pooled"] = (kind, kind.replace("Model", "Config"), BERT)
