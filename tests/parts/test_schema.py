@@ -53,4 +53,4 @@ def test_names_the_place_and_the_closest_key(data, place, hint):
 def test_names_the_place_of_a_wrong_type():
     with pytest.raises(ColdpressError) as caught:
         schema.build(Outer, {"name": "x", "inner": {"size": "large"}}, "file.yaml")
-    assert "inner.size" in caught.value.message and "int" in caught.value.message
+    assert "inner.size" in caught.value.message and "a whole number" in caught.value.message
