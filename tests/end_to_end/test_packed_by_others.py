@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import coldpress
-from coldpress.models.packed import read_packed
+from coldpress.models.packed.folder import read_packed
 
 
 def compress(source: Path, output: Path, **grid: Any) -> dict[str, np.ndarray]:

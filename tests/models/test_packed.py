@@ -14,16 +14,10 @@ import pytest
 
 from coldpress.errors import ColdpressError
 from coldpress.models.checkpoint import Checkpoint
-from coldpress.models.packed import (
-    FloatTensors,
-    awq,
-    compressed_tensors,
-    gptq,
-    loading,
-    quantization_config,
-    read_packed,
-)
+from coldpress.models.packed import awq, compressed_tensors, gptq, loading
+from coldpress.models.packed.folder import quantization_config, read_packed
 from coldpress.models.packed.patterns import patterns_for
+from coldpress.models.packed.spans import FloatTensors
 from coldpress.models.packed.words import pack_words, unpack_words
 from coldpress.quant.grid import Codes, Grid, dequantize
 from coldpress.quant.rtn import rtn

@@ -11,7 +11,9 @@ from safetensors.numpy import save_file
 
 from coldpress.errors import ColdpressError
 from coldpress.models.checkpoint import Checkpoint
-from coldpress.models.packed import FloatTensors, PackedSpan, embedding, read_packed, tensors_to_press
+from coldpress.models.packed import embedding
+from coldpress.models.packed.folder import read_packed
+from coldpress.models.packed.spans import FloatTensors, PackedSpan, tensors_to_press
 from coldpress.quant.grid import Codes, Grid, dequantize
 from coldpress.quant.kquant import kquant
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coldpress.models.packed import loading, read_packed
+from coldpress.models.packed import loading
 from coldpress.models.packed.compressed_tensors import METHOD, config_of
+from coldpress.models.packed.folder import read_packed
 from coldpress.models.packed.patterns import patterns_for
 from coldpress.quant.grid import Grid
 from tests.architectures import checkpoint

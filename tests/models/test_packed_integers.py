@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from coldpress.errors import ColdpressError
 from coldpress.graphs.scoring import Decoder
 from coldpress.models.model import Model
-from coldpress.models.packed import plain_tensors, tensors_to_press
+from coldpress.models.packed.spans import plain_tensors, tensors_to_press
 from coldpress.networks.reference import Reference
 from coldpress.parts import Context
 from coldpress.passes.press import Press

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from coldpress.errors import ColdpressError
 from coldpress.models.checkpoint import Checkpoint
-from coldpress.models.packed import plain_tensors
+from coldpress.models.packed.spans import plain_tensors
 from coldpress.models.sources import find_model
 from coldpress.networks.shards import Shards
 from tests.conftest import weights, write_model

@@ -49,7 +49,7 @@ def test_a_quantized_folder_has_the_values_of_its_source(make_model, quantize, t
     tensors = on_the_grid_of(GGMLQuantizationType.Q4_0)
     folder = make_model(tensors=tensors)
     quantize(folder, algorithm="awq", group_size=32, no_verify=True)
-    from coldpress.models.packed import read_packed
+    from coldpress.models.packed.folder import read_packed
 
     for name, linear in read_packed(tmp_path / "quantized").items():
         np.testing.assert_array_equal(linear.dequantized(0, linear.rows), tensors[f"{name}.weight"])

@@ -11,7 +11,7 @@ import pytest
 import coldpress
 from coldpress import ColdpressError
 from coldpress.calibration import saliency
-from coldpress.models.packed import read_packed
+from coldpress.models.packed.folder import read_packed
 from coldpress.networks.reference import Reference
 from tests.packed_folders import logits_of
 

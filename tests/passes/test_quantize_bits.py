@@ -7,7 +7,7 @@ import pytest
 
 import coldpress
 from coldpress import ColdpressError
-from coldpress.models.packed import read_packed
+from coldpress.models.packed.folder import read_packed
 from coldpress.networks.reference import Reference
 from tests.architectures import checkpoint
 from tests.conftest import write_tokenizer

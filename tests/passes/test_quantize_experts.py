@@ -11,8 +11,9 @@ import pytest
 
 import coldpress
 from coldpress import ColdpressError
-from coldpress.models.packed import loading, read_packed
+from coldpress.models.packed import loading
 from coldpress.models.packed.compressed_tensors import METHOD
+from coldpress.models.packed.folder import read_packed
 from coldpress.networks.reference import Reference
 from tests.architectures import checkpoint
 from tests.conftest import write_tokenizer

@@ -13,7 +13,7 @@ import coldpress
 from coldpress.models import adapter_folder
 from coldpress.models.checkpoint import Checkpoint
 from coldpress.models.model import Model
-from coldpress.models.packed import quantization_config, read_packed
+from coldpress.models.packed.folder import quantization_config, read_packed
 from coldpress.parts import Context
 from coldpress.passes.merge_adapter_weights import MergeAdapterWeights
 from coldpress.quant.grid import Grid

@@ -8,7 +8,7 @@ from dataclasses import replace
 from coldpress.errors import ColdpressError
 from coldpress.graphs.kernels import Encoding
 from coldpress.models.checkpoint import Span
-from coldpress.models.packed import PackedSpan
+from coldpress.models.packed.spans import PackedSpan
 
 
 def readable_encoding(span: Span) -> Encoding | None:

@@ -23,7 +23,7 @@ from coldpress.graphs.kernels import Encoding
 from coldpress.graphs.layout import Layout, Place, Plain, Quantized
 from coldpress.models.checkpoint import Span, as_float32
 from coldpress.models.lattices import as_record
-from coldpress.models.packed import PackedSpan
+from coldpress.models.packed.spans import PackedSpan
 from coldpress.models.provenance import LatticeRecord
 from coldpress.quant.grid import Codes, Grid, dequantize
 from coldpress.quant.lattice import lattice_of, seems_on_lattice

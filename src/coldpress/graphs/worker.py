@@ -27,7 +27,7 @@ from coldpress.graphs.capture.mobius import deferred_torch
 from coldpress.graphs.forks import started
 from coldpress.graphs.layout import write_layouts
 from coldpress.models.checkpoint import Span, read_header
-from coldpress.models.packed import tensors_to_press
+from coldpress.models.packed.spans import tensors_to_press
 from coldpress.models.sentence_transformer import read_pooling
 from coldpress.models.tokenizers.tokenizer import has_tokenizer, write_tokenizer
 

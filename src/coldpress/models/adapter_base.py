@@ -14,7 +14,7 @@ import numpy as np
 from coldpress.errors import ColdpressError
 from coldpress.models.checkpoint import Span
 from coldpress.models.low_rank import LowRank, stacked
-from coldpress.models.packed import plain_tensors
+from coldpress.models.packed.spans import plain_tensors
 from coldpress.models.peft import Adapter, refusal
 
 #: layers that some checkpoints have apart and others one above the other, in the order of their rows

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from coldpress.errors import ColdpressError
-from coldpress.models.packed import plain_tensors
+from coldpress.models.packed.spans import plain_tensors
 from coldpress.models.ties import has_own_head
 from coldpress.networks.shards import Shards
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from coldpress.models.checkpoint import Checkpoint, Span
-from coldpress.models.packed import quantization_config
+from coldpress.models.packed.folder import quantization_config
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 #: what belongs to codes of a quantized layer, in any format, and would be lost with them

@@ -20,7 +20,8 @@ import numpy as np
 
 from coldpress.errors import WORK_FAILED, ColdpressError
 from coldpress.models.checkpoint import Checkpoint, Span
-from coldpress.models.packed import plain_tensors, quantization_config
+from coldpress.models.packed.folder import quantization_config
+from coldpress.models.packed.spans import plain_tensors
 from coldpress.networks.empty import layer_names
 from coldpress.networks.loaded import CannotLoad, Loaded, load
 from coldpress.networks.reference import Reference

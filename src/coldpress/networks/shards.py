@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coldpress.models.checkpoint import Checkpoint
-from coldpress.models.packed import PackedLinear, read_packed
-from coldpress.models.packed.folder import packing_tensors
+from coldpress.models.packed.folder import packing_tensors, read_packed
+from coldpress.models.packed.linear import PackedLinear
 
 if TYPE_CHECKING:
     import torch

@@ -130,7 +130,7 @@ class Lora(Pass):
         return Planned("adapter", model.provenance, settings_of(model), weights)
 
     def _check_base(self, model: Model | Planned) -> None:
-        from coldpress.models.packed import quantization_config
+        from coldpress.models.packed.folder import quantization_config
 
         folder = weights_of(model)
         if self.method in ("qlora", "loftq") and folder is not None and quantization_config(folder) is not None:

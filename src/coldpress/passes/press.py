@@ -39,7 +39,7 @@ from coldpress.target import Target
 if TYPE_CHECKING:
     from coldpress.graphs.stream import LayerError
     from coldpress.models.low_rank import LowRank
-    from coldpress.models.packed import PackedLinear
+    from coldpress.models.packed.linear import PackedLinear
 
 PRECISIONS = ("int4", "int8", "fp16", "bf16", "fp32")
 ALGORITHMS = ("rtn", "kquant")
@@ -187,7 +187,7 @@ class Press(Pass):
         from coldpress.graphs.building import begun
         from coldpress.graphs.stream import fill, lattices_in
         from coldpress.models.lattices import remarks_on_lattices
-        from coldpress.models.packed import plain_tensors
+        from coldpress.models.packed.spans import plain_tensors
 
         started = time.perf_counter()
         ctx.progress("capturing the graph", 0, 1)
@@ -305,7 +305,8 @@ def _remarks_on_tokenizer(base: Path) -> list[str]:
 
 def _packed_layers(weights: Path | None) -> dict[str, PackedLinear]:
     """The quantized layers and embeddings of a folder by name; none are known where there is no folder yet."""
-    from coldpress.models.packed import embedding, read_packed
+    from coldpress.models.packed import embedding
+    from coldpress.models.packed.folder import read_packed
 
     return {} if weights is None else {**read_packed(weights), **embedding.read(weights)}
 

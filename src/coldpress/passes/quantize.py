@@ -196,7 +196,7 @@ class Quantize(Pass):
 
 def _is_quantized(model: Model | Planned) -> bool:
     """Whether the weights are codes already; not known of a model that is not there yet."""
-    from coldpress.models.packed import quantization_config
+    from coldpress.models.packed.folder import quantization_config
 
     folder = weights_of(model)
     return folder is not None and bool(quantization_config(folder))

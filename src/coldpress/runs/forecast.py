@@ -22,7 +22,8 @@ from coldpress.graphs.prequantized import readable_encoding, stored_scale_dtype
 from coldpress.models import adapter_folder
 from coldpress.models.checkpoint import Span
 from coldpress.models.model import Model
-from coldpress.models.packed import tensors_to_press, usual_grid
+from coldpress.models.packed.folder import usual_grid
+from coldpress.models.packed.spans import tensors_to_press
 from coldpress.models.planned import Planned
 from coldpress.models.sources import find_model, hub_config
 from coldpress.parts import DataSource

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from coldpress.errors import WORK_FAILED, ColdpressError
 from coldpress.models.adapter_base import EMBEDDINGS, more_tokens
-from coldpress.models.packed import PackedLinear, quantization_config, read_packed
 from coldpress.models.packed.awq import METHOD as AWQ
+from coldpress.models.packed.folder import quantization_config, read_packed
 from coldpress.models.packed.gptq import METHOD as GPTQ
+from coldpress.models.packed.linear import PackedLinear
 from coldpress.models.quantized_folder import LayerFiles, assemble, packed_tensors
 from coldpress.models.weight_files import EMBEDDING_CODES
 from coldpress.networks.adapted import Adapted

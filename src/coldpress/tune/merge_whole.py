@@ -15,7 +15,7 @@ from typing import Any
 
 from coldpress.errors import WORK_FAILED, ColdpressError
 from coldpress.models.checkpoint import read_header
-from coldpress.models.packed import quantization_config
+from coldpress.models.packed.folder import quantization_config
 from coldpress.models.peft import WEIGHTS, acts_on_whole, read_config
 from coldpress.models.quantized_folder import copy_other_files
 from coldpress.networks.adapted import resize

@@ -39,7 +39,7 @@ def load_base(folder: Path, dtype: torch.dtype, trust_remote_code: bool = False)
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    from coldpress.models.packed import quantization_config
+    from coldpress.models.packed.folder import quantization_config
     from coldpress.networks.dense import load_dense
 
     logging.disable_progress_bar()

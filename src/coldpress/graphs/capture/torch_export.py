@@ -21,7 +21,7 @@ from coldpress.errors import WORK_FAILED, ColdpressError
 from coldpress.graphs.accounting import is_excused, listed
 from coldpress.graphs.capture.captured import Captured, Request
 from coldpress.models.checkpoint import Span
-from coldpress.models.packed import tensors_to_press
+from coldpress.models.packed.spans import tensors_to_press
 from coldpress.networks.empty import network_of, renaming, tied_names
 from coldpress.parts.task import task_of_settings
 

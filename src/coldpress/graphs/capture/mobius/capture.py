@@ -24,7 +24,7 @@ from coldpress.graphs.capture.mobius.corrections import correct
 from coldpress.graphs.capture.mobius.settings import corrected, has_biases_in_doubt
 from coldpress.graphs.capture.mobius.weights import Sources, sources_of, with_base_prefix
 from coldpress.models.checkpoint import Span
-from coldpress.models.packed import tensors_to_press
+from coldpress.models.packed.spans import tensors_to_press
 from coldpress.models.ties import has_own_head
 from coldpress.networks.loading_report import left_out, loading_report
 

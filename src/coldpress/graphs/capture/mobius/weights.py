@@ -16,7 +16,7 @@ import numpy as np
 from coldpress.errors import WORK_FAILED, ColdpressError
 from coldpress.graphs.capture.mobius import deferred_torch
 from coldpress.models.checkpoint import Span, read_header
-from coldpress.models.packed import PackedSpan
+from coldpress.models.packed.spans import PackedSpan
 
 #: the attribute of a tensor that names what it was made from
 _ORIGINS = "made_from"
