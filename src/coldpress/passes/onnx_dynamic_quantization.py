@@ -57,14 +57,16 @@ class OnnxDynamicQuantization(Pass):
                 self._choice.check(file)
 
     def run(self, model: Model, ctx: Context) -> Model:
+        choice = self._choice.for_target(ctx.target)
         remarks: list[str] = []
 
         def change(file: Path, target: Path) -> None:
             ctx.progress(f"quantizing {file.name}", 0, 1)
             with working_copy(file, ctx.scratch, least_opset=_OPSET) as copy:
-                remarks.append(said(quantize_dynamic(copy, target, self._choice.for_target(ctx.target)), copy))
+                remarks.append(said(quantize_dynamic(copy, target, choice), copy))
 
         rewrite_graphs(model.path, ctx.scratch, change)
+        remarks += self._choice.remarks(choice)
         if self.precision == "uint8":
             remarks.append("unsigned weights miss the fast int8 products of CPUs")
         provenance = replace(model.provenance, precision="int8", layers=()).remarked(*remarks)

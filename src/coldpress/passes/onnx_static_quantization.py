@@ -115,14 +115,15 @@ class OnnxStaticQuantization(Pass):
                 ctx.target.thread_count,
                 lambda: ctx.progress("calibrating", next(done), self.num_samples),
             )
-            choice = self._choice(file).for_target(ctx.target)
+            asked = self._choice(file)
+            choice = asked.for_target(ctx.target)
             with working_copy(file, ctx.scratch, least_opset=_OPSET) as copy:
                 options = self._options
                 as_operators = self.quant_format == "qoperator"
                 remarks.append(said(quantize_static(copy, target, choice, calibration, as_operators, options), copy))
             texts.append(feeds.text)
             slow = slow_signs(self.activation_type, self.precision, ctx.target)
-            remarks.extend(finding.problem for finding in slow)
+            remarks.extend((*(finding.problem for finding in slow), *asked.remarks(choice)))
             if feeds.are_random:
                 remarks.append("calibrated on random numbers, as no data was given: the ranges may be wrong")
 

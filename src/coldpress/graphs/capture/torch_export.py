@@ -147,10 +147,11 @@ def _sources(network: Any, graph: ir.Graph, tensors: Mapping[str, Span]) -> tupl
             spans.setdefault(other, spans[one])
         elif other in spans:
             spans[one] = spans[other]
+    parameters = dict(network.named_parameters())
     for name, value in graph.initializers.items():
         if name in places and name in spans:
             value.const_value = None
-        elif name in dict(network.named_parameters()):
+        elif name in parameters:
             raise ColdpressError(
                 f"the checkpoint has no tensor for '{name}'", hint="is config.json that of these weights?"
             )

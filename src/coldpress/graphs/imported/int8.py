@@ -30,6 +30,8 @@ from coldpress.target import Target
 _MISTAKEN = ("Attention",)
 _QUANTIZED = ("DequantizeLinear", "QuantizeLinear", "MatMulInteger", "DynamicQuantizeMatMul", "QLinearMatMul")
 _TOOL = "ONNX Runtime's quantizer"
+#: said of a result whose range nobody asked for
+_SEVEN_BITS = "weights have 7 bits, as int8 products overflow on this machine's processor (x86 without VNNI)"
 #: tensors from this size on lie beside a written graph, which cannot be larger than 2 GB itself
 _BESIDE_BYTES = 1 << 30
 _SHOWN = 5
@@ -55,6 +57,10 @@ class Choice:
         if self.reduce_range is not None:
             return self
         return replace(self, reduce_range=target.short_name == "cpu" and self.weight_type == "int8" and overflows())
+
+    def remarks(self, settled: Choice) -> list[str]:
+        """What a report says of the choice that this one became for a target."""
+        return [_SEVEN_BITS] if settled.reduce_range and self.reduce_range is None else []
 
     def check(self, file: Path) -> None:
         """Raise ColdpressError when nothing would be quantized, and for names that no node has."""
