@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 import coldpress
 from coldpress.errors import ColdpressError
 from coldpress.graphs.session import Session
+from coldpress.parts.task import find_task
 from coldpress.target import Target
 from coldpress.workflow import Step, Verify, Workflow
+from tests.conftest import write_tokenizer
 
 BERT = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 320,
         "max_position_embeddings": 64}  # fmt: skip
@@ -162,3 +165,19 @@ def test_a_module_that_has_no_place_in_the_graph_is_refused_before_work(tmp_path
     with pytest.raises(ColdpressError, match="the module Dense"):
         pressed(tmp_path / "source", tmp_path / "out", precision="fp32")
     assert not (tmp_path / "out").exists()
+
+
+def test_texts_with_too_few_sentences_to_compare_on_are_refused(tmp_path):
+    tiny("feature_extraction", tmp_path / "model")
+    write_tokenizer(tmp_path / "model")
+    (tmp_path / "text.txt").write_text("One sentence. Another one! " * 20)
+    with pytest.raises(ColdpressError, match=r"text\.txt: 2 different sentences") as caught:
+        list(
+            islice(
+                find_task("feature_extraction").examples(
+                    tmp_path / "model", ["input_ids"], [str(tmp_path / "text.txt")]
+                ),
+                1,
+            )
+        )
+    assert caught.value.exit_code == 2 and "--eval_data" in caught.value.hint

@@ -26,6 +26,8 @@ _BATCHES = 24
 _SAMPLES = (2, 3, 4)
 #: sentences of a text of a batch, which takes turns
 _SENTENCES = (1, 2, 3, 5)
+#: different sentences that have to be there: the likeness of a few texts to each other says nothing
+_LEAST_SENTENCES = 16
 _LONGEST = 256
 _PIXELS, _CHANNELS = 224, 3
 
@@ -65,14 +67,20 @@ def examples(asked: Asked, *, pairs: bool = False) -> Iterator[Batch]:
 
 
 def sentences(files: Sequence[str] = ()) -> list[str]:
-    """The sentences of the held-out texts, or of a user's files."""
+    """The sentences of the held-out texts, or of a user's files; ColdpressError for too few of them."""
     found = [
         one.strip()
         for text in heldout.texts(files)
         for paragraph in text.split("\n")
         for one in re.split(r"(?<=[.!?])\s+", paragraph)
     ]
-    return [one for one in found if len(one) > 1]
+    known = [one for one in found if len(one) > 1]
+    if len(set(known)) < _LEAST_SENTENCES:
+        raise ColdpressError(
+            f"{', '.join(files)}: {len(set(known))} different sentences to compare on, and it takes {_LEAST_SENTENCES}",
+            hint="give more text, or leave it out (--eval_data) for the shipped one",
+        )
+    return known
 
 
 def _texts(asked: Asked, pairs: bool) -> Iterator[Batch]:
