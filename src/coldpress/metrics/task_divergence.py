@@ -32,6 +32,7 @@ class TaskDivergence(Metric):
     max_memory: float | None = option("gigabytes that the source may take; default: half of what is free", None)
     trust_remote_code: bool = option("run model code from the source folder", False)
 
+    version: ClassVar[int] = 2
     values: ClassVar[Mapping[str, Value]] = {
         "kl": Value("lower", "nats"),
         "label_agreement": Value("higher"),
