@@ -47,8 +47,34 @@ def test_tensors_elsewhere_are_refused_by_all_alike(tmp_path, location, message)
         find_model(str(source))
     with pytest.raises(ColdpressError, match=message):
         signature(source / "model.onnx")
-    for name in ("onnx_peephole_optimizer", "onnx_dynamic_quantization", "onnx_opset_conversion", "quantize_onnx"):
+    for name in PASSES:
         with pytest.raises(ColdpressError, match=message):
+            run_pass(name, source)
+
+
+PASSES = ("onnx_peephole_optimizer", "onnx_dynamic_quantization", "onnx_opset_conversion", "quantize_onnx")
+
+
+@pytest.mark.parametrize("is_hard", [False, True])
+@pytest.mark.parametrize("name", PASSES[:3])
+def test_files_are_linked_as_the_caches_of_hubs_and_stores_do_it(tmp_path, name, is_hard):
+    """The hub's cache has links by the names of files to blobs by hashes; a result of ours shares its data with the
+    store."""
+    blobs, source = saved(dense(), tmp_path / "blobs", external=True), tmp_path / "snapshot"
+    source.mkdir()
+    for file in [blobs / "model.onnx", blobs / "weights.bin"]:
+        blob = file.rename(blobs / f"hash-of-{file.stem}")
+        (source / file.name).hardlink_to(blob) if is_hard else (source / file.name).symlink_to(blob)
+    for place in (source, source / "model.onnx"):
+        assert is_near(computed(source, {"x": X}), computed(run_pass(name, place).path, {"x": X}), 0.1)
+
+
+def test_a_link_to_a_file_elsewhere_is_refused_by_all_alike(tmp_path):
+    source = saved(dense(), tmp_path / "source", external=True)
+    (source / "weights.bin").rename(tmp_path / "weights.bin")
+    (source / "weights.bin").symlink_to(tmp_path / "weights.bin")
+    for name in PASSES:
+        with pytest.raises(ColdpressError, match=r"a link to .*, outside of the model's folder"):
             run_pass(name, source)
 
 

@@ -41,6 +41,17 @@ def test_dynamic_products_are_near_and_other_files_come_along(tmp_path, external
 
 
 @pytest.mark.parametrize("name", [DYNAMIC, STATIC])
+def test_a_weight_that_is_no_number_is_named(tmp_path, name):
+    model = dense()
+    weight = next(one for one in model.graph.initializer if len(one.dims) == 2)
+    values = numpy_helper.to_array(weight).copy()
+    values[0, 0] = np.inf
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    with pytest.raises(ColdpressError, match=f"tensor '{weight.name}' of .* holds NaN or infinity"):
+        run_pass(name, saved(model, tmp_path / "source"))
+
+
+@pytest.mark.parametrize("name", [DYNAMIC, STATIC])
 def test_weights_that_are_nodes_are_quantized(tmp_path, name):
     model = dense()
     constants = [helper.make_node("Constant", [], [one.name], value=one) for one in model.graph.initializer]

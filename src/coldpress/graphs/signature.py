@@ -71,7 +71,7 @@ def signature(file: Path) -> dict[str, Input]:
         graph = onnx.load(str(file), load_external_data=False).graph
     except DecodeError as error:
         raise ColdpressError(f"{file} cannot be read as an ONNX model: {error}") from error
-    check_external(graph, file.parent)
+    check_external(graph, file)
     constants = {tensor.name for tensor in (*graph.initializer, *(one.values for one in graph.sparse_initializer))}
     uses = _Uses(graph)
     found = {}

@@ -6,13 +6,13 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from coldpress.models.external_data import external_files
+from coldpress.models.external_data import files_beside
 
 
 def companions(file: Path) -> list[Path]:
     """The files without which one is not whole, in the folder around it; in a fixed order."""
     if file.suffix == ".onnx":
-        return external_files(file)
+        return files_beside(file)
     if file.suffix == ".py":
         found: set[Path] = set()
         _add_imported(file, found)

@@ -32,10 +32,10 @@ def check_external_of(file: Path) -> None:
     from google.protobuf.message import DecodeError
 
     with suppress(DecodeError):
-        check_external(onnx.load(str(file), load_external_data=False).graph, file.parent)
+        check_external(onnx.load(str(file), load_external_data=False).graph, file)
 
 
-def external_files(file: Path) -> list[Path]:
+def files_beside(file: Path) -> list[Path]:
     """The files beside a graph that hold tensors of it; none for a file that is no graph."""
     import onnx
     from google.protobuf.message import DecodeError
@@ -48,9 +48,25 @@ def external_files(file: Path) -> list[Path]:
     return [file.parent / name for name in sorted(names) if (file.parent / name).is_file()]
 
 
-def check_external(graph: onnx.GraphProto, folder: Path) -> None:
-    """Raise ColdpressError for a tensor in a file that is missing, too short, or not below the graph's ``folder``."""
-    sizes: dict[Path, int] = {}
+def resolve_external(graph: onnx.GraphProto, file: Path) -> None:
+    """Let tensors name the files that they really lie in, by whole paths without links.
+
+    Readers of the hub's cache need that; such a graph is of use in memory only. `check_external` comes first.
+    """
+    for tensor in _external(graph):
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = str((file.parent / entry.value).resolve())
+
+
+def check_external(graph: onnx.GraphProto, file: Path) -> None:
+    """Raise ColdpressError for a tensor of the graph in ``file`` whose own file is missing, too short, or not below the
+    folder of the graph.
+
+    That folder is the one where the graph is found, or really lies: the hub's cache links both to one place.
+    """
+    folder, sizes = file.parent, dict[Path, int]()
+    allowed = (folder.resolve(), file.resolve().parent)
     for tensor in _external(graph):
         facts = {entry.key: entry.value for entry in tensor.external_data}
         location = Path(facts.get("location", ""))
@@ -59,23 +75,28 @@ def check_external(graph: onnx.GraphProto, folder: Path) -> None:
                 f"tensor '{tensor.name}' lies in {location}, outside of the model's folder",
                 hint="put the file into the folder of the graph, and save the graph with its name alone",
             )
-        file = folder / location
-        if file not in sizes:
-            if not file.is_file():
+        data = folder / location
+        if data not in sizes:
+            if not data.is_file():
                 raise ColdpressError(
-                    f"tensor '{tensor.name}' lies in {file}, which is missing", hint="is the copy complete?"
+                    f"tensor '{tensor.name}' lies in {data}, which is missing", hint="is the copy complete?"
                 )
-            sizes[file] = file.stat().st_size
+            if not any(data.resolve().is_relative_to(place) for place in allowed):
+                raise ColdpressError(
+                    f"tensor '{tensor.name}' lies in {data}, a link to {data.resolve()}, outside of the model's folder",
+                    hint="put the file itself there; ONNX Runtime does not follow such links",
+                )
+            sizes[data] = data.stat().st_size
         start, length = _number(facts, "offset", 0), _number(facts, "length", _bytes(tensor))
         if start is None or length != _bytes(tensor):
             raise ColdpressError(
                 f"tensor '{tensor.name}' has {_bytes(tensor)} bytes, and shall lie at {facts.get('offset', 0)} of"
-                f" {file}, {facts.get('length', 'as many')} bytes long",
+                f" {data}, {facts.get('length', 'as many')} bytes long",
                 hint="save the graph again with its tensors in a file",
             )
-        if (end := start + length) > sizes[file]:
+        if (end := start + length) > sizes[data]:
             raise ColdpressError(
-                f"{file} is cut off: tensor '{tensor.name}' ends at byte {end}, the file has {sizes[file]}",
+                f"{data} is cut off: tensor '{tensor.name}' ends at byte {end}, the file has {sizes[data]}",
                 hint="download or copy the file again",
             )
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from coldpress.errors import ColdpressError, raised_as
-from coldpress.models.external_data import aligned, check_external
+from coldpress.models.external_data import aligned, check_external, files_beside, resolve_external
 from coldpress.models.model import files_of, find_graphs, link_or_copy
 
 if TYPE_CHECKING:
@@ -133,10 +133,10 @@ def load_graph(file: Path) -> ir.Model:
 
     with raised_as(told):
         proto = onnx.load(str(file), load_external_data=False)
-        check_external(proto.graph, file.parent)
+        check_external(proto.graph, file)
+        resolve_external(proto.graph, file)
         _densify(proto.graph)
         model = ir.from_proto(proto)
-    ir.external_data.set_base_dir(model.graph, file.parent)
     if model.ir_version < _INITIALIZERS_ALONE:
         for value in [value for value in model.graph.inputs if value.is_initializer()]:
             model.graph.inputs.remove(value)
@@ -187,8 +187,8 @@ def copy_model(path: Path, output: Path, without: Iterable[str] = ()) -> None:
     """The whole model below ``output``, sharing bytes where that can be; not what was written about a result, nor
     ``without``."""
     if path.is_file():
-        graph = load_graph(path)
-        names = [(path, "model.onnx"), *((file, file.name) for file in external_files(graph))]
+        beside = files_beside(path)
+        names = [(path, "model.onnx"), *((file, file.relative_to(path.parent).as_posix()) for file in beside)]
     else:
         names = [(file, file.relative_to(path).as_posix()) for file in files_of(path)]
     left_out = {*_ABOUT_A_RESULT, *without}

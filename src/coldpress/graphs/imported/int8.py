@@ -23,7 +23,7 @@ from coldpress.graphs.imported.inputs import Feed
 from coldpress.graphs.imported.tools import blaming, quiet
 from coldpress.graphs.queries import constant, is_onnx, known_before
 from coldpress.graphs.session import options_for_work
-from coldpress.models.onnx_graphs import load_graph
+from coldpress.models.onnx_graphs import array_of, load_graph
 from coldpress.target import Target
 
 #: operators of com.microsoft that share their name with one of ONNX, which is not what the quantizers take it for
@@ -126,11 +126,27 @@ def has_operator(file: Path, op_type: str) -> bool:
     return any(node.op_type == op_type for node in load_graph(file).graph)
 
 
+def _sound(choice: Choice, graph: ir.Graph) -> list[str]:
+    """The nodes of a choice; ColdpressError for one whose weight has no range, as a number in it is none."""
+    nodes = choice.nodes(graph)
+    chosen = set(nodes)
+    for node in graph:
+        for value in node.inputs if node.name in chosen else ():
+            tensor = constant(value)
+            if tensor is not None and tensor.dtype == ir.DataType.FLOAT and not np.isfinite(array_of(tensor)).all():
+                raise ColdpressError(
+                    f"tensor '{tensor.name}' of {node.op_type} '{node.name}' holds NaN or infinity",
+                    hint="the model is damaged or its training diverged: get another copy,"
+                    " or leave that node out with --nodes_to_exclude",
+                )
+    return nodes
+
+
 def quantize_dynamic(copy: Path, target: Path, choice: Choice) -> Counter[str]:
     """Weights in int8, activations when they come; returns how many nodes of each operator became int8."""
     from onnxruntime.quantization import quantize_dynamic as dynamic
 
-    nodes = choice.nodes(load_graph(copy).graph)
+    nodes = _sound(choice, load_graph(copy).graph)
     with quiet(), blaming(_TOOL, copy.name):
         dynamic(
             copy,
@@ -175,7 +191,7 @@ def quantize_static(
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
     from onnxruntime.quantization.quant_utils import QuantizationMode, load_model_with_shape_infer
 
-    nodes = choice.nodes(load_graph(copy).graph)
+    nodes = _sound(choice, load_graph(copy).graph)
     with quiet(), blaming(_TOOL, copy.name):
         ranges = _ranges(copy, choice, calibration)
         model = load_model_with_shape_infer(copy)
