@@ -12,6 +12,11 @@ KINDS = {"self_attn.qkv_proj": 0.071, "self_attn.o_proj": 0.068, "mlp.gate_proj"
          "mlp.down_proj": 0.079}  # fmt: skip
 HOSTILE = "<script>alert('x')</script> & <b>\"quoted\"</b>"
 
+SPREAD = {"mean": 0.0312, "mean_error": 0.0021, "most": 2.31, "tokens": 2048, "percentiles": [
+    {"at": at, "value": value, "low": 0.9 * value, "high": 1.1 * value}
+    for at, value in ((50.0, 0.008), (90.0, 0.071), (95.0, 0.124), (99.0, 0.271), (99.9, 1.13))
+]}  # fmt: skip
+
 
 def layer_error(index: int, base: float) -> float:
     """Larger in the first and last layers, with a slow wave between."""
@@ -47,13 +52,15 @@ def sample_report(**changes: Any) -> dict[str, Any]:
                     "symmetric": False, "embedding_bits": 8}, "seconds": 4.2, "cached": False}],
         "size": {"model_bytes": 98213888, "total_bytes": 102345678, "weights": 134515008, "bits_per_weight": 5.84},
         "quality": {"kl": 0.0312, "kl_p99": 0.271, "top1_agreement": 0.932, "perplexity": 21.34,
-                    "source_perplexity": 20.91, "generation_agreement": 0.904, "tokens": 2048,
-                    "text": "held-out prose, dialogue and code shipped with coldpress"},
+                    "source_perplexity": 20.91, "generation_agreement": 0.904, "compared_tokens": 2048,
+                    "top1_error": 0.0056, "kl_spread": SPREAD,
+                    "texts": {"prose": {"kl": 0.021, "perplexity": 30.1, "source_perplexity": 29.7},
+                              "code": {"kl": 0.042, "perplexity": 5.05, "source_perplexity": 4.93}}},
         "tolerance": {"kl": 0.1, "top1_agreement": 0.8, "perplexity_ratio": 1.1},
         "answers": [
             {"prompt": "What is the capital of France?", "answer": "The capital of France is Paris.",
-             "agreement": 0.95},
-            {"prompt": "Write a greeting in HTML.", "answer": HOSTILE, "agreement": 0.81},
+             "agreement": 0.95, "source": "The capital of France is the city of Paris.", "source_is_whole": True},
+            {"prompt": "Write a greeting in HTML.", "answer": HOSTILE, "agreement": 0.81, "source": "<p>Hello"},
             {"prompt": "Name three colours.", "answer": "Here are three colours:\n\n1. Red\n2. Green\n3. Blue"},
         ],
         "speed": {"first_token_ms": 412.0, "prompt_tokens_per_second": 621.0, "decode_tokens_per_second": 124.6,
@@ -70,6 +77,32 @@ def sample_report(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
     full.update(changes)
     return {key: value for key, value in full.items() if value is not None}
+
+
+def search_report(**changes):
+    """A search of six points: two on the front, one that misses a goal, one dropped, one failed, one dominated."""
+    numbers = [(10.0, 4e6), (6.0, 8e6), (12.0, 9e6), (5.0, 2e6)]
+    points = [
+        {"number": i, "state": "complete", "parameters": {"crush.bits": i, "dial.mode": "plain"},
+         "passes": [], "numbers": {"latency.median_ms": ms, "size.model_bytes": size}, "meets_goals": i != 3,
+         "reason": "", "traceback": "", "seconds": 1.5 + i} for i, (ms, size) in enumerate(numbers)
+    ]  # fmt: skip
+    points.append({**points[0], "number": 4, "state": "dropped", "numbers": {"size.model_bytes": 4e7},
+                   "meets_goals": False, "reason": "size.model_bytes 40 MB is above the limit 10 MB"})  # fmt: skip
+    points.append({**points[0], "number": 5, "state": "failed", "numbers": {}, "meets_goals": False,
+                   "reason": "RuntimeError: it broke", "traceback": "Traceback: here"})  # fmt: skip
+    objectives = [
+        {"number": "latency.median_ms", "better": "lower", "unit": "ms", "priority": 1, "limit": 11.0, "goal": {}},
+        {"number": "size.model_bytes", "better": "lower", "unit": "bytes", "priority": 2, "limit": 1e7,
+         "goal": {"threshold": 1e7}},
+    ]  # fmt: skip
+    found = {
+        "sampler": "tpe", "order": "joint", "seed": 0, "stopped": "6 points were tried", "seconds": 12.5, "size": 24,
+        "objectives": objectives, "source": {"latency.median_ms": 20.0}, "points": points, "front": [0, 1, 3],
+        "chosen": 1, "meets_goals": True, "why": "Of 3 points that meet all goals, point 1 is best.",
+        "kept": {"0": "candidates/0"},
+    }  # fmt: skip
+    return {**found, **changes}
 
 
 @pytest.fixture

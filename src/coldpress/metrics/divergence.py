@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,8 +21,11 @@ from coldpress.errors import ColdpressError
 from coldpress.graphs.scoring import Decoder
 from coldpress.measuring.losses import log_softmax, perplexity, token_losses
 from coldpress.measuring.prompts import Source, compare_prompts
+from coldpress.measuring.source_answers import SourceAnswer, finish
+from coldpress.measuring.spread import spread, standard_error
 from coldpress.metrics.perplexity import scoring_provider
 from coldpress.models import adapter_folder
+from coldpress.models.checkpoint import Checkpoint
 from coldpress.models.model import Model
 from coldpress.models.onnx_folder import read_genai_config, stop_tokens
 from coldpress.networks.referee import MAX_MEMORY, Voice, reference_of, voice_of_base
@@ -40,6 +44,8 @@ _ROWS = 64
 _LONGEST_PERIOD = 12
 _LOOPS_FROM = 0.5
 _GOES_ALONG_FROM = 0.75
+#: how often the weights of a source are read for its own answers, and of how large a one: each time takes seconds
+_ROUNDS, _ASKED_UP_TO_BYTES = 4, 2e9
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ class Divergence(Metric):
     accepts: ClassVar[tuple[str, ...]] = ("onnx", "hf")
     reads: ClassVar[tuple[str, ...]] = ("files",)
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime-genai", "transformers")
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
 
     def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
         """The numbers, plus ``answers`` and how they were scored.
@@ -92,6 +98,8 @@ class Divergence(Metric):
         numbers = _on_text(windows, scores, found, ctx)
         for answer in answers:
             answer.judge(next(scores), reference)
+        if answers:
+            self._ask_source(answers, (model.path, source), reference, ctx)
         return {
             **numbers,
             **_on_answers(answers),
@@ -132,21 +140,42 @@ class Divergence(Metric):
             if room == len(prompt):
                 result = engine.generate(prompt, Sampling(new_tokens)).finished()
                 written = tokenizer.decode(result.tokens)
-                answers.append(Answer(question, prompt, result.tokens, written, result.stopped))
+                answers.append(Answer(question, prompt, result.tokens, written, result.stopped, new_tokens))
         return answers
+
+    def _ask_source(
+        self, answers: list[Answer], folders: tuple[Path, Path], reference: Reference, ctx: Context
+    ) -> None:
+        """Put the source's own answers beside the model's, as far as that costs seconds; ``folders``: of both."""
+        folder, source = folders
+        stops = source_stop_tokens(source)
+        own = [SourceAnswer(one.prompt, one.limit, stops, list(one.tokens)) for one in answers]
+        for beside, answer in zip(own, answers, strict=True):
+            beside.judge(answer.choices)
+        weights = sum(file.stat().st_size for file in Checkpoint(source).files)
+        rounds = _ROUNDS if weights <= _ASKED_UP_TO_BYTES else 0
+        finish(own, reference, partial(Engine, folder, ctx.target.thread_count, None, not ctx.target.is_here), rounds)
+        tokenizer = heldout.load_tokenizer(folder)
+        for beside, answer in zip(own, answers, strict=True):
+            answer.source, answer.source_is_whole = tokenizer.decode(beside.tokens), beside.is_whole
 
 
 @dataclass
 class Answer:
-    """A model's reply to a question and what the source says to it."""
+    """A model's reply of at most ``limit`` tokens to a question, and what the source says to it: its ``choices`` at
+    each place of the reply, and what it answers itself."""
 
     question: str
     prompt: list[int]
     tokens: list[int]
     text: str
     ended: bool
+    limit: int
+    choices: list[int] = field(default_factory=list)
     agreed: list[bool] = field(default_factory=list)
     loops: bool = False
+    source: str = ""
+    source_is_whole: bool = False
 
     def sequence(self) -> np.ndarray:
         """Prompt and reply, without the last token, which nothing follows."""
@@ -158,8 +187,8 @@ class Answer:
         Any model goes along with a loop that is already there, so what counts is whether the source agreed up to the
         second round. If it did not, and does not loop on its own either, the loop is the model's fault.
         """
-        choices = source_logits[len(self.prompt) - 1 :].argmax(axis=-1)
-        self.agreed = (choices == np.array(self.tokens)).tolist()
+        self.choices = source_logits[len(self.prompt) - 1 :].argmax(axis=-1).tolist()
+        self.agreed = [own == said for own, said in zip(self.choices, self.tokens, strict=True)]
         if not _is_loop(self.tokens):
             return
         start, _, period = repeated_run(self.tokens)
@@ -174,6 +203,8 @@ class Answer:
             "agreement": float(np.mean(self.agreed)),
             "repetition": repeated_run(self.tokens)[1] / len(self.tokens),
             "loops": self.loops,
+            "source": self.source,
+            "source_is_whole": self.source_is_whole,
         }
 
 
@@ -217,7 +248,8 @@ def _on_text(
     whole = _Sums()
     for sums in by_text.values():
         whole.join(sums)
-    return {**whole.numbers(), "texts": {name: sums.numbers() for name, sums in by_text.items()}}
+    texts = {name: sums.numbers() for name, sums in by_text.items()}
+    return {**whole.numbers(), "kl_spread": spread(np.concatenate(whole.kl)), "texts": texts}
 
 
 @dataclass
@@ -245,6 +277,7 @@ class _Sums:
             "kl": float(np.maximum(every.mean(), 0.0)),
             "kl_p99": float(np.quantile(every, 0.99)),
             "top1_agreement": float(np.concatenate(self.same).mean()),
+            "top1_error": standard_error(np.concatenate(self.same)),
             "perplexity": own,
             "source_perplexity": source,
             "perplexity_ratio": own / source,

@@ -34,7 +34,8 @@ class Criterion:
     ``title`` and ``meaning``: what a report calls it; without a title it is not shown. ``says``: what a verdict calls
     it. ``limits``: how far it may go, by precision: at most where lower is better, at least where higher is; empty for
     a number that is only told. ``why``: the reason for these limits. ``names``: what a command line may call it, too.
-    ``is_share``: shown in percent. ``may_lack``: whether there are models that it cannot be measured of.
+    ``is_share``: shown in percent. ``may_lack``: whether there are models that it cannot be measured of. ``usual``:
+    between what it lay, by precision, where sound models were measured.
     """
 
     name: str
@@ -47,6 +48,16 @@ class Criterion:
     names: tuple[str, ...] = ()
     is_share: bool = False
     may_lack: bool = False
+    usual: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def beside_usual(self, value: float, precision: str) -> str:
+        """``better``, ``usual`` or ``worse``; "" where nobody knows what is usual."""
+        if precision not in self.usual:
+            return ""
+        low, high = self.usual[precision]
+        if low <= value <= high:
+            return "usual"
+        return "better" if (value < low) == (self.better == "lower") else "worse"
 
     def broken(self, value: float | None, limit: float) -> str:
         """The sentence for a broken limit; "" for one that is kept. A value that is no number (NaN) breaks it."""
@@ -67,9 +78,9 @@ class Task:
     numbers of a comparison; a tolerance without a name sets the first, one in percent that called ``percent``.
 
     ``is_traced``: whether such a model is one network that gives all its outputs at once, so that it can be traced.
-    ``metric`` compares a model with its source, ``adapter_metric`` adapters with PEFT's, ``layer_metric`` finds the
-    layer that is furthest off. ``metrics``: what is measured of a finished model beside its size. ``labelled``: the
-    kind of data with labels for it.
+    ``usual_of``: the models that were measured for what is usual. ``metric`` compares a model with its source,
+    ``adapter_metric`` adapters with PEFT's, ``layer_metric`` finds the layer that is furthest off. ``metrics``: what is
+    measured of a finished model beside its size. ``labelled``: the kind of data with labels for it.
     """
 
     title: ClassVar[str] = ""
@@ -79,6 +90,7 @@ class Task:
     runtime: ClassVar[str] = "onnxruntime"
     is_traced: ClassVar[bool] = False
     criteria: ClassVar[tuple[Criterion, ...]] = ()
+    usual_of: ClassVar[str] = ""
     percent: ClassVar[str | None] = None
     metric: ClassVar[str] = ""
     adapter_metric: ClassVar[str | None] = None

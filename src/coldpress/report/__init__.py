@@ -151,6 +151,12 @@ def model_name(report: Report) -> str:
     return plain(section(report, "source").get("name") or "model")
 
 
+def precision(report: Report) -> str | None:
+    """That of the weights, as a pass was asked for it."""
+    found = (section(step, "parameters").get("precision") for step in entries(report, "passes"))
+    return next((plain(one) for one in found if one), None)
+
+
 def facts(report: Report) -> list[Fact]:
     """Everything measured about the model next to its source, in reading order: size, quality, speed, memory."""
     quality = [*_perplexity_fact(report), *_quality_facts(report), *_adapter_facts(report)]
@@ -237,7 +243,7 @@ def _perplexity(value: float | None) -> str:
 def measured_on(report: Report) -> str:
     """What the quality numbers were measured on, as a phrase; empty when the report does not say."""
     quality = section(report, "quality")
-    tokens, words = number(quality, "tokens"), plain(quality.get("text") or "")
+    tokens, words = number(quality, "compared_tokens"), ", ".join(map(plain, section(quality, "texts")))
     counted = "" if tokens is None else f"{tokens:,.0f} tokens"
     return " of ".join(part for part in (counted, words) if part)
 

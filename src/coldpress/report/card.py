@@ -16,6 +16,7 @@ from coldpress.report import (
     model_name,
     number,
     plain,
+    precision,
     reasons,
     section,
     task,
@@ -119,7 +120,7 @@ def _front_matter(report: Report) -> str:
         *(["- onnx"] if _is_onnx(report) else []),
         "- coldpress",
     ]
-    lines += [f"- {json.dumps(tag)}" for tag in (_precision(report), section(report, "target").get("device")) if tag]
+    lines += [f"- {json.dumps(tag)}" for tag in (precision(report), section(report, "target").get("device")) if tag]
     return "\n".join(["---", *lines, "---", ""])
 
 
@@ -145,11 +146,6 @@ def _generates(report: Report) -> bool:
 def _parameters(report: Report) -> list[Mapping[str, Any]]:
     """Those of each pass."""
     return [section(step, "parameters") for step in entries(report, "passes")]
-
-
-def _precision(report: Report) -> str | None:
-    found = (parameters.get("precision") for parameters in _parameters(report))
-    return next((str(precision) for precision in found if precision), None)
 
 
 def _opening(report: Report) -> str:

@@ -9,10 +9,10 @@ from statistics import median
 from typing import Any
 
 from coldpress.report import number, plain, quantity
+from coldpress.report.charts import MEASURED, ORDERED, STEPS, chart
 
 _EXPERT = re.compile(r"(.+)\.experts\.(\d+)\.")
 _COLUMNS = ("Fewest", "Median", "Most", "Without any")
-_WIDTH, _HEIGHT, _STEPS = 640, 14, 7
 
 
 def tokens_by_expert(layers: Sequence[Mapping[str, Any]]) -> str:
@@ -26,34 +26,40 @@ def tokens_by_expert(layers: Sequence[Mapping[str, Any]]) -> str:
         return ""
     head = "".join(f'<th scope="col" class="n">{name}</th>' for name in _COLUMNS)
     most = max(tokens for experts in mixtures.values() for tokens in experts.values())
-    rows = "".join(_row(name, experts, most) for name, experts in mixtures.items())
+    rows = "".join(_row(name, experts) for name, experts in mixtures.items())
     return (
-        '<table class="tokens"><caption>Calibration tokens by expert. The darker a cell, the more tokens came to the'
-        ' expert; a dashed one got none, and was rounded without data.</caption><thead><tr><th scope="col">Experts'
-        f' of</th>{head}<th scope="col">Each</th></tr></thead><tbody>{rows}</tbody></table>'
+        '<div class="scroll"><table class="tokens"><caption>Calibration tokens by expert. One that got none was rounded'
+        f' without data.</caption><thead><tr><th scope="col">Experts of</th>{head}</tr></thead><tbody>{rows}</tbody>'
+        f"</table></div>{_chart(mixtures, most)}"
     )
 
 
-def _row(name: str, experts: Mapping[int, float], most: float) -> str:
+def _row(name: str, experts: Mapping[int, float]) -> str:
     counts = list(experts.values())
     figures = (min(counts), median(counts), max(counts), sum(count == 0 for count in counts))
     cells = "".join(f'<td class="n">{quantity(figure)}</td>' for figure in figures)
-    return f'<tr><th scope="row">{escape(name)}</th>{cells}<td>{_strip(experts, most)}</td></tr>'
+    return f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>'
 
 
-def _strip(experts: Mapping[int, float], most: float) -> str:
-    width = _WIDTH / max(len(experts), 40)
-    cells = "".join(
-        f"<g><title>expert {place}: {quantity(tokens)} tokens</title>"
-        f'<rect class="{_colour(tokens, most)}" x="{index * width + 0.5:.1f}" y="0.5" width="{width - 1:.1f}" '
-        f'height="{_HEIGHT - 1}"/></g>'
-        for index, (place, tokens) in enumerate(sorted(experts.items()))
-    )
-    return (
-        f'<svg role="img" aria-label="Tokens of {len(experts)} experts" viewBox="0 0 {_WIDTH} {_HEIGHT}"'
-        f' preserveAspectRatio="none">{cells}</svg>'
-    )
+def _chart(mixtures: Mapping[str, Mapping[int, float]], most: float) -> str:
+    """A row for each layer, a cell for each expert; one without tokens has no colour."""
+    values = [
+        {"layer": _index(name), "name": name, "expert": place, "tokens": tokens}
+        for name, experts in mixtures.items()
+        for place, tokens in experts.items()
+    ]
+    scale = {"type": "quantize", "domain": [0, most], "range": STEPS}
+    without = {"condition": {"test": "datum.tokens === 0", "value": "transparent"}}
+    encoding = {
+        "y": {"field": "layer", "type": ORDERED, "sort": [*map(_index, mixtures)], "title": "layer"},
+        "x": {"field": "expert", "type": ORDERED, "title": "expert", "axis": {"labelOverlap": True, "labelAngle": 0}},
+        "color": {**without, "field": "tokens", "type": MEASURED, "title": "tokens", "scale": scale},
+        "tooltip": [{"field": "name", "title": "experts of"}, {"field": "expert"}, {"field": "tokens"}],
+    }
+    spec = {"data": {"values": values}, "height": {"step": 17}, "mark": "rect", "encoding": encoding}
+    return chart(spec, f"Calibration tokens of {len(values)} experts")
 
 
-def _colour(tokens: float, most: float) -> str:
-    return f"h{min(_STEPS - 1, int(_STEPS * tokens / most))}" if tokens else "unmeasured"
+def _index(name: str) -> str:
+    """The number of a layer, or its name where it has none."""
+    return next((part for part in name.split(".") if part.isdecimal()), name)

@@ -8,11 +8,9 @@ from html import escape
 from typing import Any
 
 from coldpress.report import NOT_MEASURED, number, plain, quantity, size
+from coldpress.report.charts import MEASURED, NAMED, ORDERED, STEPS, chart
 
-_STEPS = 7
-_WIDTH, _HEIGHT, _GAP, _MARGIN = 44, 15, 2, 30
-_STRIDE = _HEIGHT + _GAP
-_WORST, _FITTING = 6, 8
+_WORST = 6
 Layer = Mapping[str, Any]
 Place = tuple[str, int, str]
 
@@ -33,9 +31,24 @@ class _Scale:
         ranked = sorted(errors)
         return cls(min(ranked[len(ranked) // 10], ranked[-1] / 2), ranked[-1]) if ranked else cls(0.0, 1.0)
 
-    def step(self, error: float) -> int:
-        width = (self.high - self.low) or 1.0
-        return min(_STEPS - 1, max(0, int(_STEPS * (error - self.low) / width)))
+    @property
+    def middle(self) -> float:
+        """From here on a colour is dark on paper, and light in the dark."""
+        return self.low + 4 / len(STEPS) * (self.high - self.low)
+
+    def colours(self) -> dict[str, Any]:
+        """The channel of a chart."""
+        scale = {"type": "quantize", "domain": [self.low, self.high or 1.0], "range": STEPS}
+        legend = {"format": ".2~g", "gradientLength": 240}
+        without = {"condition": {"test": "!isValid(datum.error)", "value": "transparent"}}
+        return {
+            **without,
+            "field": "error",
+            "type": MEASURED,
+            "title": "relative error",
+            "scale": scale,
+            "legend": legend,
+        }
 
 
 def heat_map(layers: Sequence[Layer]) -> str:
@@ -44,11 +57,11 @@ def heat_map(layers: Sequence[Layer]) -> str:
         return ""
     errors = [error for layer in layers if (error := _error(layer)) is not None and not _exact(layer)]
     scale = _Scale.of(errors)
-    maps = "".join(_drawing(i, name, rows, scale) for i, (name, rows) in enumerate(_stacks(layers).items()))
+    maps = "".join(_drawn(name, rows, scale) for name, rows in _stacks(layers).items())
     return (
-        '<p class="lead soft">Relative error of each stored weight against the source. A cell shows its numbers under '
-        f'the pointer; the table has all of them.</p>\n<div class="map"><div class="scroll">{maps}</div>\n'
-        f"<div>{_legend(scale) if errors else ''}{_outlines(layers)}{_worst(layers)}</div></div>{_all(layers)}"
+        '<p class="lead soft">Relative error of each stored weight against the source. A cell tells its numbers under '
+        f'the pointer; the table has all of them.</p>\n<div class="map"><div>{maps}</div>\n'
+        f"<div>{_without_colour(layers)}{_worst(layers)}</div></div>{_all(layers)}"
     )
 
 
@@ -84,46 +97,72 @@ def _stacks(layers: Iterable[Layer]) -> dict[str, list[Layer]]:
     return stacks
 
 
-def _drawing(index: int, stack: str, layers: Sequence[Layer], scale: _Scale) -> str:
-    """One stack as SVG: embeddings on top, a row for each index, then what follows the stack."""
+def _drawn(stack: str, layers: Sequence[Layer], scale: _Scale) -> str:
+    """One stack as a chart: embeddings on top, a row for each index, then what follows the stack."""
     cells: dict[tuple[int, str], list[Layer]] = {}
     for layer in layers:
         if found := place(_name(layer)):
             cells.setdefault(found[1:], []).append(layer)
-    names = _column_names(kind for _, kind in cells)
     alone = [layer for layer in layers if place(_name(layer)) is None]
     above, below = ([layer for layer in alone if _is_embedding(layer) is wanted] for wanted in (True, False))
-    slant = max((len(name) for name in names.values()), default=0)
-    columns = max(len(names), 4) * _WIDTH
-    head = 14 + int(4.2 * slant) if slant else 2
-    drawn = [_slanted(list(names.values()), head)]
-    drawn += [_wide(layer, head + i * _STRIDE, columns, scale) for i, layer in enumerate(above)]
-    top = head + len(above) * _STRIDE + 2 * _GAP
-    drawn.append(_grid(cells, list(names), top, scale))
-    bottom = top + len({row for row, _ in cells}) * _STRIDE + 2 * _GAP
-    drawn += [_wide(layer, bottom + i * _STRIDE, columns, scale) for i, layer in enumerate(below)]
-    width, height = _MARGIN + columns + max(0, int(4.8 * slant) - _WIDTH // 2), bottom + len(below) * _STRIDE
-    title = f"Error by layer in {escape(stack)}" if stack else "Error by layer"
-    style = ' class="broad"' if len(names) > _FITTING else ""
-    return (
-        f'<svg role="img"{style} '
-        f'aria-labelledby="map{index}t map{index}d" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}"><title id="map{index}t">{title}</title>'
-        f'<desc id="map{index}d">{_spoken(layers)}</desc>{"".join(drawn)}</svg>'
+    names = _column_names(kind for _, kind in cells)
+    rows = [*map(_short, above), *map(str, sorted({row for row, _ in cells})), *map(_short, below)]
+    values = [_cell(group, str(row), names[kind]) for (row, kind), group in cells.items()]
+    wide = [_cell([layer], _short(layer), "") for layer in alone]
+    y = {"field": "row", "type": ORDERED, "sort": rows, "scale": {"domain": rows}, "title": stack or None}
+    x = {"field": "kind", "type": NAMED, "sort": list(names.values()), "title": None, "axis": {"labelAngle": -40}}
+    layered = [
+        {"data": {"values": cells_of}, "mark": {"type": "rect", "stroke": "var(--paper)"},
+         "encoding": {"color": scale.colours(), "tooltip": _TOOLTIP, **across}}
+        for cells_of, across in ((values, {"x": x}), (wide, {})) if cells_of
+    ]  # fmt: skip
+    if len({value["bits"] for value in values}) > 1:
+        on_dark = {"condition": {"test": f"datum.error > {scale.middle}", "value": "var(--on-high)"}}
+        text = {"text": {"field": "bits"}, "x": x, "color": {**on_dark, "value": "var(--on-low)"}}
+        mark = {"type": "text", "fontSize": 10}
+        layered.append({"data": {"values": values}, "mark": mark, "encoding": {**text, "tooltip": _TOOLTIP}})
+    spec = {"height": {"step": _ROW_HEIGHT}, "encoding": {"y": y}, "layer": layered}
+    return chart(spec, f"Error by layer in {stack}. {_spoken(layers)}" if stack else _spoken(layers))
+
+
+_ROW_HEIGHT = 17
+_TOOLTIP = [
+    {"field": field, "title": title}
+    for field, title in (
+        ("name", "layer"),
+        ("said", "error"),
+        ("bits", "bits"),
+        ("block", "block"),
+        ("algorithm", "algorithm"),
+        ("of", "the worst of"),
     )
+]
 
 
-def _grid(cells: Mapping[tuple[int, str], Sequence[Layer]], kinds: Sequence[str], top: int, scale: _Scale) -> str:
-    """The numbered rows. Bits stand in the cells where they differ; several layers in one cell show their worst."""
-    numbered = len({layer.get("bits") for group in cells.values() for layer in group}) > 1
-    line = {row: top + i * _STRIDE for i, row in enumerate(sorted({row for row, _ in cells}))}
-    drawn = [f'<text x="{_MARGIN - 8}" y="{y + 11}" text-anchor="end">{row}</text>' for row, y in line.items()]
-    for (row, kind), group in cells.items():
-        worst = max(group, key=lambda layer: _error(layer) or 0.0)
-        label = plain(worst.get("bits", "")) if numbered else ""
-        box = (_MARGIN + kinds.index(kind) * _WIDTH, line[row], _WIDTH - _GAP)
-        drawn.append(_rectangle(worst, box, scale, label, len(group)))
-    return "".join(drawn)
+def _cell(group: Sequence[Layer], row: str, kind: str) -> dict[str, Any]:
+    """What is drawn and told of one place; several layers in it show their worst. No error is one that has no
+    colour."""
+    worst = max(group, key=lambda layer: _error(layer) or 0.0)
+    return {
+        "row": row,
+        "kind": kind,
+        "name": _name(worst),
+        "error": None if _exact(worst) else _error(worst),
+        "said": _said(worst),
+        "bits": plain(worst.get("bits", "")),
+        "block": plain(worst.get("block_size") or ""),
+        "algorithm": plain(worst.get("algorithm") or ""),
+        "of": len(group),
+    }
+
+
+def _said(layer: Layer) -> str:
+    return "exact" if _exact(layer) else quantity(_error(layer))
+
+
+def _short(layer: Layer) -> str:
+    """The last component of a name that says something."""
+    return _name(layer).removesuffix(".weight").rpartition(".")[2]
 
 
 def _column_names(kinds: Iterable[str]) -> dict[str, str]:
@@ -135,59 +174,14 @@ def _column_names(kinds: Iterable[str]) -> dict[str, str]:
     return {kind: short if last.count(short := kind.rpartition(".")[2]) == 1 else kind for kind in ordered}
 
 
-def _slanted(names: Sequence[str], head: int) -> str:
-    parts = []
-    for i, name in enumerate(names):
-        x, y = _MARGIN + i * _WIDTH + _WIDTH // 2, head - 6
-        parts.append(f'<text x="{x}" y="{y}" transform="rotate(-40 {x} {y})">{escape(name)}</text>')
-    return "".join(parts)
-
-
-def _wide(layer: Layer, y: int, width: int, scale: _Scale) -> str:
-    bits = layer.get("bits")
-    label = f"{_name(layer)}{f', {plain(bits)} bits' if bits is not None else ''}"
-    return _rectangle(layer, (_MARGIN, y, width - _GAP), scale, label, 1)
-
-
-def _rectangle(layer: Layer, box: tuple[int, int, int], scale: _Scale, label: str, count: int) -> str:
-    """A cell with its numbers as the title. ``box``: x, y and width; ``count``: how many layers it stands for."""
-    x, y, width = box
-    error = _error(layer)
-    step = None if error is None or _exact(layer) else scale.step(error)
-    style = ("exact" if _exact(layer) else "unmeasured") if step is None else f"h{step}"
-    tone = "" if step is None else "high" if step > 3 else "low"
-    inset = 0.5 if step is None else 0
-    shown = f'<text class="{tone}" x="{x + width / 2}" y="{y + 11}" text-anchor="middle">{escape(label)}</text>'
-    many = f" (the worst of {count})" if count > 1 else ""
-    return (
-        f"<g><title>{_described(layer)}{many}</title>"
-        f'<rect class="{style}" x="{x + inset}" y="{y + inset}" width="{width - 2 * inset}" '
-        f'height="{_HEIGHT - 2 * inset}"/>{shown if label else ""}</g>'
-    )
-
-
-def _legend(scale: _Scale) -> str:
-    width = _STEPS * _WIDTH
-    boxes = "".join(
-        f'<rect class="h{i}" x="{i * _WIDTH}" y="0" width="{_WIDTH - _GAP}" height="{_HEIGHT}"/>' for i in range(_STEPS)
-    )
-    low, high = quantity(scale.low), quantity(scale.high)
-    return (
-        f'<svg class="legend" role="img" aria-label="Colour scale from {low} to {high}" width="{width}" height="34" '
-        f'viewBox="0 0 {width} 34">{boxes}<text x="0" y="30">{low} or less</text>'
-        f'<text x="{width / 2}" y="30" text-anchor="middle">relative error</text>'
-        f'<text x="{width - _GAP}" y="30" text-anchor="end">{high}</text></svg>'
-    )
-
-
-def _outlines(layers: Sequence[Layer]) -> str:
+def _without_colour(layers: Sequence[Layer]) -> str:
     """What the cells without a colour mean, where there are any."""
     words = [
-        "An outlined cell is exact." if any(_exact(layer) for layer in layers) else "",
-        f"A dashed cell was {NOT_MEASURED}." if any(_error(layer) is None for layer in layers) else "",
+        "exact" if any(_exact(layer) for layer in layers) else "",
+        NOT_MEASURED if any(_error(layer) is None for layer in layers) else "",
     ]
-    said = " ".join(filter(None, words))
-    return f'<p class="soft legend">{said}</p>' if said else ""
+    said = " or ".join(filter(None, words))
+    return f'<p class="soft">A cell without a colour is {said}.</p>' if said else ""
 
 
 def _worst(layers: Sequence[Layer]) -> str:
@@ -214,9 +208,8 @@ def _all(layers: Sequence[Layer]) -> str:
 
 
 def _row(layer: Layer) -> str:
-    error = "exact" if _exact(layer) else quantity(_error(layer))
     values = [plain(layer.get(key, "")) for key in ("bits", "block_size", "algorithm")]
-    values += [size(number(layer, "bytes")), error]
+    values += [size(number(layer, "bytes")), _said(layer)]
     cells = "".join(f"<td{_number_style(i)}>{escape(value)}</td>" for i, value in enumerate(values, start=1))
     return f'<tr><th scope="row">{_breakable(layer)}</th>{cells}</tr>'
 
@@ -225,19 +218,12 @@ def _number_style(column: int) -> str:
     return "" if column in (0, 3) else ' class="n"'
 
 
-def _described(layer: Layer) -> str:
-    error = "exact" if _exact(layer) else f"error {quantity(_error(layer))}"
-    bits, block = layer.get("bits"), layer.get("block_size")
-    stored = [f"{plain(bits)} bits" if bits is not None else "", f"block {plain(block)}" if block is not None else ""]
-    return escape(", ".join(filter(None, (_name(layer), error, *stored, plain(layer.get("algorithm") or "")))))
-
-
 def _spoken(layers: Sequence[Layer]) -> str:
     known = [layer for layer in layers if _error(layer) is not None]
     if not known:
         return f"{len(layers)} layers, {NOT_MEASURED}."
     worst = max(known, key=lambda layer: _error(layer) or 0.0)
-    return f"{len(layers)} layers. The largest error is {quantity(_error(worst))} in {escape(_name(worst))}."
+    return f"{len(layers)} layers. The largest error is {quantity(_error(worst))} in {_name(worst)}."
 
 
 def _breakable(layer: Layer) -> str:

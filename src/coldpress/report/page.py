@@ -1,5 +1,4 @@
-"""The report as one HTML file: nothing loaded from elsewhere, readable on a phone and on paper; a search brings a
-script."""
+"""The report as one HTML file: nothing loaded from elsewhere, readable on a phone and on paper."""
 
 from __future__ import annotations
 
@@ -22,25 +21,18 @@ from coldpress.report import (
     reasons,
     seconds,
     section,
-    share,
     size,
     verdict,
 )
+from coldpress.report.answers import answers
 from coldpress.report.calibration import calibration, texts
+from coldpress.report.charts import bars, scripts
+from coldpress.report.headline import headline, made
 from coldpress.report.heat_map import heat_map
-from coldpress.report.search import policy, script, search
+from coldpress.report.quality import quality
+from coldpress.report.search import search
 from coldpress.report.tuning import tuning
 
-_HEADLINES = (
-    "model_bytes",
-    "perplexity",
-    "kl",
-    "top1_agreement",
-    "label_agreement",
-    "cosine",
-    "least_cosine",
-    "ranking",
-)
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
@@ -50,12 +42,14 @@ def page(report: Report) -> str:
     parts: tuple[Callable[[Report], str], ...] = (
         _header,
         _verdict,
-        _tuning,
-        _cost,
+        headline,
         _search,
+        _tuning,
+        _answers,
+        _quality,
+        _cost,
         _layers,
         _calibration,
-        _answers,
         _time,
         _settings,
         _circumstances,
@@ -65,12 +59,10 @@ def page(report: Report) -> str:
     if report.get("format") == "adapter":
         parts = tuple(part for part in parts if part not in _OF_PRESSED)
     body = "\n".join(filter(None, (part(report) for part in parts)))
-    rules, code = _POLICY, ""
-    if section(report, "search"):
-        rules, code = f"{_POLICY}; {policy(script())}", f"<script>{script()}</script>\n"
+    code, allowed = scripts(body)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{rules}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}{allowed}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{text(model_name(report))}: {text(verdict(report).title)}</title>\n"
         f"<style>\n{style}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n{code}</body>\n</html>\n"
@@ -100,7 +92,7 @@ def _header(report: Report) -> str:
     notes = f'<ul class="notes soft">{points}</ul>\n' if points else ""
     return (
         f'<header>\n<p class="eyebrow">coldpress report</p>\n<h1>{text(model_name(report))}</h1>\n'
-        f'<p class="soft">{"<br>Pressed for ".join(filter(None, lines))}</p>\n'
+        f'<p class="made">{text(made(report))}</p>\n<p class="soft">{"<br>For ".join(filter(None, lines))}</p>\n'
         f"{notes}</header>"
     )
 
@@ -115,29 +107,21 @@ def _verdict(report: Report) -> str:
     )
 
 
+def _quality(report: Report) -> str:
+    found = quality(report) + texts(report)
+    return _section("How close it is to its source", found) if found else ""
+
+
 def _cost(report: Report) -> str:
     lines = facts(report)
-    chosen = {fact.key: fact for fact in lines}
-    figures = "".join(_figure(chosen[key]) for key in _HEADLINES if key in chosen)
     on = measured_on(report)
     caption = f"Quality measured on {text(on)}." if on else "Against the source."
     return _section(
-        "What it costs",
-        f'<dl class="figures">{figures}</dl>\n{_size_bars(report)}\n<table><caption>{caption}</caption>'
+        "All numbers",
+        f"{_size_bars(report)}\n<table><caption>{caption}</caption>"
         '<thead><tr><th scope="col">Measure</th><th scope="col" class="n">Source</th>'
         '<th scope="col" class="n">This model</th></tr></thead>'
-        f"<tbody>{''.join(_fact_row(fact) for fact in lines)}</tbody></table>"
-        f"{texts(report)}{_other_limits(report, lines)}",
-    )
-
-
-def _figure(fact: Fact) -> str:
-    before = ", ".join(filter(None, (fact.source and f"from {fact.source}", fact.change)))
-    beside = before or (f"allowed: {fact.limit}" if fact.limit else fact.meaning)
-    quiet = "" if fact.measured else ' class="none"'
-    return (
-        f'<div class="figure"><dt>{text(fact.name)}</dt><dd><strong{quiet}>{text(fact.model)}</strong>'
-        f"{text(beside) if fact.measured else ''}</dd></div>"
+        f"<tbody>{''.join(_fact_row(fact) for fact in lines)}</tbody></table>{_other_limits(report, lines)}",
     )
 
 
@@ -166,20 +150,9 @@ def _size_bars(report: Report) -> str:
     before, after = number(section(report, "source"), "bytes"), number(section(report, "size"), "model_bytes")
     if not before or not after:
         return ""
-    rows = [("Source", before, size(before), "before"), ("This model", after, size(after), "")]
-    return _bars(rows, "Size on disk")
-
-
-def _bars(rows: Sequence[tuple[str, float, str, str]], caption: str) -> str:
-    """Horizontal bars as a table, so that they are read out too. A row: name, length, value in words, class."""
-    longest = max((length for _, length, _, _ in rows), default=0) or 1
-    drawn = "".join(
-        f'<tr><th scope="row">{text(name)}</th><td><svg viewBox="0 0 100 10" preserveAspectRatio="none"'
-        f' aria-hidden="true"><rect class="bar {kind}" width="{max(0.4, 100 * length / longest):.2f}"'
-        f' height="10"/></svg></td><td class="n">{text(value)}</td></tr>'
-        for name, length, value, kind in rows
+    return bars(
+        [("source", before / 1e6, size(before)), ("this model", after / 1e6, size(after))], "MB", "Size on disk"
     )
-    return f'<table class="bars"><caption>{text(caption)}</caption><tbody>{drawn}</tbody></table>'
 
 
 def _tuning(report: Report) -> str:
@@ -202,24 +175,16 @@ def _calibration(report: Report) -> str:
 
 
 def _answers(report: Report) -> str:
-    given = "".join(_answer(answer) for answer in entries(report, "answers"))
-    return _section("What it answers", f'<div class="answers">{given}</div>' if given else _unmeasured("Answers"))
-
-
-def _answer(answer: Mapping[str, Any]) -> str:
-    agreement = number(answer, "agreement")
-    against = f"{share(agreement)} the same as the source" if agreement is not None else "not compared with the source"
-    return (
-        f'<figure><p class="prompt">{text(answer.get("prompt", ""))}</p>'
-        f"<blockquote>{text(answer.get('answer', ''))}</blockquote><figcaption>{against}</figcaption></figure>"
-    )
+    return _section("What it answers", answers(report) or _unmeasured("Answers"))
 
 
 def _time(report: Report) -> str:
     steps = [(plain(step.get("step", "")), number(step, "seconds")) for step in entries(report, "timings")]
-    rows = [(name, duration, seconds(duration), "") for name, duration in steps if duration is not None]
-    total = sum(duration for _, duration, _, _ in rows)
-    return _section("Time", _bars(rows, f"{seconds(total)} in all") if rows else _unmeasured("Time"))
+    rows = [(name, duration, seconds(duration)) for name, duration in steps if duration is not None]
+    if not rows:
+        return _section("Time", _unmeasured("Time"))
+    total = seconds(sum(duration for _, duration, _ in rows))
+    return _section("Time", f'<p class="soft">{total} in all.</p>{bars(rows, "seconds", f"Time: {total} in all")}')
 
 
 def _settings(report: Report) -> str:
@@ -260,7 +225,7 @@ def _reproduce(report: Report) -> str:
 
 
 #: what there is nothing to say of where a model was trained, and not yet pressed
-_OF_PRESSED = (_cost, _layers, _answers)
+_OF_PRESSED = (headline, _cost, _layers, _answers)
 
 
 def _footer(report: Report) -> str:

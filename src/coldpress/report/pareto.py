@@ -1,21 +1,18 @@
-"""What a search found, as pictures: one drawing for each pair of numbers, a mark for each point, a line along the
-front."""
+"""What a search found, as charts: one for each pair of numbers, a mark for each point, a line along the front."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import combinations
 from typing import Any
 
-from coldpress.report import entries, number, plain, quantity, section, size
+from coldpress.report import called, entries, number, plain, quantity, section
+from coldpress.report.charts import MEASURED, NAMED, chart
 
-_WIDTH, _HEIGHT = 720, 400
-_LEFT, _RIGHT, _TOP, _BOTTOM = 76, 18, 14, 48
+_HEIGHT = 320
 _NUMBERS = 4
-_TICKS = 6
 #: kind of a point -> what is said of it
 OUTCOMES = {
     "best": "on the front",
@@ -24,167 +21,161 @@ OUTCOMES = {
     "dropped": "dropped after a first look",
     "failed": "failed",
 }
+_CHOSEN = "chosen"
+#: what is said of a point -> fill and line of its mark
+_MARKS = {
+    _CHOSEN: ("var(--good)", "var(--ink)"),
+    OUTCOMES["best"]: ("var(--mark)", "var(--mark)"),
+    OUTCOMES["meets"]: ("var(--soft-mark)", "var(--mark)"),
+    OUTCOMES["misses"]: ("var(--paper)", "var(--bad)"),
+    OUTCOMES["dropped"]: ("var(--paper)", "var(--quiet)"),
+}
 Search = Mapping[str, Any]
 Point = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One number of the points; ``name`` None stands for the order in which they were tried."""
+    """One number of the points; ``name`` None stands for the order in which they were tried.
+
+    ``factor``: from the number to the unit that is shown.
+    """
 
     name: str | None
     better: str = ""
     unit: str = ""
     limit: float | None = None
+    factor: float = 1.0
+
+    @classmethod
+    def of_objective(cls, one: Mapping[str, Any]) -> Axis:
+        unit, limit = plain(one.get("unit", "")), number(one, "limit")
+        unit, factor = ("MB", 1e-6) if unit == "bytes" else (unit, 1.0)  # as pages tell sizes
+        return cls(plain(one.get("number", "")), plain(one.get("better", "")), unit, limit, factor)
 
     def of(self, point: Point) -> float | None:
-        return number(point, "number") if self.name is None else number(section(point, "numbers"), self.name)
+        if self.name is None:
+            return number(point, "number")
+        found = number(section(point, "numbers"), self.name)
+        return None if found is None else found * self.factor
 
     @property
     def title(self) -> str:
         if self.name is None:
             return "points in the order they were tried"
-        unit = f" [{self.unit}]" if self.unit not in ("", "bytes") else ""
-        return f"{self.name}{unit}, {self.better} is better"
+        unit = f" [{self.unit}]" if self.unit else ""
+        return f"{self.short}{unit}, {self.better} is better"
 
     @property
     def short(self) -> str:
-        return self.name or "order"
-
-    def said(self, value: float) -> str:
-        """A number as briefly as an axis needs it."""
-        if self.unit == "bytes":
-            return size(value)
-        for letter, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-            if abs(value) >= 10 * factor:
-                return f"{quantity(value / factor)} {letter}"
-        return quantity(value)
-
-
-@dataclass(frozen=True)
-class _Scale:
-    """From numbers to pixels between ``start`` and ``end``; ``ticks`` are round numbers."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    @classmethod
-    def of(cls, values: Sequence[float], start: float, end: float) -> _Scale:
-        low, high = min(values), max(values)
-        room = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
-        return cls(low - room, high + room, start, end)
-
-    def at(self, value: float) -> float:
-        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
-
-    @property
-    def ticks(self) -> list[float]:
-        rough = (self.high - self.low) / _TICKS
-        power = 10.0 ** math.floor(math.log10(rough))
-        step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-        first = math.ceil(self.low / step)
-        return [index * step for index in range(first, math.floor(self.high / step) + 1)]
+        """What people call it."""
+        if self.name is None:
+            return "order"
+        metric, _, last = self.name.rpartition(".")
+        said = called(last, self.unit)
+        return said if metric in (said, "") or metric in last or said == "size" else f"{metric} {said}"
 
 
 def axes(search: Search) -> list[Axis]:
-    """The numbers that rank the points, at most four: those with a priority, or all with a goal if none has one."""
+    """The numbers of the goals, those that rank first; at most four."""
     found = entries(search, "objectives")
-    ranking = [one for one in found if one.get("priority") is not None] or found
-    return [
-        Axis(
-            plain(one.get("number", "")), plain(one.get("better", "")), plain(one.get("unit", "")), number(one, "limit")
-        )
-        for one in ranking[:_NUMBERS]
-    ]
+    ranked = sorted(found, key=lambda one: number(one, "priority") or math.inf)
+    return [Axis.of_objective(one) for one in ranked[:_NUMBERS]]
 
 
 def drawings(search: Search) -> dict[str, str]:
-    """A drawing for each two numbers, and for each number in the order of points; title -> SVG."""
+    """A chart for each two numbers, and for each number in the order of points; title -> HTML.
+
+    The first is the trade-off of the two numbers that count most; the better it is in the first of them, the lower, or
+    the higher, a point lies.
+    """
     numbers = axes(search)
-    pairs = [*combinations(numbers, 2), *((Axis(None), one) for one in numbers)]
-    drawn = {f"{y.short} against {x.short}": _drawing(search, x, y, i) for i, (x, y) in enumerate(pairs)}
-    return {title: svg for title, svg in drawn.items() if svg}
+    pairs = [*((x, y) for y, x in combinations(numbers, 2)), *((Axis(None), one) for one in numbers)]
+    drawn = {f"{y.short} against {x.short}": _drawing(search, x, y) for x, y in pairs}
+    return {title: html for title, html in drawn.items() if html}
 
 
-def _drawing(search: Search, x: Axis, y: Axis, index: int) -> str:
-    """One drawing; empty when no point has both numbers."""
-    points = [(point, a, b) for point in entries(search, "points") if (a := x.of(point)) is not None
-              and (b := y.of(point)) is not None]  # fmt: skip
+def _drawing(search: Search, x: Axis, y: Axis) -> str:
+    """One chart; empty when no point has both numbers."""
+    points = [
+        {"point": int(point["number"]), "x": a, "y": b, "outcome": _kind(search, point), "told": described(point),
+         "state": plain(point.get("state", ""))}
+        for point in entries(search, "points") if (a := x.of(point)) is not None and (b := y.of(point)) is not None
+    ]  # fmt: skip
     if not points:
         return ""
-    across = _Scale.of([a for _, a, _ in points], _LEFT, _WIDTH - _RIGHT)
-    up = _Scale.of([b for _, _, b in points], _HEIGHT - _BOTTOM, _TOP)
-    places = {int(point["number"]): (across.at(a), up.at(b)) for point, a, b in points}
-    line = "" if x.name is None else _front_line(points, x, y, places)
-    marks = "".join(_mark(search, point, places[int(point["number"])]) for point, _, _ in points)
+    layers = [
+        *(
+            _limit(axis.limit * axis.factor, channel)
+            for channel, axis in (("x", x), ("y", y))
+            if axis.limit is not None
+        ),
+        *([] if x.name is None else [_front(points, x, y)]),
+        _marks(points, x, y),
+    ]
     title = f"{y.short} against {x.short}, {len(points)} points"
-    return (
-        f'<svg role="img" aria-labelledby="pareto{index}" viewBox="0 0 {_WIDTH} {_HEIGHT}" data-axes="{index}">'
-        f'<title id="pareto{index}">{escape(title)}</title>'
-        f"{_grid(x, across, y, up)}{_limits(x, across, y, up)}{_titles(x, y)}{line}{marks}</svg>"
+    return chart({"height": _HEIGHT, "data": {"values": [{}]}, "layer": layers}, title)
+
+
+def _channel(name: str, axis: Axis) -> dict[str, Any]:
+    ticks = {"title": axis.title, "grid": True} | (
+        {"tickMinStep": 1, "format": "d"} if axis.name is None else {"format": ".4~s"}
     )
+    return {"field": name, "type": MEASURED, "scale": {"zero": False, "padding": 14}, "axis": ticks}
 
 
-def _grid(x: Axis, across: _Scale, y: Axis, up: _Scale) -> str:
-    bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
-    lines = [
-        f'<path class="grid" d="M{across.at(tick):.1f} {_TOP}V{bottom}"/>'
-        f'<text x="{across.at(tick):.1f}" y="{bottom + 18}" text-anchor="middle">{x.said(tick)}</text>'
-        for tick in across.ticks
-    ]
-    lines += [
-        f'<path class="grid" d="M{_LEFT} {up.at(tick):.1f}H{right}"/>'
-        f'<text x="{_LEFT - 8}" y="{up.at(tick) + 4:.1f}" text-anchor="end">{y.said(tick)}</text>'
-        for tick in up.ticks
-    ]
-    return "".join(lines)
+def _marks(points: Sequence[Mapping[str, Any]], x: Axis, y: Axis) -> dict[str, Any]:
+    """The points themselves; each tells all of it."""
+    met = [outcome for outcome in _MARKS if any(point["outcome"] == outcome for point in points)]
+    colours = [{"domain": met, "range": [_MARKS[one][part] for one in met]} for part in (0, 1)]
+    shown = {"field": "outcome", "type": NAMED, "title": None}
+    legend = {"columns": 2, "symbolSize": 90, "symbolStrokeWidth": 1.5}
+    return {
+        "data": {"values": points},
+        "mark": {"type": "point", "filled": True, "strokeWidth": 1.5, "opacity": 1, "cursor": "pointer"},
+        "encoding": {
+            "x": _channel("x", x),
+            "y": _channel("y", y),
+            "fill": {**shown, "scale": colours[0], "legend": legend},
+            "stroke": {**shown, "scale": colours[1], "legend": legend},
+            "size": {"condition": {"test": f"datum.outcome === '{_CHOSEN}'", "value": 190}, "value": 90},
+            "tooltip": [
+                {"field": "told", "title": "point"},
+                {"field": "y", "title": y.title, "format": ".4~g"},
+                {"field": "x", "title": x.title, "format": ".4~g"},
+                {"field": "outcome"},
+            ],
+        },
+    }
 
 
-def _limits(x: Axis, across: _Scale, y: Axis, up: _Scale) -> str:
-    """Lines where the goals end, if that is in the picture."""
-    drawn = ""
-    if x.limit is not None and across.low < x.limit < across.high:
-        drawn += f'<path class="limit" d="M{across.at(x.limit):.1f} {_TOP}V{_HEIGHT - _BOTTOM}"/>'
-    if y.limit is not None and up.low < y.limit < up.high:
-        drawn += f'<path class="limit" d="M{_LEFT} {up.at(y.limit):.1f}H{_WIDTH - _RIGHT}"/>'
-    return drawn
+def _limit(value: float, channel: str) -> dict[str, Any]:
+    """A line where a goal ends."""
+    words = {"x": {"align": "left", "dx": 4, "dy": 8, "y": 0}, "y": {"align": "right", "dy": -6, "x": "width"}}[channel]
+    place = {channel: {"datum": value, "type": MEASURED}}
+    line = {"mark": {"type": "rule", "stroke": "var(--bad)", "strokeDash": [4, 3]}, "encoding": place}
+    text = {"mark": {"type": "text", "fill": "var(--bad)", "text": "limit", **words}, "encoding": place}
+    return {"layer": [line, text]}
 
 
-def _titles(x: Axis, y: Axis) -> str:
-    middle = (_TOP + _HEIGHT - _BOTTOM) / 2
-    return (
-        f'<text class="axis" x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 8}" text-anchor="middle">'
-        f'{escape(x.title)}</text><text class="axis" x="14" y="{middle}" text-anchor="middle" '
-        f'transform="rotate(-90 14 {middle})">{escape(y.title)}</text>'
-    )
-
-
-def _front_line(
-    points: Sequence[tuple[Point, float, float]], x: Axis, y: Axis, places: Mapping[int, tuple[float, float]]
-) -> str:
+def _front(points: Sequence[Mapping[str, Any]], x: Axis, y: Axis) -> dict[str, Any]:
     """Steps along the points that none is better than in both numbers."""
     signs = [-1 if axis.better == "higher" else 1 for axis in (x, y)]
-    best, front = math.inf, []
-    for point, _, b in sorted(points, key=lambda found: (signs[0] * found[1], signs[1] * found[2])):
-        if signs[1] * b < best and point.get("state") == "complete":
-            best = signs[1] * b
-            front.append(places[int(point["number"])])
-    if len(front) < 2:
-        return ""
-    steps = "".join(f"H{to[0]:.1f}V{to[1]:.1f}" for to in front[1:])
-    return f'<path class="front" d="M{front[0][0]:.1f} {front[0][1]:.1f}{steps}"/>'
+    best, front = math.inf, list[dict[str, Any]]()
+    for point in sorted(points, key=lambda one: (signs[0] * one["x"], signs[1] * one["y"])):
+        if signs[1] * point["y"] < best and point["state"] == "complete":
+            best = signs[1] * point["y"]
+            front.append({"x": point["x"], "y": point["y"], "order": len(front)})
+    line = {"type": "line", "stroke": "var(--mark)", "strokeDash": [5, 3], "interpolate": "step-after"}
+    return {
+        "data": {"values": front},
+        "mark": line,
+        "encoding": {"x": _channel("x", x), "y": _channel("y", y), "order": {"field": "order"}},
+    }
 
 
-def _mark(search: Search, point: Point, place: tuple[float, float]) -> str:
-    """A point; its title says all of it."""
-    index = int(point["number"])
-    is_chosen, kind = index == search.get("chosen"), kind_of(search, point)
-    return (
-        f'<circle class="{kind}{" chosen" if is_chosen else ""}" cx="{place[0]:.1f}" cy="{place[1]:.1f}" '
-        f'r="{7 if is_chosen else 5}" data-point="{index}"><title>{escape(described(point))}</title></circle>'
-    )
+def _kind(search: Search, point: Point) -> str:
+    return _CHOSEN if point.get("number") == search.get("chosen") else OUTCOMES[kind_of(search, point)]
 
 
 def kind_of(search: Search, point: Point) -> str:
@@ -199,8 +190,7 @@ def kind_of(search: Search, point: Point) -> str:
 
 def outcome(search: Search, point: Point) -> str:
     """What became of a point, in words; why, where it is not among the results."""
-    words = "chosen" if point.get("number") == search.get("chosen") else OUTCOMES[kind_of(search, point)]
-    return ": ".join(filter(None, (words, plain(point.get("reason") or "").partition("\n")[0])))
+    return ": ".join(filter(None, (_kind(search, point), plain(point.get("reason") or "").partition("\n")[0])))
 
 
 def described(point: Point) -> str:

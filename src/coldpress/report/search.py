@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -25,43 +22,29 @@ def search(report: Report) -> str:
     return "\n".join((why, _pictures(found), _goals(found), _table(found), _end(found)))
 
 
-def script() -> str:
-    """What makes the pictures and the table answer to the pointer."""
-    return Path(__file__).with_name("search.js").read_text(encoding="utf-8")
-
-
-def policy(code: str) -> str:
-    """The part of a content security policy that lets just this script run."""
-    return f"script-src 'sha256-{base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()}'"
-
-
 def _text(value: Any) -> str:
     return escape(plain(value))
 
 
 def _pictures(found: Search) -> str:
-    drawn = drawings(found)
-    if not drawn:
+    """The trade-off of the two numbers that count most, and the other pairs folded away."""
+    first, *others = drawings(found).items() or [("", "")]
+    folded = "".join(f"<h3>{_text(title)}</h3>{html}" for title, html in others)
+    more = f"<details><summary>The other pairs of numbers</summary>{folded}</details>" if folded else ""
+    title, html = first
+    if not html:
         return ""
-    options = "".join(f'<option value="{i}">{_text(title)}</option>' for i, title in enumerate(drawn))
-    legend = "".join(
-        f'<span><svg viewBox="0 0 14 14" aria-hidden="true"><circle class="{kind}" cx="7" cy="7" r="5"/></svg> '
-        f"{words}</span>"
-        for kind, words in OUTCOMES.items()
-        if kind != "failed"
-    )
     return (
-        f'<div class="pareto"><p class="controls"><label>Axes <select id="axes">{options}</select></label></p>'
-        f'<p class="key soft">{legend}<span>The ring is the chosen point, a red line the limit of a goal.</span></p>'
-        f'{"".join(drawn.values())}<p class="soft" id="hovered" aria-live="polite">'
-        "A point shows its numbers under the pointer; a click finds it in the table.</p></div>"
+        f'<h3>{_text(title)}</h3>{html}<p class="soft">The dashed steps are the front, a red line the limit of a goal.'
+        f" A point tells its numbers under the pointer; a click finds it in the table.</p>{more}"
     )
 
 
 def _goals(found: Search) -> str:
     rows = "".join(_goal(one, section(found, "source")) for one in entries(found, "objectives"))
     head = "".join(f'<th scope="col"{_end_of(i)}>{name}</th>' for i, name in enumerate(_GOAL_HEADS))
-    return f"<table><caption>Goals</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    table = f"<table><caption>Goals</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="Goals">{table}</div>'
 
 
 _GOAL_HEADS = ("Number", "Better", "Priority", "Source", "Limit", "Goal")
@@ -93,15 +76,14 @@ def _table(found: Search) -> str:
     names = [("Point", True), ("What was chosen", False), *((label, True) for label in labels), ("Outcome", False),
              ("Time", True)]  # fmt: skip
     head = "".join(
-        f'<th scope="col"{" class=n" if is_number and i else ""}><button type="button" data-column="{i}">{_text(name)}'
-        "</button></th>"
+        f'<th scope="col"{" class=n" if is_number and i else ""}><button type="button">{_text(name)}</button></th>'
         for i, (name, is_number) in enumerate(names)
     )
     rows = "".join(_row(found, point, objectives) for point in entries(found, "points"))
     return (
-        f'<div class="scroll tall" tabindex="0" role="region" aria-label="All points"><table id="points">'
-        f"<caption>All {len(entries(found, 'points'))} points</caption><thead><tr>{head}</tr></thead>"
-        f"<tbody>{rows}</tbody></table></div>"
+        f'<div class="scroll tall" tabindex="0" role="region" aria-label="All points">'
+        f'<table id="points" class="sortable"><caption>All {len(entries(found, "points"))} points</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
 

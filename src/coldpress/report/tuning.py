@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
 from coldpress.report import Report, number, plain, quantity, seconds, section
-
-_WIDTH, _HEIGHT = 600.0, 120.0
+from coldpress.report.charts import MEASURED, NAMED, chart
 
 
 def tuning(report: Report) -> str:
@@ -44,22 +43,31 @@ def lines(report: Report) -> list[tuple[str, str]]:
 
 
 def _picture(found: Mapping[str, Any]) -> str:
-    points = [(float(step), float(loss)) for step, loss in found.get("loss") or []]
-    if len(points) < 2:
+    """Loss of the rows that were trained on, and of those held out before the first and after the last step."""
+    trained = [{"step": step, "loss": loss, "of": _TRAINED} for step, loss in found.get("loss") or []]
+    if len(trained) < 2:
         return ""
-    losses = [loss for _, loss in points]
-    low, high = min(losses), max(losses)
-    drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in _placed(points, low, high))
-    caption = f"Loss from step {points[0][0]:.0f} to {points[-1][0]:.0f}: between {high:.3f} and {low:.3f}."
-    return (
-        f'<figure><svg viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" role="img" aria-label="{escape(caption)}" '
-        f'preserveAspectRatio="none"><polyline class="curve" points="{drawn}"/></svg>'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    told = section(found, "held_out")
+    ends = ((0, number(told, "loss_before")), (trained[-1]["step"], number(told, "loss_after")))
+    held_out = [{"step": step, "loss": loss, "of": _HELD_OUT} for step, loss in ends if loss is not None]
+    colours = {"domain": [_TRAINED, _HELD_OUT], "range": ["var(--mark)", "var(--h4)"]}
+    encoding = {
+        "x": {"field": "step", "type": MEASURED, "title": "step", "axis": {"tickMinStep": 1, "format": "d"}},
+        "y": {"field": "loss", "type": MEASURED, "title": "loss [nats per token]", "scale": {"zero": False}},
+        "color": {"field": "of", "type": NAMED, "title": None, "scale": colours},
+        "tooltip": [{"field": "of", "title": "loss"}, {"field": "step"}, {"field": "loss", "format": ".3f"}],
+    }
+    layers = [
+        {"data": {"values": trained}, "mark": {"type": "line", "strokeWidth": 1.5, "point": len(trained) < _MARKED}},
+        {"data": {"values": held_out}, "mark": {"type": "line", "strokeDash": [5, 3], "point": {"size": 90}}},
+    ]
+    losses = [point["loss"] for point in trained]
+    title = (
+        f"Loss from step {trained[0]['step']} to {trained[-1]['step']}: between {max(losses):.3f} and {min(losses):.3f}"
     )
+    return chart({"height": 240, "encoding": encoding, "layer": layers}, title)
 
 
-def _placed(points: Sequence[tuple[float, float]], low: float, high: float) -> list[tuple[float, float]]:
-    """Points of the picture: steps from left to right, losses from the bottom up."""
-    first, span, spread = points[0][0], points[-1][0] - points[0][0] or 1.0, high - low or 1.0
-    room = _HEIGHT - 8
-    return [(_WIDTH * (step - first) / span, 4 + room * (1 - (loss - low) / spread)) for step, loss in points]
+_TRAINED, _HELD_OUT = "rows trained on", "rows held out"
+#: a curve of fewer points shows them
+_MARKED = 40
