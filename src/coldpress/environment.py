@@ -48,6 +48,27 @@ def of_child() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([own, known] if known else [own])}
 
 
+def package_alone() -> Path:
+    """A folder with nothing but this package in it, for the path of another Python: it would find the packages beside
+    this one, too, and take them for its own."""
+    import hashlib
+    import shutil
+    from contextlib import suppress
+    from pathlib import Path
+
+    package = Path(__file__).resolve().parent
+    folder = cache_folder() / "package" / hashlib.sha256(str(package).encode()).hexdigest()[:16]
+    place = folder / package.name
+    if not place.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with suppress(FileExistsError):  # another process was faster
+                place.symlink_to(package, target_is_directory=True)
+        except OSError:  # Windows, without the right to make links
+            shutil.copytree(package, place, dirs_exist_ok=True)
+    return folder
+
+
 def cache_folder() -> Path:
     """Where results and what is worth remembering lie: ``$COLDPRESS_CACHE``, or the user's cache folder."""
     from pathlib import Path

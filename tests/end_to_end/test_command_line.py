@@ -224,9 +224,9 @@ def test_flags_of_run_override_the_file(run, tiny_model, tmp_path):
 
 
 def test_a_system_that_is_not_ready_is_read_and_refused_before_any_work(run, tiny_model, tmp_path):
-    (tmp_path / "w.yaml").write_text(f"model: {tiny_model}\npasses: [press]\nsystem: docker\n")
+    (tmp_path / "w.yaml").write_text(f"model: {tiny_model}\npasses: [press]\nsystem: azure_ml\n")
     assert run("run", "--config", "w.yaml", "--dry_run").returncode == 0
-    refused(run("run", "--config", "w.yaml"), 2, "Docker is a later capability", "--system local")
+    refused(run("run", "--config", "w.yaml"), 2, "Azure ML is a later capability", "--system local")
     assert run("run", "--config", "w.yaml", "--dry_run", "--system", "local").returncode == 0
 
 

@@ -6,7 +6,9 @@ A part that is added needs an entry here; `tests/contracts/test_parts.py` says w
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tests.end_to_end.every_pass import PASSES
@@ -140,6 +142,13 @@ SAMPLERS: Mapping[str, tuple[Parameters, Parameters]] = {
     "nsga2": ({"population": 4}, {"population": "many"}),
     "random": ({}, {"startup": 1}),
     "tpe": ({"startup": 2}, {"startup": "none"}),
+}
+
+#: system -> parameters with which jobs are done there; those that are not here need more than this machine
+SYSTEMS: Mapping[str, Parameters] = {
+    "isolated_ort": {"path": str(Path(sys.executable).parent)},
+    "local": {},
+    "python_environment": {"path": str(Path(sys.executable).parent)},
 }
 
 #: system -> parameters that it refuses

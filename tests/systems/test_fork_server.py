@@ -14,7 +14,7 @@ from coldpress import ColdpressError, environment
 from coldpress.jobs.job import Job
 from coldpress.jobs.store import Store
 from coldpress.models.model import Model
-from coldpress.systems.local.fork_server import close, execute_fresh
+from coldpress.systems.processes.fork_server import close, execute_fresh
 from tests.waiting import runs, until
 
 pytestmark = pytest.mark.usefixtures("lab_parts")
@@ -142,4 +142,6 @@ signal.pause()
 
 
 def _servers(process):
-    return [one for one in process.children(recursive=True) if "coldpress.systems.local.fork_server" in one.cmdline()]
+    return [
+        one for one in process.children(recursive=True) if "coldpress.systems.processes.fork_server" in one.cmdline()
+    ]

@@ -30,6 +30,7 @@ def silent(what: str, done: float, total: float) -> None:
     """Progress that nobody follows."""
 
 
+_Version = Callable[[str], str | None]
 _KINDS = {"pass": "passes", "metric": "metrics"}
 
 
@@ -55,8 +56,9 @@ class Job:
     """A pass or metric, its parameters, and what it works on. Equal jobs have equal keys.
 
     ``machine``: what is known of the machine that it runs on; a part of the key where times are taken, and
-    of passes that fit their result to it. ``before``: of a
-    job that is a `GraphPass`, others that share its load and save; the job's own one is the last.
+    of passes that fit their result to it. ``installed``: the versions, where that is not this process's environment, of
+    what its parts need. ``before``: of a job that is a `GraphPass`, others that share its load and save; the job's own
+    one is the last.
     """
 
     kind: str  # "pass" or "metric"
@@ -68,6 +70,7 @@ class Job:
     seed: int = 0
     machine: Mapping[str, str | int] = field(default_factory=dict)
     before: tuple[Before, ...] = ()
+    installed: Mapping[str, str | None] | None = None
 
     @property
     def part_class(self) -> type[Any]:
@@ -79,24 +82,32 @@ class Job:
 
         Paths do not, but what lies there; nor do threads of a pass.
         """
+        version = installed_version if self.installed is None else self.installed.get
+        before = [_of_part("pass", one.part, one.parameters, version) for one in self.before]
         facts = {
-            **_of_part(self.kind, self.part, self.parameters),
+            **_of_part(self.kind, self.part, self.parameters, version),
             "model": self.model.key,
             "source": self.source.key if self.source else None,
             "target": [self.target.device, self.target.provider, self.target.threads if self._counts_threads else 0],
-            "machine": dict(self.machine) if self._is_timed or self._fits_machine else {},
+            "machine": dict(self.machine) if self.is_timed or self._fits_machine else {},
             "seed": self.seed,
-            **({"before": [_of_part("pass", one.part, one.parameters) for one in self.before]} if self.before else {}),
+            **({"before": before} if before else {}),
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     @property
-    def _counts_threads(self) -> bool:
-        return self.kind == "metric" or self._is_timed
+    def needs(self) -> tuple[str, ...]:
+        """The distributions without which the job cannot be done."""
+        return tuple(dict.fromkeys(name for part, given in self._parts for name in _needed(part, given)))
 
     @property
-    def _is_timed(self) -> bool:
+    def is_timed(self) -> bool:
+        """Whether times are taken: nothing else shall run beside it."""
         return any(part.is_timed for part, _ in self._parts)
+
+    @property
+    def _counts_threads(self) -> bool:
+        return self.kind == "metric" or self.is_timed
 
     @property
     def _fits_machine(self) -> bool:
@@ -243,22 +254,29 @@ def _shares(data: Sequence[Any]) -> tuple[Share, ...]:
     return tuple(schema.build(Share, one, "shares") for one in data)
 
 
-def _of_part(kind: str, name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def _of_part(kind: str, name: str, parameters: Mapping[str, Any], version: _Version) -> dict[str, Any]:
     """What decides a result of a part and its parameters."""
     part = parts.find(_KINDS[kind], name)
     return {
-        "part": [kind, name, _versions(part, parameters)],
+        "part": [kind, name, _versions(part, parameters, version)],
         "parameters": _with_files(part, parameters, _named_contents),
     }
 
 
-def _versions(part: type[Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+def _versions(part: type[Any], parameters: Mapping[str, Any], version: _Version) -> dict[str, Any]:
     """The versions of a part, of what it needs, and of the data it takes its batches from."""
     return {
         "version": part.version,
-        "needs": {name: installed_version(name) for name in part.needs},
-        "data": [_versions(kind, source.parameters) for _, kind, source in _data(part, parameters)],
+        "needs": {name: version(name) for name in part.needs},
+        "data": [_versions(kind, source.parameters, version) for _, kind, source in _data(part, parameters)],
     }
+
+
+def _needed(part: type[Any], parameters: Mapping[str, Any]) -> Iterator[str]:
+    """The distributions that a part and the data it takes its batches from need."""
+    yield from part.needs
+    for _, kind, source in _data(part, parameters):
+        yield from _needed(kind, source.parameters)
 
 
 def _data(part: type[Any], parameters: Mapping[str, Any]) -> Iterator[tuple[str, type[Any], parts.DataSource]]:

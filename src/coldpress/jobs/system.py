@@ -11,13 +11,8 @@ from typing import ClassVar
 
 from coldpress.errors import ColdpressError
 from coldpress.jobs.job import Job, Progress, Result, lookup, silent
+from coldpress.jobs.node import this_machine
 from coldpress.jobs.store import Store
-from coldpress.parts.needs import installed_version
-from coldpress.target import physical_cores, processor
-
-#: what runs models, in all its flavours
-_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-qnn",
-             "onnxruntime-genai", "onnxruntime-genai-cuda", "onnxruntime-genai-directml", "torch")  # fmt: skip
 
 
 class System:
@@ -45,8 +40,12 @@ class System:
 
         By default those of this machine.
         """
-        runtimes = {name: known for name in _RUNTIMES if (known := installed_version(name))}
-        return {"processor": processor(), "cores": physical_cores(), **runtimes}
+        return this_machine()
+
+    def placed(self, job: Job) -> Job:
+        """A job as it is done there: times belong to the machine, other results to the versions of what it needs."""
+        machine = self.machine
+        return job if job.machine == machine else replace(job, machine=machine)
 
     def check(self) -> None:
         """Raise ColdpressError when jobs cannot run there; early and cheap."""
@@ -79,9 +78,8 @@ class Executor:
     progress: Progress = silent
 
     def placed(self, job: Job) -> Job:
-        """A job as the system does it: times belong to its machine."""
-        machine = self.system.machine
-        return job if job.machine == machine else replace(job, machine=machine)
+        """As `System.placed`."""
+        return self.system.placed(job)
 
     def results(self, jobs: Sequence[Job]) -> list[Result]:
         """The results of jobs, in their order; equal jobs are done once."""

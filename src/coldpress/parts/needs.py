@@ -46,3 +46,12 @@ def installing(distribution: str) -> str:
     extras = [match[1] for one in wanted if (match := pattern.match(one))]
     extra = next((name for name in extras if name not in _BROAD), None)
     return f"pip install 'coldpress[{extra}]'" if extra else f"pip install {distribution}"
+
+
+def required() -> list[str]:
+    """What coldpress itself needs, without its extras, as pip takes it."""
+    try:
+        wanted = requires("coldpress") or []
+    except PackageNotFoundError:
+        return []
+    return [one for one in wanted if not re.search(r";.*\bextra\s*==", one)]

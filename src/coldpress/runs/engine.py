@@ -118,8 +118,9 @@ def run(
     folder that is not empty; files that no run wrote stay. ``command`` is what the report names for repeating it.
     """
     system = workflow.system.make()
-    parts.check_needs(type(system))
-    system.check()
+    for place in (system, *(one.system.make() for one in workflow.metrics or () if one.system)):
+        parts.check_needs(type(place))
+        place.check()
     refuse_remote(schema.plain([workflow.data, workflow.passes, workflow.metrics]))
     with logged(workflow, console.say) as say:
         executor = Executor(system, store or workflow.run.open_store(), console.progress)
@@ -286,7 +287,8 @@ def _searched(request: _Run, prepared: Prepared, source: Model, key: str) -> _Ma
         return _pass_by_pass(quiet, source, steps).model
 
     def measure_anew(model: Model, measure: Measure) -> dict[str, Any]:
-        return dict(request.executor.measured_anew(_metric_job(request, model, measure)).numbers)
+        job = _metric_job(request, model, measure)
+        return dict(measure.executor(request.executor).measured_anew(job).numbers)
 
     bench = Bench(passes, lambda model, measure: _numbers(quiet, model, measure), measure_anew)
     with request.executor.store.kept(f"search-{key}") as folder:
@@ -427,12 +429,13 @@ def _measure(request: _Run, model: Model) -> dict[str, dict[str, Any]]:
 
 
 def _numbers(request: _Run, model: Model, measure: Measure) -> dict[str, Any]:
-    return dict(request.executor.result(_metric_job(request, model, measure)).numbers)
+    job = _metric_job(request, model, measure)
+    return dict(measure.executor(request.executor).result(job).numbers)
 
 
 def _metric_job(request: _Run, model: Model, measure: Measure) -> Job:
     job = Job("metric", measure.type, schema.plain(measure.make()), model, request.workflow.target)
-    return request.executor.placed(job)
+    return measure.executor(request.executor).placed(job)
 
 
 def readable(model: Model, executor: Executor, target: Target, trust_remote_code: bool = False) -> Model:

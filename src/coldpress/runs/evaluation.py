@@ -63,9 +63,9 @@ def evaluate(  # noqa: PLR0913
         metric = measure.make()
         jobs = [Job("metric", measure.type, schema.plain(metric), model, target, compared) for model in ones]
         if metric.is_timed:
-            found = in_turns(jobs, _ROUNDS, executor)
+            found = in_turns(jobs, _ROUNDS, measure.executor(executor))
         else:
-            found = [dict(result.numbers) for result in executor.results(jobs)]
+            found = [dict(result.numbers) for result in measure.executor(executor).results(jobs)]
         for row, numbers in zip(rows, found, strict=True):
             row[label] = numbers
     return rows

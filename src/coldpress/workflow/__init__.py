@@ -10,7 +10,7 @@ from typing import Any
 from coldpress import parts
 from coldpress.errors import ColdpressError
 from coldpress.jobs.store import Store
-from coldpress.jobs.system import System
+from coldpress.jobs.system import Executor, System
 from coldpress.models.model import Model
 from coldpress.models.planned import Planned
 from coldpress.parts import option, schema
@@ -98,12 +98,28 @@ class Goal:
 
 
 @dataclass(frozen=True)
+class Place:
+    """A system, where jobs run: its type and how to get there."""
+
+    type: str = option("name of the system", "local")
+    parameters: dict[str, Any] = option("parameters of the system", dict)
+
+    def make(self, where: str = "") -> System:
+        """The system itself; raises ColdpressError, with ``where`` in front, for an unknown system or parameter."""
+        part = parts.find("systems", self.type)
+        made: System = schema.build(part, self.parameters, where or f"systems.{self.type}")
+        return made
+
+
+@dataclass(frozen=True)
 class Measure:
-    """One metric, its parameters, and goals for the numbers it gives."""
+    """One metric, its parameters, goals for the numbers it gives, and the system where it is measured, if that is not
+    the workflow's."""
 
     type: str = option("name of the metric")
     parameters: dict[str, Any] = option("parameters of the metric; what is left out has its default", dict)
     goals: dict[str, Goal] = option("what its numbers shall reach, by name", dict)
+    system: Place | None = option("where it is measured, if not where the rest of the work is done", None)
 
     def make(self, where: str = "") -> parts.Metric:
         """The metric itself; raises ColdpressError, with ``where`` in front, for an unknown metric or parameter."""
@@ -122,6 +138,10 @@ class Measure:
                 data = source.make()
                 parts.check_needs(type(data))
                 data.check(model)
+
+    def executor(self, of_run: Executor) -> Executor:
+        """Where it is measured: the executor of the run, or that of its own system."""
+        return of_run if self.system is None else replace(of_run, system=self.system.make())
 
 
 def labels_of(measures: Sequence[Measure]) -> list[str]:
@@ -170,20 +190,6 @@ class Verify:
     max_memory: float | None = option(
         "gigabytes that loading the source may take besides mapped files; default: half of what is free", None
     )
-
-
-@dataclass(frozen=True)
-class Place:
-    """A system, where jobs run: its type and how to get there."""
-
-    type: str = option("name of the system", "local")
-    parameters: dict[str, Any] = option("parameters of the system", dict)
-
-    def make(self, where: str = "") -> System:
-        """The system itself; raises ColdpressError, with ``where`` in front, for an unknown system or parameter."""
-        part = parts.find("systems", self.type)
-        made: System = schema.build(part, self.parameters, where or f"systems.{self.type}")
-        return made
 
 
 @dataclass(frozen=True)

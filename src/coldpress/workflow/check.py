@@ -29,6 +29,9 @@ def check(workflow: Workflow) -> Workflow:
     for index, measure in enumerate(workflow.metrics or ()):
         with _placed(f"metrics[{index}].type"):
             _check_data(measure.make(f"metrics[{index}].parameters"), f"metrics[{index}].parameters")
+        if measure.system is not None:
+            with _placed(f"metrics[{index}].system.type"):
+                measure.system.make(f"metrics[{index}].system.parameters")
     with _placed("system.type"):
         workflow.system.make("system.parameters")
     return workflow

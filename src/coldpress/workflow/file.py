@@ -88,7 +88,9 @@ def _of_today(step: Any, where: str) -> Any:
 
 
 def _typed(item: Any) -> Any:
-    """A part that is only named as a mapping with a type; alternatives too."""
+    """A part that is only named as a mapping with a type; alternatives and a system of its own too."""
     if isinstance(item, Mapping) and isinstance(item.get("any_of"), list):
         return {**item, "any_of": [_typed(one) for one in item["any_of"]]}
+    if isinstance(item, Mapping) and "system" in item:
+        return {**item, "system": _typed(item["system"])}
     return {"type": item} if isinstance(item, str) else item

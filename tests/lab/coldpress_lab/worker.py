@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ _earlier: list[int] = []
 
 @dataclass(frozen=True)
 class Worker(Metric):
-    """``does``: tell, mutter, refuse, break, die or interrupt."""
+    """``does``: tell, mutter, refuse, break, die, interrupt, or hang, with a child."""
 
     does: str = field(default="tell", metadata={"help": "what it does"})
     number: int = field(default=0, metadata={"help": "makes one job another"})
@@ -36,9 +37,14 @@ class Worker(Metric):
         if self.does == "die":
             print("the last words", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.does == "hang":
+            child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+            Path(os.environ["COLDPRESS_LAB_WISH"]).write_text(f"{os.getpid()} {child.pid}")
+            child.wait()
         if self.does == "interrupt":
             os.kill(os.getpid(), signal.SIGINT)
         _earlier.append(self.number)
         wish = os.environ.get("COLDPRESS_LAB_WISH", "")
-        told = {"wish": wish, "folder": str(Path.cwd()), "waits": os.environ.get("OMP_WAIT_POLICY")}
+        told = {"wish": wish, "path": os.environ["PATH"], "token": os.environ.get("HF_TOKEN", "")}
+        told |= {"folder": str(Path.cwd()), "waits": os.environ.get("OMP_WAIT_POLICY")}
         return {"pid": os.getpid(), "earlier": len(_earlier) - 1, **told}

@@ -11,7 +11,7 @@ from coldpress import parts
 from coldpress.jobs.job import Job, Progress, Result, execute, silent
 from coldpress.jobs.store import Store
 from coldpress.jobs.system import System
-from coldpress.systems.local import fork_server
+from coldpress.systems.processes import fork_server
 
 
 @dataclass(frozen=True)

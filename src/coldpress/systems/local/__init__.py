@@ -1,1 +1,0 @@
-"""This machine, and the process on it that measures."""
