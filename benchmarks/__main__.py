@@ -21,6 +21,7 @@ NAMES = (
     "calibrate_smollm2",
     "calibrate_phi_shape",
     "search",
+    "cluster",
     "graph_passes",
     "adapters",
     "finetune",

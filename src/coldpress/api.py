@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from coldpress import parts
 from coldpress.errors import ColdpressError, NotAtHand
-from coldpress.jobs.store import Store
+from coldpress.jobs.store import Store, shared
 from coldpress.parts import schema
 from coldpress.runs.engine import Console, Report, verify_pressed
 from coldpress.runs.engine import run as _run
@@ -296,7 +296,7 @@ def run_pass(
     passes that calibrate ``data_files``, ``max_seq_len`` and the like may stand in place of ``data``.
     """
     workflow = pass_workflow(pass_name, model_name_or_path, output_path, **parameters)
-    return _run(workflow, store=Store(cache_dir), overwrite=overwrite)
+    return _run(workflow, store=shared(cache_dir), overwrite=overwrite)
 
 
 def pass_workflow(
@@ -346,7 +346,7 @@ def evaluate(
         metrics,
         source=None if source is None else str(source),
         target=resolve_target(device, provider, threads),
-        store=Store(cache_dir),
+        store=shared(cache_dir),
     )
 
 
@@ -371,7 +371,7 @@ def benchmark(
         metric=metric,
         rounds=rounds,
         target=resolve_target(device, provider, threads),
-        store=Store(cache_dir),
+        store=shared(cache_dir),
         **{name: value for name, value in settings.items() if value is not None},
     )
 
@@ -397,7 +397,7 @@ def verify(
     request = Verify(True, tolerance, tuple(map(str, eval_data)), verify_memory)
     original = source_in_report(Path(model_name_or_path)) if source is None else str(source)
     workflow = Workflow(original, target=target, verify=request, trust_remote_code=trust_remote_code)
-    return verify_pressed(str(model_name_or_path), workflow, Store(cache_dir))
+    return verify_pressed(str(model_name_or_path), workflow, shared(cache_dir))
 
 
 def chat(
@@ -424,7 +424,7 @@ def chat(
     from coldpress.serving.chat import Conversation
     from coldpress.serving.engine import Engine, chosen_sampling
 
-    folder = pressed(str(model_name_or_path), Store(cache_dir))
+    folder = pressed(str(model_name_or_path), shared(cache_dir))
     drawn = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "repetition_penalty": repetition_penalty}
     sampling = chosen_sampling(folder, greedy, max_new_tokens=max_new_tokens, seed=seed, **drawn)
     engine = Engine(folder, threads, {name: Path(file) for name, file in adapters.items()})

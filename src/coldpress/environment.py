@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: Nothing is reported: ONNX Runtime would keep a device id and a queue of events in the user's home and send them to
-#: Microsoft, the hub's libraries would say in their requests what they are used from.
-_SILENCE = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+#: Microsoft, the hub's libraries would say in their requests what they are used from, Ray would tell of its clusters.
+_SILENCE = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 #: Threads of OpenMP that wait sleep after some microseconds. By default they spin for milliseconds, and on a machine
 #: that others use, too, they spin on the processor that the thread they wait for needs
 #: (docs/decisions/0012-threads-that-wait.md).
@@ -48,6 +48,21 @@ def of_child() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([own, known] if known else [own])}
 
 
+#: how variables are called that hold secrets, and what holds them in addresses and connection strings
+_SECRET_NAMES = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "CONNECTION_STRING", "_KEY")
+_SECRET_VALUES = r"(?i)\b(sig|accountkey|sharedaccesskey|token|secret|password)=[^&;\s]+"
+
+
+def without_secrets(text: str) -> str:
+    """Text for logs and errors, without the values of secret variables, and of what is called a secret in it."""
+    import re
+
+    for name, value in os.environ.items():
+        if len(value) >= 8 and any(part in name.upper() for part in _SECRET_NAMES):
+            text = text.replace(value, "***")
+    return re.sub(_SECRET_VALUES, r"\1=***", text)
+
+
 def package_alone() -> Path:
     """A folder with nothing but this package in it, for the path of another Python: it would find the packages beside
     this one, too, and take them for its own."""
@@ -78,3 +93,8 @@ def cache_folder() -> Path:
     from platformdirs import user_cache_path
 
     return user_cache_path("coldpress", appauthor=False)
+
+
+def shared_cache() -> str | None:
+    """Where results lie that are shared with other machines: ``$COLDPRESS_SHARED_CACHE``."""
+    return os.environ.get("COLDPRESS_SHARED_CACHE") or None

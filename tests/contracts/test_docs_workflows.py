@@ -1,4 +1,4 @@
-"""The examples of docs/workflows.md are what they say: each is read whole, and the first and Olive's are run."""
+"""The examples of docs/workflows.md and docs/places.md are what they say: each is read whole, and the first and Olive's are run."""
 
 from __future__ import annotations
 
@@ -14,13 +14,21 @@ from coldpress.workflow.file import load_workflow
 from coldpress.workflow.olive.reading import grouped
 from coldpress.workflow.olive.translation import translate
 
-PAGE = (Path(__file__).parents[2] / "docs/workflows.md").read_text(encoding="utf-8")
-WORKFLOWS = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.S)]
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE, PLACES = ((DOCS / name).read_text(encoding="utf-8") for name in ("workflows.md", "places.md"))
+WORKFLOWS, ELSEWHERE = (
+    [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.S)] for page in (PAGE, PLACES)
+)
 [OLIVES] = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", PAGE, re.S)]
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda one: one["output"])
 def test_workflows_are_read(workflow):
+    load_workflow(workflow)
+
+
+@pytest.mark.parametrize("workflow", ELSEWHERE)
+def test_workflows_for_other_places_are_read(workflow):
     load_workflow(workflow)
 
 

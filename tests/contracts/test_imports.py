@@ -42,9 +42,9 @@ BELOW = {
         "metrics": "data environment errors graphs measuring models networks parts serving target",
         "packaging": "errors models report serving workflow",
         "search": "errors measuring models parts report target workflow",
-        "runs": "errors graphs jobs measuring models packaging parts passes report search target workflow",
+        "runs": "environment errors graphs jobs measuring models packaging parts passes report search target workflow",
         "api": "errors jobs models parts runs serving target workflow",
-        "cli": "api errors jobs models parts passes report runs serving target tune workflow",
+        "cli": "api environment errors jobs models parts passes report runs serving target tune workflow",
         "__main__": "cli",
     }.items()
 }

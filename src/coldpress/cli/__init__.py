@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from coldpress.environment import without_secrets
 from coldpress.errors import WORK_FAILED, ColdpressError, did_you_mean
 
 VERBS = {
@@ -123,9 +124,9 @@ def _called_as() -> str:
 
 
 def _report(error: ColdpressError, debug: bool = False) -> int:
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {error.message}", err=True)
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {without_secrets(error.message)}", err=True)
     if error.hint:
-        click.echo(f"{click.style('hint:', fg='cyan', bold=True)} {error.hint}", err=True)
+        click.echo(f"{click.style('hint:', fg='cyan', bold=True)} {without_secrets(error.hint)}", err=True)
     if debug:
         raise error
     return error.exit_code

@@ -160,9 +160,9 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def wrapped(log_level: int, debug: bool, cache_dir: str | None, **arguments: Any) -> Any:
         from coldpress.cli.session import Session
-        from coldpress.jobs.store import Store
+        from coldpress.jobs.store import shared
 
-        with Session(log_level, Store(cache_dir)) as session:
+        with Session(log_level, shared(cache_dir)) as session:
             return command(session=session, **arguments)
 
     wrapped = click.option("--cache_dir", type=PATH, help="Where finished results are kept.")(wrapped)

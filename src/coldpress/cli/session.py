@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from coldpress.environment import without_secrets
 from coldpress.jobs.store import Store
 from coldpress.runs.engine import Console
 from coldpress.runs.log import LEVELS
@@ -179,6 +180,6 @@ class _Logged(logging.Handler):
     """What is logged, on stderr; coldpress' own warnings as notes."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = self.format(record)
+        line = without_secrets(self.format(record))
         is_own = record.name.partition(".")[0] == "coldpress" and record.levelno == logging.WARNING
         click.echo(_as_note(line) if is_own else line, err=True)

@@ -89,7 +89,7 @@ class Job:
             "model": self.model.key,
             "source": self.source.key if self.source else None,
             "target": [self.target.device, self.target.provider, self.target.threads if self._counts_threads else 0],
-            "machine": dict(self.machine) if self.is_timed or self._fits_machine else {},
+            "machine": dict(self.machine) if self.counts_machine else {},
             "seed": self.seed,
             **({"before": before} if before else {}),
         }
@@ -110,8 +110,10 @@ class Job:
         return self.kind == "metric" or self.is_timed
 
     @property
-    def _fits_machine(self) -> bool:
-        return any(issubclass(part, parts.Pass) and part.fits_machine for part, _ in self._parts)
+    def counts_machine(self) -> bool:
+        """Whether the result belongs to the machine that it is made on: a time, or weights that fit its processor."""
+        fits = any(issubclass(part, parts.Pass) and part.fits_machine for part, _ in self._parts)
+        return self.is_timed or fits
 
     @cached_property
     def inputs(self) -> tuple[Input, ...]:
@@ -198,9 +200,9 @@ def execute(job: Job, store: Store, progress: Progress = silent) -> Result:
         return lookup(job, store) or _work(job, store, progress)
 
 
-def lookup(job: Job, store: Store) -> Result | None:
-    """The stored result of a job, if there is one that this version can read."""
-    entry = store.get(job.key)
+def lookup(job: Job, store: Store, *, afar: bool = False) -> Result | None:
+    """The stored result of a job, if there is one that this version can read; ``afar``: also that of others."""
+    entry = store.take(job.key) if afar else store.get(job.key)
     try:
         return None if entry is None else _result(job, entry.folder, entry.record, cached=True)
     except schema.Misfit:  # of a version that knew of other facts

@@ -10,6 +10,7 @@ from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 
+from coldpress.errors import ColdpressError
 from coldpress.parts.needs import FLAVOURS, installed_version
 from coldpress.target import physical_cores, processor
 
@@ -44,6 +45,16 @@ def this_node() -> Node:
     found = {one.metadata["Name"].lower(): one.version for one in distributions()}
     version = ".".join(platform.python_version_tuple()[:2])
     return Node(version, sources(), dict(this_machine()), found)
+
+
+def check_installed(installed: Mapping[str, str | None]) -> None:
+    """Raise ColdpressError unless these versions are here: a job's key says that it is done with them."""
+    for name, known in installed.items():
+        if (found := installed_version(name)) != known:
+            raise ColdpressError(
+                f"{name} is {found or 'not installed'} where the job is done, and was {known} when the run began",
+                hint="run it anew",
+            )
 
 
 @cache

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coldpress.environment import cache_folder
+from coldpress.environment import cache_folder, shared_cache
+from coldpress.jobs.remote import Remote
 from coldpress.models.digests import digest
 from coldpress.models.model import CACHE_TAG
 
@@ -42,12 +43,14 @@ class Store:
 
     ``root`` defaults to `environment.cache_folder`. A copy of the folder is as good as the folder itself.
 
-    ``since``: results that are older, in seconds since the epoch, are not found, and made anew.
+    ``since``: results that are older, in seconds since the epoch, are not found, and made anew. ``remote``: where
+    others have results, too.
     """
 
-    def __init__(self, root: Path | str | None = None, since: float = 0.0):
+    def __init__(self, root: Path | str | None = None, since: float = 0.0, remote: Remote | None = None):
         self.root = Path(root).expanduser().absolute() if root else cache_folder()
         self.since = since
+        self.remote = remote
 
     def get(self, key: str) -> Entry | None:
         """The result of a key; None if there is none, it is too old, or its files do not hold what they did."""
@@ -59,6 +62,28 @@ class Store:
         if record["created"] < self.since or not _is_intact(folder / "files", record["files"]):
             return None
         return Entry(key, folder / "files", record["value"])
+
+    def take(self, key: str) -> Entry | None:
+        """The result of a key, from here or, if it is not here, from the remote, of which it is then kept here, too."""
+        known = self.get(key)
+        if known is not None or self.remote is None:
+            return known
+        with self.lock(key):
+            return self.get(key) or self._taken(key, self.remote)
+
+    def _taken(self, key: str, remote: Remote) -> Entry | None:
+        with self.kept(f"remote-{key}") as folder:  # a transfer that was killed goes on
+            value = remote.get(key, folder, self.since)
+            if value is None:
+                shutil.rmtree(folder)
+                return None
+            return self.put(key, folder, dict(value))
+
+    def share(self, key: str) -> None:
+        """Bring the result of a key to the remote, if there is one."""
+        if self.remote is not None and (entry := self.get(key)) is not None:
+            record = json.loads((self._folder(key) / _RECORD).read_text(encoding="utf-8"))
+            self.remote.put(key, entry.folder, entry.record, record["created"])
 
     def put(self, key: str, scratch: Path, value: dict[str, Any]) -> Entry:
         """Make a scratch folder the result of a key."""
@@ -149,6 +174,14 @@ class Store:
                     shutil.rmtree(folder, ignore_errors=True)
             except FileNotFoundError:
                 continue
+
+
+def shared(
+    root: Path | str | None = None, since: float = 0.0, cache: str | None = None, read_only: bool = False
+) -> Store:
+    """A store with the remote at the URL ``cache``, or with the one that the environment names; else without."""
+    url = cache or shared_cache()
+    return Store(root, since, Remote(url, read_only) if url else None)
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -84,11 +84,13 @@ class Executor:
     def results(self, jobs: Sequence[Job]) -> list[Result]:
         """The results of jobs, in their order; equal jobs are done once."""
         jobs = [self.placed(job) for job in jobs]
-        found = {job.key: known for job in jobs if (known := lookup(job, self.store)) is not None}
+        found = {job.key: known for job in jobs if (known := lookup(job, self.store, afar=True)) is not None}
         unknown = {job.key: job for job in jobs if job.key not in found}
         if unknown:
             done = self.system.map(unknown.values(), self.store, self.progress)
-            found |= {job.key: result for job, result in done}
+            for job, result in done:
+                self.store.share(job.key)
+                found[job.key] = result
         return [found[job.key] for job in jobs]
 
     def result(self, job: Job) -> Result:

@@ -121,9 +121,12 @@ def run(
     for place in (system, *(one.system.make() for one in workflow.metrics or () if one.system)):
         parts.check_needs(type(place))
         place.check()
+    store = store or workflow.run.open_store()
+    if store.remote is not None:
+        store.remote.check()
     refuse_remote(schema.plain([workflow.data, workflow.passes, workflow.metrics]))
     with logged(workflow, console.say) as say:
-        executor = Executor(system, store or workflow.run.open_store(), console.progress)
+        executor = Executor(system, store, console.progress)
         return _run(_Run(workflow, executor, replace(console, say=say), command), overwrite)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from coldpress import parts
 from coldpress.errors import ColdpressError
 from coldpress.jobs.job import Job
-from coldpress.jobs.store import Store
+from coldpress.jobs.store import Store, shared
 from coldpress.jobs.system import Executor
 from coldpress.measuring.noise import spread, turn
 from coldpress.models.model import Model
@@ -51,7 +51,7 @@ def evaluate(  # noqa: PLR0913
     ``system`` where models are measured.
     """
     measures = [Measure(metric) if isinstance(metric, str) else metric for metric in metrics]
-    executor = Executor(system.make(), store or Store(), console.progress)
+    executor = Executor(system.make(), store or shared(), console.progress)
     opened = [find_model(name, say=console.say) for name in models]
     original = find_model(source, say=console.say) if source else None
     for measure, model in product(measures, opened):
@@ -87,7 +87,7 @@ def benchmark(  # noqa: PLR0913
 
     Returns for each model ``name``, and each number as `noise.spread` has it. Nothing is taken from the cache.
     """
-    executor = Executor(system.make(), store or Store(), console.progress)
+    executor = Executor(system.make(), store or shared(), console.progress)
     measure = Measure(metric, settings)
     made = measure.make()
     if not made.is_timed:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from coldpress.environment import without_secrets
 from coldpress.workflow import Workflow
 
 Say = Callable[[str], None]
@@ -35,7 +36,7 @@ def logged(workflow: Workflow, say: Say) -> Iterator[Say]:
 
     def write(level: int, line: str) -> None:
         if level >= handler.level:
-            handler.handle(logging.LogRecord("coldpress", level, "", 0, line, None, None))
+            handler.handle(logging.LogRecord("coldpress", level, "", 0, without_secrets(line), None, None))
 
     def both(line: str) -> None:
         say(line)

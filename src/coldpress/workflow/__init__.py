@@ -9,7 +9,7 @@ from typing import Any
 
 from coldpress import parts
 from coldpress.errors import ColdpressError
-from coldpress.jobs.store import Store
+from coldpress.jobs.store import Store, shared
 from coldpress.jobs.system import Executor, System
 from coldpress.models.model import Model
 from coldpress.models.planned import Planned
@@ -210,13 +210,16 @@ class Running:
     """How a run goes about its work; nothing of it changes the result."""
 
     cache_dir: str | None = option("where finished results are kept", None)
+    cache: str | None = option("URL where results are shared with other machines, such as s3://BUCKET/FOLDER", None)
+    cache_read_only: bool = option("take results from there, and bring none", False)
     clean_cache: bool = option("use no finished results, do everything anew", False)
     log_level: int | None = option("0: everything, 1: steps, 2: warnings, 3: errors, 4: nothing", None, LOG_LEVELS)
     log_to_file: bool = option("write what is logged into OUTPUT.log, too", False)
 
     def open_store(self) -> Store:
         """The store that a run looks into; with ``clean_cache`` nothing in it is young enough to be found."""
-        return Store(self.cache_dir, time.time() if self.clean_cache else 0.0)
+        since = time.time() if self.clean_cache else 0.0
+        return shared(self.cache_dir, since, self.cache, self.cache_read_only)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from coldpress import environment
 from coldpress.errors import WORK_FAILED, ColdpressError
 from coldpress.graphs.forks import end_with_parent
 from coldpress.jobs.job import Job, Progress, Result, execute, lookup, silent
-from coldpress.jobs.node import Node, this_node
+from coldpress.jobs.node import Node, check_installed, this_node
 from coldpress.jobs.store import Store
 from coldpress.parts import schema
 
@@ -292,6 +292,7 @@ def _work(request: dict[str, Any]) -> None:
     if job.part_class.is_timed:
         environment.as_for_an_app()
     try:
+        check_installed(job.installed or {})
         result = execute(job, store, lambda what, done, total: _say({"progress": [what, done, total]}))
         _say({"result": result.to_json()})
     except ColdpressError as error:
