@@ -1,8 +1,8 @@
 """A Ray cluster on this machine, of nodes that have one processor each: what a job costs beside its work, and how much
 faster two nodes search than one.
 
-The search is that of `benchmarks.search`, with 24 points of MiniLM, every node on a processor of its own and with a cache of
-its own. It needs a quiet machine with at least three processors: one is for the program that asks.
+The search is that of `benchmarks.search`, with 24 points of MiniLM; every node has a processor and a cache of its own.
+It needs a quiet machine with at least three processors: one is for the program that asks.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import pytest
 import coldpress
 from coldpress.errors import ColdpressError
 from coldpress.jobs import node
-from coldpress.jobs.job import Job
+from coldpress.jobs.job import Job, Result
 from coldpress.jobs.store import Store
 from coldpress.jobs.system import Executor
 from coldpress.models.model import Model
@@ -31,7 +31,7 @@ def cluster(tmp_path_factory, lab_parts):
 
     root = str(Path(__file__).parents[2])
     os.environ["PYTHONPATH"] = os.pathsep.join([os.environ.get("PYTHONPATH", ""), root])
-    made = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    made = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     for number in range(2):
         add(made, tmp_path_factory.mktemp(f"node-{number}"))
     made.wait_for_nodes()
@@ -41,9 +41,12 @@ def cluster(tmp_path_factory, lab_parts):
 
 
 def add(cluster, cache):
-    return cluster.add_node(
-        num_cpus=1, env_vars={"COLDPRESS_CACHE": str(cache), "LAB_LOG": os.environ.get("LAB_LOG", "")}
-    )
+    """One more node, which is known by its cache."""
+    variables = {"COLDPRESS_CACHE": str(cache), "LAB_LOG": os.environ.get("LAB_LOG", "")}
+    _nodes[str(cache)] = cluster.add_node(num_cpus=1, env_vars=variables)
+
+
+_nodes: dict[str, object] = {}
 
 
 def system(cluster, **parameters):
@@ -87,19 +90,17 @@ def test_a_node_that_is_killed_costs_only_the_job_that_it_was_at(cluster, tmp_pa
     first = executor.result(Job("metric", "worker", {"number": 1}, model))
     add(cluster, tmp_path_factory.mktemp("extra"))
     cluster.wait_for_nodes()
-    account = tmp_path / "account"
+    account, done = tmp_path / "account", list[Result]()
     job = Job("metric", "worker", {"does": "wait", "place": str(account)}, model)
-    done: list[object] = []
     thread = threading.Thread(target=lambda: done.append(executor.result(job)))
     thread.start()
-    until(lambda: account.exists() and len(account.read_text().splitlines()) == 1, "the job to begin", 120)
-    name = account.read_text().split()[0]
-    at = next(one for one in cluster.worker_nodes if one.unique_id in name or name in one.unique_id)
-    cluster.remove_node(at, allow_graceful=False)
-    until(lambda: len(account.read_text().splitlines()) == 2, "the job to begin anew", 120)
+    began = lambda: account.read_text().split() if account.exists() else []  # noqa: E731
+    until(lambda: len(began()) == 1, "the job to begin", 120)
+    cluster.remove_node(_nodes[began()[0]], allow_graceful=False)
+    until(lambda: len(began()) == 2, "the job to begin anew", 120)
     (tmp_path / "account.go").touch()
     thread.join(120)
-    assert done and done[0].numbers["pid"] and account.read_text().split()[1] != name
+    assert done[0].numbers["pid"] and began()[0] != began()[1]
     assert executor.result(Job("metric", "worker", {"number": 1}, model)).numbers == first.numbers
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +19,10 @@ _earlier: list[int] = []
 
 @dataclass(frozen=True)
 class Worker(Metric):
-    """``does``: tell, mutter, refuse, break, die, interrupt, or hang, with a child."""
+    """``does``: tell, mutter, refuse, break, die, interrupt, hang, with a child, or wait until ``place``.go is there."""
 
     does: str = field(default="tell", metadata={"help": "what it does"})
+    place: str = field(default="", metadata={"help": "a file where it notes on which node it began to wait"})
     number: int = field(default=0, metadata={"help": "makes one job another"})
 
     values: ClassVar[Mapping[str, Value]] = {"pid": Value("neither"), "earlier": Value("neither")}
@@ -41,6 +43,11 @@ class Worker(Metric):
             child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
             Path(os.environ["COLDPRESS_LAB_WISH"]).write_text(f"{os.getpid()} {child.pid}")
             child.wait()
+        if self.does == "wait":
+            with Path(self.place).open("a") as account:
+                account.write(f"{os.environ['COLDPRESS_CACHE']}\n")
+            while not Path(f"{self.place}.go").exists():
+                time.sleep(0.05)
         if self.does == "interrupt":
             os.kill(os.getpid(), signal.SIGINT)
         _earlier.append(self.number)

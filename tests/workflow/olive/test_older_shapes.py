@@ -224,7 +224,22 @@ SYSTEMS = {
         ("python_environment", {"requirements_file": "r.txt"}),
     ),
     "IsolatedORT": ({"python_environment_path": "env"}, ("isolated_ort", {"path": "env"})),
+    "Ray": ({"address": "auto", "num_cpus": 2}, ("ray", {"address": "auto", "num_cpus": 2})),
 }  # fmt: skip
+
+
+def test_what_the_target_evaluates_is_measured_there():
+    config = {
+        "systems": {
+            "d": {"type": "Docker", "image_name": "i"},
+            "o": {"type": "IsolatedORT", "python_environment_path": "e"},
+        },
+        "evaluators": {"e": {"metrics": [{"name": "l", "type": "latency", "sub_types": [{"name": "avg"}]}]}},
+        "engine": {"host": "d", "target": "o", "evaluator": "e"},
+    }
+    found, _ = workflow(config)
+    assert found["system"] == {"type": "docker", "parameters": {"image": "i"}}
+    assert found["metrics"][0]["system"] == {"type": "isolated_ort", "parameters": {"path": "e"}}
 
 
 @pytest.mark.parametrize("shape", SYSTEMS)
@@ -262,7 +277,7 @@ def test_the_workspace_of_the_whole_is_the_systems():
         (local({"device": "gpu", "execution_providers": [["MyExecutionProvider", "lib.so"]]}, target="here"), "systems.here.config.accelerators[0].execution_providers[0]", "brings"),
         ({"systems": {"d": {"type": "Docker", "image_nam": "x"}}}, "systems.d.image_nam", "image_name"),
         ({"systems": {"d": {"type": "Dockr"}}}, "systems.d.type", "Docker"),
-        ({"systems": {"d": {"type": "Docker"}, "a": {"type": "AzureML"}}, "host": "d", "target": "a"}, "target", "same system"),
+        ({"systems": {"d": {"type": "Docker"}, "a": {"type": "AzureML"}}, "workflow_host": "d", "host": "a"}, "workflow_host", "same system"),
     ],
     ids=str,
 )  # fmt: skip

@@ -48,8 +48,11 @@ def client_of(root: Section) -> dict[str, Any]:
     return found
 
 
-def read_systems(root: Section, client: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """What the workflow says of its system, and of its target; None when nothing names an accelerator."""
+def read_systems(
+    root: Section, client: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any] | None]:
+    """What the workflow says of its system, and of its target, None when nothing names an accelerator; and the system
+    where metrics are measured, None when that is the same."""
     defined = root.inner("systems")
     given = dict(defined.rest())
     systems = {
@@ -63,8 +66,18 @@ def read_systems(root: Section, client: Mapping[str, Any]) -> tuple[dict[str, An
         others = [other for name, other in used.items() if other and name != key]
         if named and _told(others) == _told([one for one in used.values() if one]):
             root.log.note(root.place_of(key), "no effect: place and accelerator of the work are told without it")
+    host, target = used["host"], used["target"]
+    measured = None
+    if host and target and "local" not in (host.type, target.type) and _same(host) != _same(target):
+        measured, used["target"] = {"type": target.type, "parameters": dict(target.parameters)}, None
     place = _one_place(root, [system for system in used.values() if system])
-    return place, _target(root, [named.accelerator for key in _BY_RANK if (named := used[key])])
+    used["target"] = target
+    return place, _target(root, [named.accelerator for key in _BY_RANK if (named := used[key])]), measured
+
+
+def _same(system: System) -> tuple[str, Mapping[str, Any]]:
+    """What two systems have in common that are the same place."""
+    return system.type, system.parameters
 
 
 #: whose accelerator is the target, first the one that counts most
@@ -92,12 +105,12 @@ def _used(root: Section, key: str, systems: Mapping[str, System], client: Mappin
 
 
 def _one_place(root: Section, used: list[System]) -> dict[str, Any]:
-    """Passes and metrics run on one system; a local one beside another adds nothing but its accelerator."""
+    """Passes run on one system; a local one beside another adds nothing but its accelerator."""
     away = [system for system in used if system.type != "local"]
     for other in away[1:]:
-        if (other.type, other.parameters) != (away[0].type, away[0].parameters):
-            problem = "passes and metrics run on one system, but host and target are different ones"
-            root.log.refuse(root.place_of("target"), problem, "name the same system in both")
+        if _same(other) != _same(away[0]):
+            problem = "all passes run on one system, but workflow_host is another one than host or target"
+            root.log.refuse(root.place_of("workflow_host"), problem, "name the same system in both")
             root.log.unread(other.place, other.given)
     if not away:
         return {}

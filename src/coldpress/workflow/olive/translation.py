@@ -54,7 +54,7 @@ def translate(config: Mapping[str, Any]) -> Translation:
     workflow: dict[str, Any] = {"model": source.name or "unknown"}
     workflow |= {"trust_remote_code": True} if source.trust_remote_code else {}
     data = read_data(root, source, client)
-    place, target = read_systems(root, client)
+    place, target, measured = read_systems(root, client)
     searches, opens = read_strategy(root, workflow)
     passes = Passes(log, searches, opens, data, root.take("evaluator"), root.take("host"), workflow)
     steps = passes.read(root)
@@ -74,6 +74,10 @@ def translate(config: Mapping[str, Any]) -> Translation:
     workflow |= place
     workflow |= {"data": data.sources} if data.sources else {}
     metrics = read_metrics(root, data, searches)
+    if measured is not None and metrics:
+        metrics = [{**metric, "system": measured} for metric in metrics]
+    elif measured is not None:
+        root.log.note(root.place_of("target"), "no effect: no metric is asked for that could be measured there")
     workflow |= {"metrics": metrics} if metrics is not None else {}
     workflow |= _output(root, bool(steps))
     root.close("root")
