@@ -13,17 +13,11 @@ from coldpress.jobs import remote as module
 from coldpress.jobs.remote import Remote
 from coldpress.jobs.store import Store
 from tests.jobs.test_remote import at_once, stored
-from tests.waiting import until
+from tests.waiting import free_port, until
 
 pytestmark = pytest.mark.full
 #: of the account that every Azurite has; Microsoft documents it
 _AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def answers(port: int) -> bool:

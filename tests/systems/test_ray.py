@@ -18,7 +18,7 @@ from coldpress.models.model import Model
 from coldpress.systems.ray import Ray
 from coldpress.workflow.file import load_workflow
 from tests.onnx_models import dense, saved
-from tests.waiting import until
+from tests.waiting import free_port, until
 
 pytestmark = [pytest.mark.full, pytest.mark.usefixtures("lab_parts")]
 
@@ -31,10 +31,12 @@ def cluster(tmp_path_factory, lab_parts):
 
     root = str(Path(__file__).parents[2])
     os.environ["PYTHONPATH"] = os.pathsep.join([os.environ.get("PYTHONPATH", ""), root])
-    made = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    made = cluster_utils.Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **ports()}
+    )
     for number in range(2):
         add(made, tmp_path_factory.mktemp(f"node-{number}"))
-    made.wait_for_nodes()
+    made.wait_for_nodes(300)
     yield made
     ray.shutdown()
     made.shutdown()
@@ -43,7 +45,13 @@ def cluster(tmp_path_factory, lab_parts):
 def add(cluster, cache):
     """One more node, which is known by its cache."""
     variables = {"COLDPRESS_CACHE": str(cache), "LAB_LOG": os.environ.get("LAB_LOG", "")}
-    _nodes[str(cache)] = cluster.add_node(num_cpus=1, env_vars=variables)
+    _nodes[str(cache)] = cluster.add_node(num_cpus=1, env_vars=variables, **ports())
+
+
+def ports():
+    """Ports of a node's agents; without them a node waits for these to begin, and gives up where that takes long."""
+    names = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
+    return {name: free_port() for name in names}
 
 
 _nodes: dict[str, object] = {}
@@ -82,28 +90,6 @@ def test_a_search_over_two_nodes_gives_the_bytes_of_one_process(cluster, tmp_pat
     assert names and all((alone.model.path / n).read_bytes() == (spread.model.path / n).read_bytes() for n in names)
 
 
-def test_a_node_that_is_killed_costs_only_the_job_that_it_was_at(cluster, tmp_path, tmp_path_factory):
-    """The job begins on one node, which is killed; it is done on another. What was done before is not done again."""
-    (tmp_path / "model").mkdir()
-    model, store = Model(tmp_path / "model", "onnx", "key"), Store(tmp_path / "cache")
-    executor = Executor(Ray(cluster.address), store)
-    first = executor.result(Job("metric", "worker", {"number": 1}, model))
-    add(cluster, tmp_path_factory.mktemp("extra"))
-    cluster.wait_for_nodes()
-    account, done = tmp_path / "account", list[Result]()
-    job = Job("metric", "worker", {"does": "wait", "place": str(account)}, model)
-    thread = threading.Thread(target=lambda: done.append(executor.result(job)))
-    thread.start()
-    began = lambda: account.read_text().split() if account.exists() else []  # noqa: E731
-    until(lambda: len(began()) == 1, "the job to begin", 120)
-    cluster.remove_node(_nodes[began()[0]], allow_graceful=False)
-    until(lambda: len(began()) == 2, "the job to begin anew", 120)
-    (tmp_path / "account.go").touch()
-    thread.join(120)
-    assert done[0].numbers["pid"] and began()[0] != began()[1]
-    assert executor.result(Job("metric", "worker", {"number": 1}, model)).numbers == first.numbers
-
-
 def test_times_are_taken_by_one_kind_of_machine_alone_on_a_node(cluster, tmp_path):
     (tmp_path / "model").mkdir()
     place = Ray(cluster.address)
@@ -130,3 +116,23 @@ def test_a_failure_on_a_node_has_its_own_words(cluster, tmp_path):
             Job("metric", "worker", {"does": "refuse"}, model)
         )
     assert caught.value.hint == "another one"
+
+
+def test_a_node_that_is_killed_costs_only_the_job_that_it_was_at(cluster, tmp_path):
+    """The job begins on one node, which is killed; it is done on another. What was done before is not done again."""
+    (tmp_path / "model").mkdir()
+    model, store = Model(tmp_path / "model", "onnx", "key"), Store(tmp_path / "cache")
+    executor = Executor(Ray(cluster.address), store)
+    first = executor.result(Job("metric", "worker", {"number": 1}, model))
+    account, done = tmp_path / "account", list[Result]()
+    job = Job("metric", "worker", {"does": "wait", "place": str(account)}, model)
+    thread = threading.Thread(target=lambda: done.append(executor.result(job)))
+    thread.start()
+    began = lambda: account.read_text().split() if account.exists() else []  # noqa: E731
+    until(lambda: len(began()) == 1, "the job to begin", 300)
+    cluster.remove_node(_nodes[began()[0]], allow_graceful=False)
+    until(lambda: len(began()) == 2, "the job to begin anew", 300)
+    (tmp_path / "account.go").touch()
+    thread.join(300)
+    assert done[0].numbers["pid"] and began()[0] != began()[1]
+    assert executor.result(Job("metric", "worker", {"number": 1}, model)).numbers == first.numbers

@@ -52,7 +52,7 @@ def _fetched(one: Input, store: Store, read: Read) -> Path:
         for file in one.files:
             target = base / file.relative_to(root)
             if not target.exists():
-                _write(target, lambda offset, file=file: read(str(file), offset, PIECE))
+                _write(target, str(file), read)
         place = folder / one.path.name
         if content_key(place) != one.key:
             for file in one.files:
@@ -61,12 +61,12 @@ def _fetched(one: Input, store: Store, read: Read) -> Path:
         return place
 
 
-def _write(target: Path, piece: Callable[[int], bytes]) -> None:
-    """Write a file of pieces until one is not full; it is there as a whole, or not at all."""
+def _write(target: Path, file: str, read: Read) -> None:
+    """Write what is in a file afar, going on behind what there is; it is there as a whole, or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
     with part.open("ab") as stream:
-        while data := piece(stream.tell()):
+        while data := read(file, stream.tell(), PIECE):
             stream.write(data)
             if len(data) < PIECE:
                 break

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -242,14 +242,14 @@ class Remote:
         """Write files, each whole or not at all."""
         if self._files.protocol in ("file", ("file", "local")):
             for place, data in contents.items():
-                self._tried("write to", lambda place=place, data=data: _replace(Path(place), data))
+                self._tried("write to", partial(_replace, Path(place), data))
         elif contents:
             self._tried("write to", lambda: self._files.pipe(dict(contents)))
 
     def _remove(self, places: Sequence[str]) -> None:
         for place in places:
             try:
-                self._tried("remove from", lambda place=place: self._files.rm_file(place))
+                self._tried("remove from", partial(self._files.rm_file, place))
             except FileNotFoundError:  # another one was faster
                 continue
 
