@@ -29,6 +29,9 @@ def page() -> str:
     lines += ["## Passes", ""]
     for name in parts.names("passes"):
         lines += _pass(name)
+    lines += ["## Surgeries", "", "What the pass `graph_surgeries` does, by name.", ""]
+    for name in parts.names("surgeries"):
+        lines += _surgery(name)
     lines += ["## Metrics", ""]
     for name in parts.names("metrics"):
         lines += _metric(name)
@@ -93,6 +96,11 @@ def _tasks() -> list[str]:
 
 def _sampler(name: str) -> list[str]:
     part = parts.find("samplers", name)
+    return [f"### {name}", "", _documentation(part), "", *_parameters(part)]
+
+
+def _surgery(name: str) -> list[str]:
+    part = parts.find("surgeries", name)
     return [f"### {name}", "", _documentation(part), "", *_parameters(part)]
 
 

@@ -50,6 +50,7 @@ PASSES: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "quantize_onnx-kquant": ("quantize_onnx", "press-fp32", {}),
     "quantize_onnx-best": ("quantize_onnx", "press-fp32", {"algorithm": "best", **TEXT}),
     "dynamic_to_fixed_shape": ("dynamic_to_fixed_shape", "dense", {"dim_param": ("batch",), "dim_value": (2,)}),
+    "graph_surgeries": ("graph_surgeries", "dense", {"surgeries": [{"type": "gemm_to_mat_mul_add"}]}),
     "onnx_dynamic_quantization": ("onnx_dynamic_quantization", "dense", {}),
     "onnx_static_quantization": ("onnx_static_quantization", "convolutional", {"num_samples": 2}),
     "onnx_float_to_float16": ("onnx_float_to_float16", "dense", ON_GPU),

@@ -20,6 +20,7 @@ REFUSED_PASSES: Mapping[str, tuple[str, tuple[str, ...], str]] = {
     "attach_adapters": ("tiny", ("--adapter_path", "missing"), "missing"),
     "dynamic_to_fixed_shape": ("dense", ("--dim_param", "batch"), "dim_value"),
     "extract_adapters": ("tiny", (), "takes onnx, but gets hf"),
+    "graph_surgeries": ("dense", ("--surgeries", "gemm_to_matmul"), "gemm_to_matmul"),
     "lora": ("tiny", ("--method", "lora"), "nothing to train on"),
     "merge_adapter_weights": ("tiny", (), "adapter"),
     "onnx_dynamic_quantization": ("dense", ("--precision", "int5"), "int5"),

@@ -214,12 +214,14 @@ def _option(part: type[Any], field: dataclasses.Field[Any], hint: Any) -> Callab
         return click.option(f"--{field.name}/--{negative}", default=None, help=help_text)
     if typing.get_origin(plain) is tuple:
         item = typing.get_args(plain)[0]
+        if isinstance(item, type) and dataclasses.is_dataclass(item):
+            return click.option(f"--{field.name}", multiple=True, type=Named(item), help=help_text)
         kind = item if item in (int, float) else PATH if field.name in part.reads or "path" in field.name else str
         return click.option(f"--{field.name}", multiple=True, type=kind, help=help_text)
     if typing.get_origin(plain) is dict:
         return click.option(f"--{field.name}", type=Json(), help=help_text)
     plain = PATH if plain is str and "path" in field.name else plain
-    kind = Choice(choices) if choices else Source() if plain is DataSource else plain
+    kind = Choice(choices) if choices else Named(DataSource) if plain is DataSource else plain
     return click.option(f"--{field.name}", type=kind, default=None, help=help_text)
 
 
@@ -257,25 +259,31 @@ class Json(click.ParamType):
         return found
 
 
-class Source(click.ParamType):
-    """A kind of data with its parameters, written as in a workflow file."""
+class Named(click.ParamType):
+    """A part with its parameters, such as a kind of data, written as in a workflow file; or its name alone.
 
-    name = "data"
+    ``cls``: the dataclass that holds ``type`` and ``parameters``, and makes the part.
+    """
+
+    name = "part"
+
+    def __init__(self, cls: type[Any]):
+        self.cls = cls
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         import yaml
 
-        option = param.opts[-1] if param else "data"
+        option = param.opts[-1] if param else self.name
         try:
             given = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ColdpressError(f"{option}: neither YAML nor JSON: {error}") from error
-        source: DataSource = schema.build(DataSource, {"type": given} if isinstance(given, str) else given, option)
-        source.make(option)
-        return schema.plain(source)
+        found = schema.build(self.cls, {"type": given} if isinstance(given, str) else given, option)
+        found.make(option)
+        return schema.plain(found)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        return "'{type: KIND, parameters: {...}}'"
+        return "'{type: NAME, parameters: {...}}'"
 
 
 class Choice(click.ParamType):

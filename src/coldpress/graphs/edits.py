@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from coldpress.graphs.queries import is_read
+from coldpress.graphs.queries import CONTRIB, constant, is_read
+from coldpress.models.onnx_graphs import array_of
 
 
 def add_constant(
@@ -16,7 +18,7 @@ def add_constant(
     """An initializer with these numbers; that of the name, where there is one."""
     if name in graph.initializers:
         return graph.initializers[name]
-    return add_initializer(graph, ir.tensor(np.asarray(values), dtype=dtype, name=name))
+    return add_initializer(graph, ir.tensor(np.asarray(values, dtype.numpy()), dtype=dtype, name=name))
 
 
 def add_initializer(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
@@ -28,13 +30,60 @@ def add_initializer(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
     return value
 
 
+def turned(value: ir.Value) -> ir.Value:
+    """The initializer with the numbers of a constant matrix turned over, computed when they are written."""
+    graph, tensor, name = value.graph, constant(value), f"{value.name}.turned"
+    assert graph is not None and tensor is not None
+    if name in graph.initializers:
+        return graph.initializers[name]
+    rows, columns = tensor.shape
+    lazy = ir.LazyTensor(
+        lambda: ir.tensor(np.ascontiguousarray(array_of(tensor).T), dtype=tensor.dtype, name=name),
+        dtype=tensor.dtype,
+        shape=ir.Shape([columns, rows]),
+        name=name,
+    )
+    return add_initializer(graph, lazy)
+
+
+def insert_before(
+    old: ir.Node, op_type: str, inputs: Iterable[ir.Value | None], step: str = "", **attributes: Any
+) -> ir.Value:
+    """A node in front of another, named after that one's result and the ``step``, or its operator; returns what it
+    gives."""
+    name = f"{old.outputs[0].name}/{step or op_type}"
+    node = ir.node(op_type, list(inputs), attributes=attributes, name=name)
+    node.outputs[0].name = name
+    assert old.graph is not None
+    old.graph.insert_before(old, node)
+    return node.outputs[0]
+
+
+def give_instead(old: ir.Node, new: ir.Value) -> None:
+    """Let a graph give and read a value, under its name, in place of a node's, which goes if nothing else reads it."""
+    replace_value(old.outputs[0], new)
+    assert isinstance(old.graph, ir.Graph)
+    drop_unread(old.graph, [old])
+
+
+def contrib_node(
+    op_type: str, inputs: Iterable[ir.Value | None], attributes: Mapping[str, Any], name: str | None
+) -> ir.Node:
+    """A node with an operator of ONNX Runtime's own; it is not in a graph yet."""
+    return ir.node(op_type, list(inputs), attributes=attributes, domain=CONTRIB, name=name)
+
+
+def replace_value(old: ir.Value, new: ir.Value) -> None:
+    """Let all readers of a value, and the graph that gives it, read another one, which takes its name and type."""
+    new.shape, new.type = old.shape, old.type
+    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+    new.name, old.name = old.name, None
+
+
 def take_place(old: ir.Node, new: ir.Node) -> None:
     """Let a node give what another one gave, under its name, from its place in the graph; that one is unread then."""
-    output, made = old.outputs[0], new.outputs[0]
-    made.shape, made.type = output.shape, output.type
     old.graph.insert_before(old, new)
-    ir.convenience.replace_all_uses_with(output, made, replace_graph_outputs=True)
-    made.name, output.name = output.name, None
+    replace_value(old.outputs[0], new.outputs[0])
 
 
 def drop_unread(graph: ir.Graph, nodes: Iterable[ir.Node]) -> None:

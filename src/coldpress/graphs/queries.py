@@ -56,6 +56,11 @@ def all_nodes(model: ir.Model) -> Iterator[ir.Node]:
         yield from function.all_nodes()
 
 
+def nodes_of(model: ir.Model, *op_types: str) -> list[ir.Node]:
+    """The nodes of a graph, and of graphs inside it, that are one of these operators of ONNX itself."""
+    return [node for node in model.graph.all_nodes() if is_onnx(node, *op_types)]
+
+
 def known_before(graph: ir.Graph) -> set[ir.Value]:
     """The values that are known before a graph runs: initializers, and what is computed of them alone."""
     known = set(graph.initializers.values())

@@ -54,6 +54,7 @@ class GraphDivergence(Metric):
 
     data: DataSource | None = option("where the inputs come from; left out: text or made-up ones", None)
     limit: float = option("distance above which the graph's own noise is measured", 0.0)
+    renamed: dict[str, str] = option("inputs and outputs that have another name afterwards: before -> afterwards", dict)
 
     values: ClassVar[Mapping[str, Value]] = {
         "relative": Value("lower"),
@@ -62,7 +63,7 @@ class GraphDivergence(Metric):
     }
     accepts: ClassVar[tuple[str, ...]] = ("onnx",)
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime",)
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     def measure(self, model: Model, ctx: Context) -> dict[str, Any]:
         """The graph that is worst; ``unknown`` says why nothing was compared, if so. ColdpressError for one that does
@@ -100,7 +101,7 @@ class _Pair:
         except ColdpressError as error:
             return _unknown(f"the graph before does not run here on inputs of ours: {error.message}")
         after = [self._after(session, one) for one in known]
-        missing = [name for name in before[0] if name not in session.outputs]
+        missing = [name for name in before[0] if self._new(name) not in session.outputs]
         if missing:
             raise ColdpressError(f"output '{missing[0]}' is gone", exit_code=WORK_FAILED)
         del session
@@ -138,9 +139,9 @@ class _Pair:
 
         given = feeds_for(model, self.after, self.asked.data, self.ctx, samples=_FEEDS, length=_WINDOW)
         if not given.are_random:
-            yield from given.each()
+            yield from ({self._old(name): one for name, one in each.items()} for each in given.each())
             return
-        inputs = _merged(signature(self.before or self.after), signature(self.after))
+        inputs = _merged(signature(self.before or self.after), self._signature_after)
         for place, how in enumerate(TRIES):
             yield feed(inputs, self.after.parent, how, self.ctx.seed + place)
 
@@ -165,13 +166,25 @@ class _Pair:
     @property
     def _narrow(self) -> dict[str, np.dtype]:
         """The types of the inputs afterwards: numbers are rounded to them for both."""
+        return {name: one.dtype for name, one in self._signature_after.items()}
+
+    @property
+    def _signature_after(self) -> dict[str, Input]:
+        """What the graph takes afterwards, by the names before."""
         from coldpress.graphs.signature import signature
 
-        return {name: one.dtype for name, one in signature(self.after).items()}
+        return {self._old(name): one for name, one in signature(self.after).items()}
+
+    def _new(self, name: str) -> str:
+        return self.asked.renamed.get(name, name)
+
+    def _old(self, name: str) -> str:
+        return next((old for old, new in self.asked.renamed.items() if new == name), name)
 
     def _after(self, session: Session, one: dict[str, Any]) -> Outputs:
         try:
-            return _run(session, one, {})
+            outputs = _run(session, {self._new(name): array for name, array in one.items()}, {})
+            return {self._old(name): value for name, value in outputs.items()}
         except ColdpressError as error:
             raise ColdpressError(
                 f"it does not run on inputs on which the graph before runs: {error.message}", exit_code=WORK_FAILED

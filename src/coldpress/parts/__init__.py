@@ -1,4 +1,5 @@
-"""The parts one can add: passes, metrics, kinds of data, systems, samplers, rules, tasks; found by their file's name.
+"""The parts one can add: passes, surgeries, metrics, kinds of data, systems, samplers, rules, tasks; found by their
+file's name.
 
 A built-in part is one file in the folder of its kind (``passes/press.py`` holds the pass ``press``). A part
 from another distribution registers an entry point in the group ``coldpress.passes`` (or ``.metrics``, ...)
@@ -8,6 +9,7 @@ and is found the same way. Nothing is imported before it is asked for.
 from __future__ import annotations
 
 import importlib
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,7 +17,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args, get_type_hints
 
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.models.model import Model
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx_ir as ir
 
-KINDS = ("passes", "metrics", "data", "systems", "samplers", "rules", "tasks")
+#: kinds whose folder is not one of the root
+_FOLDERS = {"surgeries": "passes/surgeries"}
+KINDS = ("passes", "surgeries", "metrics", "data", "systems", "samplers", "rules", "tasks")
 
 
 @contextmanager
@@ -108,6 +112,11 @@ class Pass:
         computes."""
         return None
 
+    @property
+    def renamed(self) -> Mapping[str, str]:
+        """Inputs and outputs of an ONNX model that get another name: the name before -> the name afterwards."""
+        return {}
+
     def check(self, model: Model | Planned, target: Target) -> None:
         """Raise ColdpressError when this pass cannot do its work; early and cheap.
 
@@ -131,6 +140,23 @@ class Pass:
         Where there is nothing to do, the model itself comes back, perhaps with further remarks; that is not stored.
         """
         raise NotImplementedError
+
+
+class Renaming(Protocol):
+    """What says which inputs and outputs it renames: a pass, or a surgery."""
+
+    @property
+    def renamed(self) -> Mapping[str, str]: ...
+
+
+def renamed_in_a_row(changes: Iterable[Renaming]) -> dict[str, str]:
+    """What inputs and outputs are called after several changes: the name before the first -> after the last."""
+    found: dict[str, str] = {}
+    for change in changes:
+        own = change.renamed
+        begun = {old: new for old, new in own.items() if old not in found.values()}
+        found = {old: own.get(new, new) for old, new in found.items()} | begun
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,10 +322,11 @@ def names(kind: str) -> dict[str, str]:
 
     Reads names of files only.
     """
-    folder = Path(__file__).parents[1] / kind
-    built_in = {file.stem: f"coldpress.{kind}.{file.stem}" for file in folder.glob("[a-z]*.py")}
+    place = _FOLDERS.get(kind, kind)
+    folder, package = Path(__file__).parents[1] / place, f"coldpress.{place.replace('/', '.')}"
+    built_in = {file.stem: f"{package}.{file.stem}" for file in folder.glob("[a-z]*.py")}
     built_in |= {
-        file.stem: f"coldpress.{kind}.{file.stem}.{file.stem}"
+        file.stem: f"{package}.{file.stem}.{file.stem}"
         for file in folder.glob("*/[a-z]*.py")
         if file.stem == file.parent.name
     }
@@ -312,7 +339,8 @@ def find(kind: str, name: str) -> type[Any]:
     known = names(kind)
     file = name if name in known else file_name(name)
     if file not in known:
-        singular = {"passes": "pass", "data": "kind of data"}.get(kind, kind.removesuffix("s"))
+        others = {"passes": "pass", "surgeries": "surgery", "data": "kind of data"}
+        singular = others.get(kind, kind.removesuffix("s"))
         raise ColdpressError(f"unknown {singular} '{name}'", hint=did_you_mean(file_name(name), known))
     module = importlib.import_module(known[file])
     return getattr(module, "".join(word.capitalize() for word in file.split("_")))
@@ -325,6 +353,7 @@ def data_fields(part: type[Any]) -> tuple[str, ...]:
 
 
 def file_name(name: str) -> str:
-    """The name of a part's file for any spelling of the part's name, such as ``QuantizeOnnx``."""
-    spaced = "".join(f"_{c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(name))
-    return spaced.replace("-", "_")
+    """The name of a part's file for any spelling of the part's name, such as ``QuantizeOnnx``; an abbreviation is one
+    word, as in ``RMSNorm``."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
+    return spaced.lower().replace("-", "_")

@@ -25,7 +25,7 @@ from coldpress.parts import schema
 from coldpress.parts.graph_pass import Share
 from coldpress.runs.chains import Chain, Link, chains_of, job_of
 from coldpress.runs.log import logged
-from coldpress.runs.opening import Opened, Opener, added_up, check_tolerance, with_graphs
+from coldpress.runs.opening import Opened, Opener, added_up, check_tolerance, renamed_by, with_graphs
 from coldpress.runs.output import Beside, Candidate, check_output, is_current, is_written, publish
 from coldpress.runs.report_data import Finished, read_report
 from coldpress.runs.verification import WORSE, Origin, Verdict, check_request, is_compared, judges, verify
@@ -468,10 +468,11 @@ def verify_pressed(model: str, workflow: Workflow, store: Store, console: Consol
     verdict = verify(replace(pressed, provenance=known), origin, workflow, executor)
     if original.format != "onnx" or pressed.format != "onnx" or pressed.key == original.key:
         return verdict
-    limit = added_up([Step(one["name"], one["parameters"]) for one in done])
+    chain = [Step(one["name"], one["parameters"]) for one in done]
+    limit = added_up(chain)
     if limit is None:
         return verdict
-    found = Opener(workflow, executor).compared("the passes", original, pressed, limit)
+    found = Opener(workflow, executor).compared("the passes", original, pressed, limit, renamed_by(chain))
     return with_graphs(verdict, [found], is_whole=True)
 
 

@@ -68,7 +68,7 @@ class Opener:
         try:
             if not compare or limit is None:
                 return [self._only_opened(name, link.model)]
-            opened = self.compared(name, link.before, link.model, limit, _data(link.chain))
+            opened = self.compared(name, link.before, link.model, limit, renamed_by(link.chain), _data(link.chain))
         except ColdpressError:
             self._one_by_one(link, compare)  # ends with the pass that did it
             raise
@@ -92,16 +92,19 @@ class Opener:
             return self._only_opened(step.type, after)
         if limit is None:
             return self._only_opened(step.type, after, f"{step.type} means to change what a model computes")
-        return self.compared(step.type, before, after, limit, _data([step]))
+        return self.compared(step.type, before, after, limit, renamed_by([step]), _data([step]))
 
     def _only_opened(self, name: str, after: Model, why: str = "verification was turned off") -> Opened:
         return Opened(name, why, seconds=self._measured(name, after, None, {}).seconds)
 
-    def compared(self, name: str, before: Model, after: Model, limit: Closeness, data: Any = None) -> Opened:
+    def compared(
+        self, name: str, before: Model, after: Model, limit: Closeness, renamed: Mapping[str, str], data: Any = None
+    ) -> Opened:
         """What ``name`` made of an ONNX model, compared with that on ``data`` or made-up inputs."""
         own = _relative(self.workflow.verify.tolerance)
         asked = limit.relative if own is None else own
-        result = self._measured(name, after, before, {"data": plain(data), "limit": asked})
+        how = {"data": plain(data), "limit": asked, "renamed": dict(renamed)}
+        result = self._measured(name, after, before, how)
         numbers = result.numbers
         if numbers.get("unknown"):
             return Opened(name, f"{name}: {numbers['unknown']}", seconds=result.seconds)
@@ -124,6 +127,11 @@ def _data(chain: Iterable[Step]) -> Any:
     """The data that a pass among these was given."""
     made = [step.make() for step in chain]
     return next((found for one in made for name in parts.data_fields(type(one)) if (found := getattr(one, name))), None)
+
+
+def renamed_by(chain: Iterable[Step]) -> dict[str, str]:
+    """What inputs and outputs are called after passes: the name before -> the name afterwards."""
+    return parts.renamed_in_a_row(step.make() for step in chain)
 
 
 def _is_as_before(before: Path, after: Path) -> bool:

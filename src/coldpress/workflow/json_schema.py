@@ -12,13 +12,14 @@ import typing
 from typing import Any
 
 from coldpress import parts
+from coldpress.parts.surgery import Operation
 from coldpress.workflow import Measure, Package, Place, Step, Workflow
 
 Schema = dict[str, Any]
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _TYPES = {str: "string", bool: "boolean", int: "integer", float: "number"}
 #: dataclass of a workflow -> the kind of part whose names its ``type`` takes
-_KIND_OF = {Step: "passes", Measure: "metrics", Place: "systems", parts.DataSource: "data"}
+_KIND_OF = {Step: "passes", Measure: "metrics", Place: "systems", parts.DataSource: "data", Operation: "surgeries"}
 #: those that a file may name by a string alone, as ``- press``
 _NAMED = (Step, Measure, Package, Place)
 

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from coldpress.errors import ColdpressError
+from coldpress import parts
+from coldpress.errors import ColdpressError, did_you_mean
 
 _REGULAR = "re:"
 
@@ -68,6 +69,24 @@ def dynamic(patterns: Any, beside: Mapping[str, Any]) -> dict[str, Any]:
                 )
         found["overrides"] += [f"{glob}=int{values['bits']}"] if "bits" in values else []
     return found if found["modules_to_not_convert"] else {"overrides": found["overrides"]}
+
+
+def surgeries(given: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Surgeries with their parameters: ``[{"surgeon": "RenameInputs", "old_names": [...], ...}]``."""
+    found = []
+    for one in given:
+        parameters = dict(one)
+        name = parts.file_name(parameters.pop("surgeon"))
+        if name not in parts.names("surgeries"):
+            raise ColdpressError(f"there is no surgery like {one['surgeon']}", hint=_other_surgery(name))
+        found.append({"type": name, **({"parameters": parameters} if parameters else {})})
+    return found
+
+
+def _other_surgery(name: str) -> str:
+    return (
+        did_you_mean(name, parts.names("surgeries")) or "write it as a part of your own: docs/design.md, Adding a part"
+    )
 
 
 def listed(value: Any) -> list[Any]:
@@ -148,6 +167,7 @@ CONVERTERS: Mapping[str, Callable[..., Any]] = {
     "globs_of_nodes": globs_of_nodes,
     "glob_of_pattern": glob_of_pattern,
     "overrides": overrides,
+    "surgeries": surgeries,
     "listed": listed,
     "names": names,
     "names_of_tasks": names_of_tasks,
