@@ -27,6 +27,7 @@ NAMES = (
     "finetune",
     "neighbours",
     "lab",
+    "installation",
 )
 
 
