@@ -50,7 +50,12 @@ def run(options: Options) -> Outcome:
         Claim("megabytes of the environment, the model among them", megabytes, _MEGABYTES),
     ]
     largest = _largest(environment)
-    measured = {"steps": steps, "wheel_mb": wheel.stat().st_size / 1e6, "environment_mb": megabytes, "largest_mb": largest}
+    measured = {
+        "steps": steps,
+        "wheel_mb": wheel.stat().st_size / 1e6,
+        "environment_mb": megabytes,
+        "largest_mb": largest,
+    }
     return Outcome(measured, claims)
 
 

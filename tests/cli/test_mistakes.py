@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+from pathlib import Path
 
 import pytest
 
@@ -22,13 +24,19 @@ TYPED = {
     "auto-opt here/modle": ("no folder here/modle", "hint: did you mean 'model'? (here holds it)"),
     "auto-opt here/other": ("no folder here/other", "hint: the working directory is"),
     "auto-opt fake.onnx": ("fake.onnx cannot be read as an ONNX model", "hint: export or download it again"),
+    "generate-adapter fake.onnx": ("fake.onnx cannot be read as an ONNX model", "hint: export or download it again"),
+    "chat {model} --greedy --temperature 0.5": ("--temperature has no effect", "hint: leave it out, or --greedy"),
+    "auto-opt {model} --eval_data rowz.jsonl,rows.jsonl": (
+        "'rowz.jsonl' does not exist",
+        "hint: did you mean 'rows.jsonl'?",
+    ),
     "auto-opt missing.onnx": ("missing.onnx does not exist", "hint: the working directory is"),
     "auto-opt someone/some-modell": ("'someone/some-modell'", "hint: did you mean 'someone/some-model'?"),
     "auto-opt some-model": ("'some-model'", "hint: did you mean 'someone/some-model'?"),
     "auto-opt {model} -o fake.onnx": ("is a file", "hint: name a folder with --output_path"),
     "auto-opt {model} -o fake.onnx/out": ("fake.onnx is a file", "hint: name another folder"),
     "plan fake.onnx": ("cannot be read|is an ONNX model already", "hint:"),
-    "chat fake.onnx": ("no model to chat with", "hint: press one first"),
+    "chat fake.onnx": ("cannot be read as an ONNX model", "hint: export or download it again"),
     "verify {model}": ("has no report.json", "hint: name the model it was made from", "--source MODEL"),
     "run as_text.yaml": ("passes: text stands where a list belongs", "hint: put it in brackets"),
     "run no_model.yaml": ("'model' is missing", "hint: add 'model: ...': folder, file or hub id"),
@@ -40,7 +48,7 @@ TYPED = {
     "run-pass pres {model}": ("unknown pass 'pres'", "hint: did you mean 'press'?"),
     "cache clena": ("there is no command 'cache clena'", "hint: did you mean 'clean'?"),
     "evaluate {model} --metric perplexit": ("unknown metric", "hint: did you mean 'perplexity'?"),
-    "auto-opt {model} --max_seq_len 0": ("max_seq_len is 0; at least 2 are needed",),
+    "auto-opt {model} --max_seq_len 0": ("max_seq_len is 0; at least 2 are needed", "hint: leave it out"),
     "quantize {model} --max_size 5": ("max_size: '5' has no unit", "hint: write 5MB or 5GB"),
     "quantize {model} --max_size 30KB --dry_run": ("do not fit into that", "hint: pass --max_size 0.04MB or more"),
     "quantize {model} --target_bits 2.1 --dry_run": ("do not fit into that", "hint: pass --target_bits 2.57 or more"),
@@ -52,23 +60,41 @@ TYPED = {
         "hint: did you mean 'q_proj'?",
     ),
 }
+#: what people type wrong, one line each; {model} is a tiny model that is there
+MANY = Path(__file__).with_name("mistakes.txt").read_text(encoding="utf-8").splitlines()
 FILES = {
     "fake.onnx": "no graph at all",
+    "fake.gguf": "nothing",
     "as_text.yaml": "model: x\npasses: press\n",
     "no_model.yaml": "passes: [press]\n",
     "indented.yaml": "model: x\npasses:\n  - type: press\n   parameters: {}\n",
     "comma.json": '{"model": "x", "passes": ["press"],}',
     "comment.json": '{"model": "x", // mine\n"passes": ["press"]}',
     "rows.jsonl": '{"q": "a", "r": "b"}\n',
+    "empty.jsonl": "",
+    "broken.jsonl": '{"q": "a"\n',
+    "empty.yaml": "",
+    "list.yaml": "- a\n- b\n",
+    "unknown_key.yaml": "model: {model}\npases: [press]\n",
+    "unknown_pass.yaml": "model: {model}\npasses: [pres]\n",
+    "unknown_parameter.yaml": "model: {model}\npasses: [{type: press, parameters: {precison: int4}}]\n",
+    "wrong_type.yaml": "model: {model}\npasses: [{type: press, parameters: {block_size: big}}]\n",
+    "bad_choice.yaml": "model: {model}\npasses: [{type: press, parameters: {precision: {choise: [int4, int8]}}}]\n",
+    "bad_data.yaml": "model: {model}\npasses: [{type: quantize, parameters: {data: nothere}}]\n",
+    "bad_metric.yaml": "model: {model}\nmetrics: [perplexit]\n",
+    "bad_goal.yaml": "model: {model}\npasses: [press]\nmetrics: [{type: size, goals: {model_byte: {threshold: 1}}}]\n",
+    "bad_sampler.yaml": "model: {model}\npasses: [{type: press, parameters: {block_size: {choice: [32, 64]}}}]\n"
+    "metrics: [{type: size, goals: {model_bytes: {priority: 1}}}]\nsearch: {sampler: grd}\n",
 }
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def here(tmp_path, monkeypatch, tiny_model):
     """An hour's files, and a hub model that was fetched before."""
     for name, text in FILES.items():
-        (tmp_path / name).write_text(text)
-    (tmp_path / "here/model").mkdir(parents=True)
+        (tmp_path / name).write_text(text.replace("{model}", str(tiny_model)))
+    for name in ("here/model", "empty"):
+        (tmp_path / name).mkdir(parents=True)
     hub = tmp_path / "hub"
     (hub / "models--someone--some-model").mkdir(parents=True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub))
@@ -83,6 +109,18 @@ def test_a_mistake_is_answered_with_what_to_do(typed, run, here, tiny_model):
     assert re.match(r"(note: .*\n|.* so far\n)*error: ", done.stderr) and "Traceback" not in done.stderr, done.stderr
     for words in TYPED[typed]:
         assert any(one in done.stderr for one in words.split("|")), done.stderr
+    assert sorted(here.rglob("*")) == before
+
+
+def test_150_mistakes_have_an_error_and_a_hint_each(run, here, tiny_model):
+    """In one test, as each takes a few milliseconds."""
+    before, wrong = sorted(here.rglob("*")), []
+    for typed in MANY:
+        done = run(*(word.format(model=tiny_model) for word in shlex.split(typed)))
+        said = re.search(r"^error: .+\n(.*\n)*?hint: .+", done.stderr, re.MULTILINE)
+        if done.returncode != 2 or not said or "Traceback" in done.stderr:
+            wrong.append(f"{typed}: {done.returncode} {done.stderr or done.stdout[:200]}")
+    assert len(MANY) >= 150 and not wrong, "\n".join(wrong)
     assert sorted(here.rglob("*")) == before
 
 

@@ -18,14 +18,14 @@ def of_page(name: str, part: str = "") -> list[Command]:
     text = (EXAMPLES / name / "README.md").read_text(encoding="utf-8")
     if part:
         [text] = re.findall(rf"^## {part}\n(.*?)(?=^## |\Z)", text, re.S | re.M)
-    return _parsed("\n".join(re.findall(r"```bash\n(.*?)```", text, re.S)))
+    return parsed("\n".join(re.findall(r"```bash\n(.*?)```", text, re.S)))
 
 
 def of_make(target: str, *variables: str) -> list[Command]:
     """What ``make target`` would type, in a checkout that is set up, without its care for folders and repetitions."""
     call = ["make", "--dry-run", "--assume-old=setup", "--no-print-directory", target, *variables]
     typed = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    words = (command[command.index("&&") + 1 :] for command in _parsed(typed))
+    words = (command[command.index("&&") + 1 :] for command in parsed(typed))
     return [[word for word in one if word != "--overwrite" and not word.startswith("PATH=")] for one in words]
 
 
@@ -39,5 +39,6 @@ def template(name: str, part: str) -> str:
     return option(command, "--text_template")
 
 
-def _parsed(text: str) -> list[Command]:
+def parsed(text: str) -> list[Command]:
+    """Lines of a shell as words."""
     return [shlex.split(line) for line in text.replace("\\\n", " ").splitlines() if line.strip()]

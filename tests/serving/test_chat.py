@@ -120,7 +120,7 @@ def test_a_prompt_from_a_pipe_and_choices_that_contradict(folder):
     asked = typed(folder, "--greedy", "--prompt", "hello", lines="")
     assert piped.returncode == asked.returncode == 0 and piped.stdout == asked.stdout
     wrong = typed(folder, "--greedy", "--temperature", 0.5, "--prompt", "hello", lines="")
-    assert wrong.returncode == 2 and "temperature has no effect on greedy answers" in wrong.stderr
+    assert wrong.returncode == 2 and "--temperature has no effect on greedy answers" in wrong.stderr
 
 
 class Terminal:

@@ -68,9 +68,10 @@ def command(
     from coldpress.api import pressed
     from coldpress.runs.engine import Console
     from coldpress.serving.chat import Conversation
-    from coldpress.serving.engine import Engine, chosen_sampling
+    from coldpress.serving.engine import Engine, check_choices, chosen_sampling
 
     named = dict(map(_named, adapters))
+    check_choices(**choices)
     with session.busy():
         folder = pressed(model_name_or_path, session.store, Console(session.note, session.progress))
     sampling = chosen_sampling(folder, **choices)

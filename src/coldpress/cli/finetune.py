@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -17,6 +16,7 @@ from coldpress.cli.options import (
     output_option,
     pass_options,
     target_options,
+    with_commas,
 )
 from coldpress.passes.lora import Lora
 
@@ -104,4 +104,4 @@ def _listed(name: str, value: Any) -> Any:
     """Values of an option that may come several times, or with commas."""
     if name not in _LISTS:
         return value
-    return tuple(part for one in value for part in ([one] if Path(one).exists() else one.split(",")) if part)
+    return with_commas(value)

@@ -8,6 +8,7 @@ import json
 import types
 import typing
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -38,6 +39,15 @@ def _hub_ids() -> Iterable[str]:
     from coldpress.models.sources import hub_ids_at_hand
 
     return hub_ids_at_hand()
+
+
+def with_commas(values: Iterable[str]) -> tuple[str, ...]:
+    """Values of an option that may come several times, or with commas; a file's name may have some of its own."""
+    return tuple(part for one in values for part in ([one] if Path(one).exists() else one.split(",")) if part)
+
+
+def _with_commas(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    return with_commas(values)
 
 
 PATH = Completed()
@@ -120,7 +130,9 @@ def calibration_options(command: C) -> C:
             "--data_files",
             type=PATH,
             multiple=True,
-            help="Files of calibration data, or a .npz with an array for each input; without any, the shipped text.",
+            callback=_with_commas,
+            help="Files of calibration data, or a .npz with an array for each input; without any, the shipped text."
+            " Several with commas, or the option again.",
         ),
         click.option("--data_name", help="Calibration data: json, csv, parquet, text, or a dataset of the hub."),
     ):
@@ -138,10 +150,13 @@ def target_options(command: C) -> C:
     return click.option("--device", type=DEVICE, help="cpu, gpu or npu.")(command)
 
 
+def eval_data_option(command: C) -> C:
+    text = "Text or jsonl files to compare on, instead of the shipped text; several with commas, or the option again."
+    return click.option("--eval_data", type=PATH, multiple=True, callback=_with_commas, help=text)(command)
+
+
 def verify_options(command: C) -> C:
-    command = click.option(
-        "--eval_data", type=PATH, multiple=True, help="Text or jsonl file to compare on, instead of the shipped text."
-    )(command)
+    command = eval_data_option(command)
     command = click.option("--tolerance", help="Limits, such as 0.1 (KL) or kl=0.1,ppl=1.05.")(command)
     command = verify_memory_option(command)
     return click.option(

@@ -8,7 +8,14 @@ from typing import Any
 import click
 
 from coldpress.cli import VERBS
-from coldpress.cli.options import MODEL, PATH, common_options, model_option, target_options, verify_memory_option
+from coldpress.cli.options import (
+    MODEL,
+    common_options,
+    eval_data_option,
+    model_option,
+    target_options,
+    verify_memory_option,
+)
 from coldpress.errors import WORSE_THAN_TOLERANCE
 
 
@@ -16,9 +23,7 @@ from coldpress.errors import WORSE_THAN_TOLERANCE
 @model_option
 @click.option("--source", type=MODEL, help="The model it was made from; default: the one its report names.")
 @click.option("--tolerance", help="Limits, such as 0.1 (KL) or kl=0.1,ppl=1.05.")
-@click.option(
-    "--eval_data", type=PATH, multiple=True, help="Text or jsonl file to compare on, instead of the shipped text."
-)
+@eval_data_option
 @verify_memory_option
 @click.option("--trust_remote_code", is_flag=True, help="Run code that comes with the source.")
 @target_options

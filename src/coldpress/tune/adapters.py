@@ -45,7 +45,7 @@ class Adapter:
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise ColdpressError(f"lora_r is {self.rank}; at least 1 is needed")
+            raise ColdpressError(f"lora_r is {self.rank}; at least 1 is needed", hint="8 to 64 are usual")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ColdpressError(f"lora_dropout is {self.dropout:g}; it is a share below 1")
         if self.dropout is not None and self.method not in LOW_RANK:

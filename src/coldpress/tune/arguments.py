@@ -33,6 +33,8 @@ _NEEDLESS = (
 )
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 #: what is not the user's to say here, and what to do instead
+#: the least that a number of a training may be; max_steps may be -1, transformers' word for none
+_LEAST = {"learning_rate": 0.0, "max_steps": 1, "num_train_epochs": 0.0, "warmup_steps": 0, "weight_decay": 0.0}
 _REFUSED = {
     "output_dir": "the result goes to --output_path; checkpoints lie in the cache, where the next run finds them",
     "overwrite_output_dir": "--fresh forgets the checkpoints of a run that was stopped, --overwrite replaces a result",
@@ -129,6 +131,12 @@ def read_arguments(given: Mapping[str, Any]) -> Arguments:
         if today not in hints:
             raise ColdpressError(f"there is no training argument '{name}'", hint=did_you_mean(name, hints))
         found[today] = _checked(f"training_args.{name}", value, hints[today])
+        is_none = today == "max_steps" and found[today] == -1
+        if today in _LEAST and not found[today] >= _LEAST[today] and not is_none:
+            raise ColdpressError(
+                f"training_args.{name} is {found[today]:g}; at least {_LEAST[today]:g} is needed",
+                hint=f"leave out --{name} for what is usual",
+            )
     wanted = {name: found.pop(name, None) for name in _DTYPES}
     return Arguments(
         found, next((_DTYPES[name] for name, is_wanted in wanted.items() if is_wanted), None), tuple(remarks)
@@ -210,7 +218,7 @@ def _parsed(where: str, text: str, hint: Any) -> Any:
     if str in options or not any(kind in options for kind, _ in readers):
         return text
     names = " or ".join(kind.__name__ for kind, _ in readers if kind in options)
-    raise ColdpressError(f"{where}: '{text}' is not what it takes: {names}")
+    raise ColdpressError(f"{where}: '{text}' is not what it takes", hint=f"give it a {names}")
 
 
 def _boolean(text: str) -> bool:

@@ -53,7 +53,9 @@ class Table:
             is_empty = False
             yield row
         if is_empty:
-            raise ColdpressError(f"{self.name} has no rows")
+            raise ColdpressError(
+                f"{self.name} has no rows", hint="is it the right file, and was it written to its end?"
+            )
 
 
 def rows(data_name: str | None, data_files: Sequence[str | Path] = (), split: str = "train") -> Iterator[Row]:
