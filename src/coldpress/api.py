@@ -422,10 +422,11 @@ def chat(
     names they get, of which the first one answers until `Conversation.use`.
     """
     from coldpress.serving.chat import Conversation
-    from coldpress.serving.engine import Engine, chosen_sampling
+    from coldpress.serving.engine import Engine, check_choices, chosen_sampling
 
-    folder = pressed(str(model_name_or_path), shared(cache_dir))
     drawn = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "repetition_penalty": repetition_penalty}
+    check_choices(greedy, seed=seed, **drawn)
+    folder = pressed(str(model_name_or_path), shared(cache_dir))
     sampling = chosen_sampling(folder, greedy, max_new_tokens=max_new_tokens, seed=seed, **drawn)
     engine = Engine(folder, threads, {name: Path(file) for name, file in adapters.items()})
     return Conversation(engine, system, sampling, next(iter(adapters), None))

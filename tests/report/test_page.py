@@ -122,7 +122,7 @@ def test_all_numbers_appear(make_report):
     text = f"{document.text} {' '.join(attrs.get('aria-label') or '' for _, attrs in document.tags)}"
     expected = "538 MB|98.2 MB|102 MB|5.84|20.91|21.34|+2.1 %|0.0312|0.271|93.2 %|90.4 %|2,048 tokens|412 ms"
     expected += "|621 tokens/s|125 tokens/s|118 tokens/s|286 MB|1.70 s|4.20 s|11.9 s|18.4 s in all|at most 0.1"
-    expected += "|at least 80 %|perplexity_ratio 1.1|95.0 % the same|81.0 % the same|exit code 0|135 million"
+    expected += "|at least 80 %|perplexity_ratio 1.1|95.0 % of its tokens|81.0 % of its tokens|exit code 0|135 million"
     assert not [value for value in expected.split("|") if value not in text]
 
 
@@ -252,8 +252,8 @@ def test_answers_stand_beside_those_of_the_source_and_show_where_they_part(make_
         "this model The capital of France is Paris. its source The capital of France is the city of Paris."
         in document.text
     )
-    assert document.of("mark")[:2] == ["Paris.", "the city of Paris."]
-    assert "p>Hello …" in document.of("mark"), "an answer that is not known to its end says so"
+    assert document.of("mark")[0] == "the city of "
+    assert document.text.count("…") == 1, "an answer that is not known to its end says so"
 
 
 def test_divergence_is_told_with_its_percentiles_and_their_errors(make_report):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from coldpress.parts import Context
 from coldpress.serving.engine import Engine, Sampling
 
 if TYPE_CHECKING:
@@ -45,10 +46,13 @@ class SourceAnswer:
         self.draft = []
 
 
-def finish(answers: Sequence[SourceAnswer], reference: Reference, opened: Callable[[], Engine], rounds: int) -> None:
+def finish(
+    answers: Sequence[SourceAnswer], reference: Reference, opened: Callable[[], Engine], rounds: int, ctx: Context
+) -> None:
     """Go on with the answers that are not whole, for at most ``rounds`` passes over the weights of the source."""
     engine: Engine | None = None
-    for _ in range(rounds):
+    for done in range(rounds):
+        ctx.progress("asking the source", done, rounds)
         waiting = [answer for answer in answers if not answer.is_whole]
         if not waiting:
             return

@@ -154,7 +154,8 @@ class Divergence(Metric):
             beside.judge(answer.choices)
         weights = sum(file.stat().st_size for file in Checkpoint(source).files)
         rounds = _ROUNDS if weights <= _ASKED_UP_TO_BYTES else 0
-        finish(own, reference, partial(Engine, folder, ctx.target.thread_count, None, not ctx.target.is_here), rounds)
+        opened = partial(Engine, folder, ctx.target.thread_count, None, not ctx.target.is_here)
+        finish(own, reference, opened, rounds, ctx)
         tokenizer = heldout.load_tokenizer(folder)
         for beside, answer in zip(own, answers, strict=True):
             answer.source, answer.source_is_whole = tokenizer.decode(beside.tokens), beside.is_whole

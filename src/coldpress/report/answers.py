@@ -1,12 +1,16 @@
-"""What a model answers, beside what its source answers, with the place where they part."""
+"""What a model answers, beside what its source answers, with the words in which they differ."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import re
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from coldpress.report import Report, entries, number, plain, share
+
+_WORDS = re.compile(r"\w+|\s+|[^\w\s]")
 
 
 def answers(report: Report) -> str:
@@ -18,22 +22,36 @@ def answers(report: Report) -> str:
 def _answer(answer: Mapping[str, Any]) -> str:
     agreement, said = number(answer, "agreement"), plain(answer.get("answer", ""))
     source = plain(answer.get("source") or "")
-    against = "not compared with the source" if agreement is None else f"{share(agreement)} the same as the source"
-    cut = "" if answer.get("source_is_whole") or not source else " …"
-    same = _alike(said, source) if source else len(said)
-    own = f"<blockquote><h3>this model</h3>{_parting(said, same)}</blockquote>"
-    beside = f"<blockquote><h3>its source</h3>{_parting(source + cut, same)}</blockquote>" if source else ""
+    against = (
+        "not compared with the source"
+        if agreement is None
+        else f"{share(agreement)} of its tokens are what the source would say in their place"
+    )
+    own, other = _compared(said, source) if source else (escape(said), "")
+    cut = "" if answer.get("source_is_whole") else " …"
+    beside = f"<blockquote><h3>its source</h3>{other}{cut}</blockquote>" if source else ""
     prompt = f'<p class="prompt">{escape(plain(answer.get("prompt", "")))}</p>'
-    return f'<figure>{prompt}<div class="beside">{own}{beside}</div><figcaption>{against}</figcaption></figure>'
+    return (
+        f'<figure>{prompt}<div class="beside"><blockquote><h3>this model</h3>{own}</blockquote>{beside}</div>'
+        f"<figcaption>{against}</figcaption></figure>"
+    )
 
 
-def _alike(one: str, other: str) -> int:
-    """How many characters are the same from the start."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
+def _compared(said: str, source: str) -> tuple[str, str]:
+    """Both texts, with what only one of them says marked."""
+    words = _WORDS.findall(said), _WORDS.findall(source)
+    blocks = difflib.SequenceMatcher(None, *words, autojunk=False).get_matching_blocks()
+    return _marked(words[0], [(one.a, one.size) for one in blocks]), _marked(
+        words[1], [(one.b, one.size) for one in blocks]
+    )
 
 
-def _parting(said: str, same: int) -> str:
-    """Text with what is not the same in both marked."""
-    other = f"<mark>{escape(said[same:])}</mark>" if said[same:] else ""
-    return f"{escape(said[:same])}{other}"
+def _marked(words: Sequence[str], same: Sequence[tuple[int, int]]) -> str:
+    """The words, marked outside the spans (start, length) that both have."""
+    parts, place = [], 0
+    for start, length in same:
+        if other := "".join(words[place:start]):
+            parts.append(f"<mark>{escape(other)}</mark>")
+        place = start + length
+        parts.append(escape("".join(words[start:place])))
+    return "".join(parts)

@@ -43,6 +43,7 @@ def page(report: Report) -> str:
         _header,
         _verdict,
         headline,
+        _notes,
         _search,
         _tuning,
         _answers,
@@ -88,13 +89,17 @@ def _header(report: Report) -> str:
     what = [source.get("architecture"), parameters and f"{quantity(parameters / 1e6)} million parameters"]
     where = [target.get("provider"), target.get("device"), threads and f"{threads:.0f} threads"]
     lines = [", ".join(text(item) for item in items if item) for items in (what, where)]
-    points = "".join(f"<li>{text(note)}</li>" for note in source.get("notes") or [])
-    notes = f'<ul class="notes soft">{points}</ul>\n' if points else ""
+    said = "<br>For ".join(filter(None, lines))
     return (
         f'<header>\n<p class="eyebrow">coldpress report</p>\n<h1>{text(model_name(report))}</h1>\n'
-        f'<p class="made">{text(made(report))}</p>\n<p class="soft">{"<br>For ".join(filter(None, lines))}</p>\n'
-        f"{notes}</header>"
+        f'<p class="made">{text(made(report))}</p>\n<p class="soft">{said}</p>\n</header>'
     )
+
+
+def _notes(report: Report) -> str:
+    """What one must know to read the numbers rightly."""
+    points = "".join(f"<li>{text(note)}</li>" for note in section(report, "source").get("notes") or [])
+    return f'<ul class="notes soft">{points}</ul>' if points else ""
 
 
 def _verdict(report: Report) -> str:
