@@ -271,7 +271,10 @@ def test_loss_is_drawn_for_rows_trained_on_and_held_out(make_report):
         "held_out": {"rows": 4, "loss_before": 2.75, "loss_after": 2.0},
         "steps": 3,
     }
-    chart = Document(page(make_report(format="adapter", tuning=tuning))).chart("Loss from step 1 to 3")
+    tuning["settings"] = [["learning_rate", 0.0002], ["lr_scheduler_type", "linear"]]
+    document = Document(page(make_report(format="adapter", tuning=tuning)))
+    assert "Learning rate 0.0002 Lr scheduler type linear" in document.text
+    chart = document.chart("Loss from step 1 to 3")
     trained, held_out = (layer["data"]["values"] for layer in chart["layer"])
     assert [(one["step"], one["loss"]) for one in trained] == loss
     assert [(one["step"], one["loss"]) for one in held_out] == [(0, 2.75), (3, 2.0)]

@@ -151,14 +151,20 @@ class Session:
             TimeElapsedColumn,
             TimeRemainingColumn,
         )
+        from rich.text import Text
+
+        class _Left(TimeRemainingColumn):
+            """The time left, of steps that say how far they are."""
+
+            def render(self, task: Any) -> Text:
+                return Text("left: ").append_text(super().render(task)) if task.time_remaining is not None else Text()
 
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
             TaskProgressColumn(),
             TimeElapsedColumn(),
-            TextColumn("left:"),
-            TimeRemainingColumn(),
+            _Left(),
         )
         self._bar = Progress(*columns, console=RichConsole(stderr=True), transient=True)
         self._bar.start()

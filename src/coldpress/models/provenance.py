@@ -127,7 +127,8 @@ class Tuning:
 
     ``step_seconds``: of the last steps. ``scored_tokens``: that counted in the loss. ``resumed_at``: the step that a
     killed run went on from, else 0. ``packed``: whether rows shared a sequence. ``checkpointing``: whether activations
-    were computed twice. ``loss``: pairs of step and mean loss.
+    were computed twice. ``loss``: pairs of step and mean loss. ``settings``: names of TrainingArguments with the values
+    that the training had, those included that nobody gave.
     """
 
     method: str
@@ -149,6 +150,7 @@ class Tuning:
     packed: bool = False
     checkpointing: bool = False
     loss: tuple[tuple[int, float], ...] = ()
+    settings: tuple[tuple[str, str | float], ...] = ()
 
 
 @dataclass(frozen=True)

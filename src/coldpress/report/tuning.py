@@ -37,6 +37,10 @@ def lines(report: Report) -> list[tuple[str, str]]:
         ("Trained parameters", quantity(number(found, "trained_parameters"))),
         ("Products in", plain(found.get("dtype", ""))),
     ]
+    told += [
+        (plain(name).replace("_", " ").capitalize(), f"{value:g}" if isinstance(value, int | float) else plain(value))
+        for name, value in found.get("settings") or []
+    ]
     if before is not None and after is not None:
         told.insert(0, ("Loss on rows held out", f"{after:.3f} after {before:.3f}"))
     return told

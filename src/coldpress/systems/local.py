@@ -26,7 +26,7 @@ class Local(System):
 
     def map(self, jobs: Iterable[Job], store: Store, progress: Progress = silent) -> Iterator[tuple[Job, Result]]:
         for job in jobs:
-            progress(job.part.replace("_", " "), 0, 0)
+            progress(f"{'' if job.kind == 'pass' else 'measuring '}{job.part.replace('_', ' ')}", 0, 0)
             here = job.kind == "pass" or not job.part_class.runs_model
             if job.kind == "pass" and job.part_class.produces == "onnx":
                 fork_server.start_early()  # the result is opened in it

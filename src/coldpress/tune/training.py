@@ -22,6 +22,8 @@ from coldpress.tune.processes import count, is_first, use_own_gpu
 from coldpress.tune.rows import Rows, check_ids
 from coldpress.tune.trainer import AdapterTrainer, Progress, TimedCheckpoints
 
+#: TrainingArguments whose values a report tells
+_TOLD_SETTINGS = ("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim", "max_grad_norm")
 #: points of the loss curve in a report
 _CURVE_POINTS = 200
 #: tokens in a sequence that rows are joined in, unless one row is longer
@@ -90,6 +92,7 @@ class Training:
             packed=self._packer.joins,
             checkpointing=self._checkpoints,
             loss=loss,
+            settings=tuple((name, _value(getattr(trainer.args, name))) for name in _TOLD_SETTINGS),
         )
 
     def _trainer(self, progress: Progress) -> AdapterTrainer:
@@ -145,6 +148,12 @@ class Training:
             file.with_suffix(".part").write_text(json.dumps(found), encoding="utf-8")
             file.with_suffix(".part").replace(file)
         return found
+
+
+def _value(given: Any) -> str | float:
+    """A setting as plain data; enumerations by their word."""
+    word = getattr(given, "value", given)
+    return word if isinstance(word, int | float) else str(word)
 
 
 def keeps_rows_apart(loss: SummedLoss) -> bool:
