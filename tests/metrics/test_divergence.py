@@ -8,10 +8,14 @@ import shutil
 import numpy as np
 import pytest
 
+from coldpress.data.texts.heldout import load_tokenizer
 from coldpress.errors import ColdpressError
 from coldpress.graphs.scoring import Decoder
+from coldpress.measuring.prompts import Source
+from coldpress.measuring.spread import spread
 from coldpress.metrics.divergence import Divergence, kl_divergence, repeated_run
 from coldpress.models.model import Model
+from coldpress.networks.reference import Reference
 from coldpress.parts import Context
 from coldpress.parts.task import PRECISIONS, find_task
 from coldpress.quant.grid import Grid
@@ -47,6 +51,26 @@ def test_fewer_bits_diverge_more(pressed, context):
     int8, int4 = (QUICK.measure(pressed(precision), context) for precision in ("int8", "int4"))
     assert 0 < int8["kl"] < int4["kl"]
     assert judge(int8, "fp32")
+
+
+def test_the_sources_answers_are_what_it_says_by_itself(pressed, context):
+    numbers = QUICK.measure(pressed("int4"), context)
+    reference, asked = Reference(context.source.path), Source(context.source.path)
+    tokenizer = load_tokenizer(context.source.path)
+    for answer in numbers["answers"]:
+        prompt = asked.prompt_ids([{"role": "user", "content": answer["question"]}])
+        own = tokenizer.decode(reference.greedy(prompt, QUICK.new_tokens))
+        assert answer["source"] == own if answer["source_is_whole"] else own.startswith(answer["source"])
+        assert answer["source"]
+
+
+def test_percentiles_come_with_their_errors():
+    found = spread(np.arange(101.0)[::-1])
+    assert (found["mean"], found["most"], found["tokens"]) == (50, 100, 101)
+    assert found["mean_error"] == pytest.approx(8.5**0.5)  # the variance of n numbers in a row is n (n + 1) / 12
+    median, *_, last = found["percentiles"]
+    assert median == {"at": 50.0, "value": 50.0, "low": 45.0, "high": 55.0}  # sqrt(101) / 2 ranks away
+    assert last["value"] <= last["high"] == 100
 
 
 def test_wrong_weights_break_every_tolerance(pressed, context, tmp_path):
