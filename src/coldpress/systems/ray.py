@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from coldpress.environment import cache_folder
 from coldpress.errors import WORK_FAILED, ColdpressError
@@ -59,11 +59,11 @@ class Ray(System):
     @property
     def machine(self) -> Mapping[str, str | int]:
         """The kind of machine of which there are most: times are taken there."""
-        return _commonest(member.node for member in self._members().values())
+        return self._kind("cpu")
 
     def check(self) -> None:
         """Refuses a cluster with a node that would do jobs in another way."""
-        own, needed = this_node(), self.num_cpus
+        own = this_node()
         for name, member in self._members().items():
             for what, there, here in (
                 ("Python", member.node.python, own.python),
@@ -74,14 +74,13 @@ class Ray(System):
                         f"node {name} has another {what} than this machine: {there} instead of {here}",
                         hint="install the same on every node, and start Ray there anew",
                     )
-        if not any(member.cpus >= needed for member in self._members().values()):
-            raise ColdpressError(f"num_cpus: no node has {needed:g} processors", hint="ask for fewer")
+        self._able("cpu")
 
     def placed(self, job: Job) -> Job:
-        nodes = [member.node for member in self._members().values()]
-        machine = _commonest(nodes)
-        kin = next(node for node in nodes if node.machine == machine)
-        installed = {name: kin.version(name) for name in job.needs}
+        machine, device = self._kind(job.target.device), job.target.device
+        kin = (member.node for member in self._able(device).values() if member.node.machine == machine)
+        node = next(kin, None) or _none_left(job)
+        installed = {name: node.version(name) for name in job.needs}
         missing = [name for name, version in installed.items() if version is None]
         if missing:
             raise ColdpressError(
@@ -126,24 +125,38 @@ class Ray(System):
         _connect(self.address)
         return _members()
 
+    def _able(self, device: str) -> dict[str, _Member]:
+        """The nodes that lend what a job for a device takes. ColdpressError without any: Ray would wait for one."""
+        takes = {"CPU": self.num_cpus, **self.resources, **({"GPU": self.num_gpus} if device == "gpu" else {})}
+        found = {
+            name: member
+            for name, member in self._members().items()
+            if all(member.lends.get(what, 0.0) >= amount for what, amount in takes.items())
+        }
+        if not found:
+            asked = ", ".join(f"{what} {amount:g}" for what, amount in takes.items())
+            raise ColdpressError(f"no node lends what a job takes: {asked}", hint="ask for less, or start such a node")
+        return found
+
+    def _kind(self, device: str) -> Mapping[str, str | int]:
+        """The machine that most of these nodes are; as long as this program runs, whatever nodes come and go."""
+        asked = self.address, self.num_cpus, device
+        if asked not in _kinds:
+            _kinds[asked] = _commonest(member.node for member in self._able(device).values())
+        return _kinds[asked]
+
     @contextmanager
     def _node_for(self, job: Job) -> Iterator[dict[str, Any]]:
         """How Ray is asked for a node that a job fits on: any, unless the nodes differ in what counts for the job.
 
         One that takes times gets all processors of a node.
         """
-        members = self._members()
-        fitting = {name: one for name, one in members.items() if _fits(one, job)}
-        if not fitting:
-            raise ColdpressError(
-                f"no node of the kind that '{job.part}' is done on is left",
-                hint="start one, or run anew for the kind that there is",
-                exit_code=WORK_FAILED,
-            )
+        able = self._able(job.target.device)
+        fitting = {name: one for name, one in able.items() if _fits(one, job)} or _none_left(job)
         takes: dict[str, Any] = {"num_cpus": self.num_cpus, "resources": self.resources}
         if job.target.device == "gpu":
             takes["num_gpus"] = self.num_gpus
-        if len(fitting) == len(members) and not job.is_timed:
+        if len(fitting) == len(able) and not job.is_timed:
             yield {**takes, "scheduling_strategy": "SPREAD"}
             return
         with _least_busy(fitting) as name:
@@ -154,16 +167,28 @@ class Ray(System):
 
 @dataclass(frozen=True)
 class _Member:
-    """A node of the cluster: what it tells of itself, and how many processors it lends."""
+    """A node of the cluster: what it tells of itself, and what it lends, as Ray calls it."""
 
     node: Node
-    cpus: float
+    lends: Mapping[str, float]
+
+    @property
+    def cpus(self) -> float:
+        return self.lends.get("CPU", 0.0)
 
 
 def _fits(member: _Member, job: Job) -> bool:
     """Whether a job gives the same on a node as its key says."""
     versions = all(member.node.version(name) == known for name, known in (job.installed or {}).items())
     return versions and (not job.counts_machine or member.node.machine == job.machine)
+
+
+def _none_left(job: Job) -> NoReturn:
+    raise ColdpressError(
+        f"no node of the kind that '{job.part}' is done on is left",
+        hint="start one, or run anew for the kind that there is",
+        exit_code=WORK_FAILED,
+    )
 
 
 def _commonest(nodes: Iterable[Node]) -> Mapping[str, str | int]:
@@ -176,6 +201,8 @@ def _commonest(nodes: Iterable[Node]) -> Mapping[str, str | int]:
 _lock = threading.Lock()
 #: by the id of a node: the jobs that this program sent to that very node and that are not done
 _busy: Counter[str] = Counter()
+#: what times are taken on
+_kinds: dict[tuple[str, float, str], Mapping[str, str | int]] = {}
 #: by the id of a node: what it told
 _known: dict[str, Node] = {}
 
@@ -212,7 +239,7 @@ def _connect(address: str) -> None:
 def _members() -> dict[str, _Member]:
     import ray
 
-    alive = {one["NodeID"]: one["Resources"].get("CPU", 0.0) for one in ray.nodes() if one["Alive"]}
+    alive = {one["NodeID"]: one["Resources"] for one in ray.nodes() if one["Alive"]}
     with _lock:
         asked = {name: _remote(_tell).options(num_cpus=0, scheduling_strategy=_on(name)).remote()
                  for name in alive if name not in _known}  # fmt: skip
@@ -226,10 +253,11 @@ def _members() -> dict[str, _Member]:
                 ) from None
             except ray.exceptions.RayError:
                 continue  # it is gone by now
-    lending = {name: cpus for name, cpus in alive.items() if cpus > 0 and name in _known}
+    told = {name: _Member(_known[name], lends) for name, lends in alive.items() if name in _known}
+    lending = {name: member for name, member in told.items() if member.cpus}
     if not lending:
         raise ColdpressError("the cluster has no node that lends processors", hint="start one with --num-cpus")
-    return {name: _Member(_known[name], cpus) for name, cpus in lending.items()}
+    return lending
 
 
 def _on(node: str) -> Any:
