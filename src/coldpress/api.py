@@ -432,6 +432,17 @@ def chat(
     return Conversation(engine, system, sampling, next(iter(adapters), None))
 
 
+def servable(name: str, store: Store, console: Console = Console()) -> Path:
+    """The folder of a model that can be served: an encoder as it is, all else as `pressed`."""
+    from coldpress.models.onnx_folder import read_genai_config
+
+    folder = Path(name).expanduser()
+    inner = folder / "model"
+    if any(read_genai_config(place) for place in (folder, inner)) or not any(folder.glob("*.onnx")):
+        return pressed(name, store, console)
+    return folder
+
+
 def pressed(name: str, store: Store, console: Console = Console()) -> Path:
     """The folder of a pressed model that can chat; any other model is pressed first, and kept in the store."""
     from coldpress.models.sources import find_model

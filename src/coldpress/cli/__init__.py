@@ -36,6 +36,7 @@ VERBS = {
     "generate-adapter": "Take the LoRA weights of an ONNX model out, into an adapter file.",
     "extract-adapters": "Write the adapters that lie inside a checkpoint as PEFT folders.",
     "chat": "Talk to a pressed model in the terminal.",
+    "serve": "Serve pressed models to OpenAI's clients, an adapter for each request.",
     "doctor": "Examine this machine and installation.",
     "list": "List passes, metrics, kinds of data, rules and other parts.",
     "show": "Show a pass, metric or other part with its parameters, or the schema of workflow files.",

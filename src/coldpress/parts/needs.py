@@ -29,11 +29,14 @@ def installed_version(distribution: str) -> str | None:
 
 def check_needs(part: type[Any]) -> None:
     """Raise ColdpressError for the first distribution that a part needs and that is not installed."""
-    for distribution in part.needs:
+    check_installed(part.__name__, *part.needs)
+
+
+def check_installed(name: str, *distributions: str) -> None:
+    """Raise ColdpressError for the first distribution that what is called so needs and that is not installed."""
+    for distribution in distributions:
         if installed_version(distribution) is None:
-            raise ColdpressError(
-                f"{part.__name__} needs {distribution}, which is not installed", hint=installing(distribution)
-            )
+            raise ColdpressError(f"{name} needs {distribution}, which is not installed", hint=installing(distribution))
 
 
 def installing(distribution: str) -> str:

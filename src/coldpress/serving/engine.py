@@ -1,6 +1,6 @@
 """The engine of generation: a chat model in ONNX, opened once by onnxruntime-genai, answers prompts token by token.
 
-Chat, metrics, verification and servers share it. Answers take turns, as they share the processors.
+Chat, metrics, verification and servers share it. Answers take turns token by token, as they share the processors.
 """
 
 from __future__ import annotations
@@ -45,6 +45,19 @@ class Sampling:
         drawn = {"do_sample": True, "num_beams": 1, "temperature": self.temperature, "top_p": self.top_p}
         seed = {} if self.seed is None else {"random_seed": self.seed}
         return {**drawn, "top_k": self.top_k, "repetition_penalty": self.repetition_penalty, **seed}
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """What an answer must look like, in a language of llguidance: ``json_schema``, ``regex`` or ``lark_grammar``."""
+
+    kind: Literal["json_schema", "regex", "lark_grammar"]
+    text: str
+
+
+def json_grammar(schema: Mapping[str, Any]) -> Grammar:
+    """JSON that fits a schema, on one line: where any blanks may stand, a small model writes blanks for ever."""
+    return Grammar("json_schema", json.dumps({"x-guidance": {"whitespace_flexible": False}, **schema}))
 
 
 GREEDY = Sampling()
@@ -102,7 +115,7 @@ class TokenStream:
         return next(self._steps)
 
     def close(self) -> None:
-        """No more tokens; another answer may begin."""
+        """No more tokens."""
         self.ended = self.ended or "closed"
         self._steps.close()
 
@@ -137,11 +150,12 @@ class TokenStream:
             self._moments = [time.perf_counter()]
             generator.append_tokens(np.asarray(prompt_ids, dtype=np.int32))
             self._moments.append(time.perf_counter())
-            while not generator.is_done():
+        while not generator.is_done():
+            with engine.turn:
                 generator.generate_next_token()
                 self.tokens.append(int(generator.get_next_tokens()[0]))
                 self._moments.append(time.perf_counter())
-                yield self.tokens[-1]
+            yield self.tokens[-1]
         stopped = bool(self.tokens) and self.tokens[-1] in engine.stop_tokens
         self.ended = "stop" if stopped else "length"
 
@@ -187,10 +201,12 @@ class Engine:
         sampling: Sampling = GREEDY,
         adapter: str | None = None,
         past_stop_tokens: bool = False,
+        grammar: Grammar | None = None,
     ) -> TokenStream:
         """The answer to a prompt, with an adapter by its name or with the base alone.
 
-        ``past_stop_tokens`` never ends early (to measure time). Raises ColdpressError for an adapter that is not there.
+        ``past_stop_tokens`` never ends early (to measure time). Raises ColdpressError for an adapter that is not there
+        and for a grammar that says nothing.
         """
         import onnxruntime_genai as og
 
@@ -198,7 +214,14 @@ class Engine:
         length = min(len(prompt_ids) + sampling.max_new_tokens, self.context_length)
         params = og.GeneratorParams(self._model)
         params.set_search_options(max_length=length, min_length=length if past_stop_tokens else 0, **sampling.options)
-        generator = og.Generator(self._model, params)
+        if grammar is not None:
+            params.set_guidance(grammar.kind, grammar.text)
+        try:
+            generator = og.Generator(self._model, params)
+        except RuntimeError as error:
+            if grammar is None:
+                raise
+            raise ColdpressError(f"no answer can be held to this {grammar.kind}: {error}") from error
         if adapter is not None:
             generator.set_active_adapter(self._loaded, adapter)
         return TokenStream(self, prompt_ids, generator)
