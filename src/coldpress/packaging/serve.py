@@ -22,22 +22,22 @@ Request = dict[str, Any]
 Answer = Callable[[Request], Request]
 
 
-def chat_model() -> tuple[Answer, Request]:
+def chat_model(folder: Path) -> tuple[Answer, Request]:
     """How to answer prompts, and what a request looks like."""
     import onnxruntime_genai as og
     from prompts import prompt_ids  # the file beside this one
 
-    model = og.Model(str(FOLDER))
+    model = og.Model(str(folder))
     tokenizer = og.Tokenizer(model)
     adapters = og.Adapters(model)
-    names = [file.stem for file in sorted(FOLDER.glob("*.onnx_adapter"))]
+    names = [file.stem for file in sorted(folder.glob("*.onnx_adapter"))]
     for name in names:
-        adapters.load(str(FOLDER / f"{name}.onnx_adapter"), name)
+        adapters.load(str(folder / f"{name}.onnx_adapter"), name)
 
     def answer(request: Request) -> Request:
-        tokens = prompt_ids(tokenizer, FOLDER, [{"role": "user", "content": str(request["prompt"])}])
+        tokens = prompt_ids(tokenizer, folder, [{"role": "user", "content": str(request["prompt"])}])
         params = og.GeneratorParams(model)
-        params.set_search_options(max_length=len(tokens) + int(request.get("max_new_tokens", 64)))
+        params.set_search_options(max_length=len(tokens) + int(request.get("max_new_tokens", 64)), do_sample=False)
         generator = og.Generator(model, params)
         if request.get("adapter"):
             if request["adapter"] not in names:
@@ -53,12 +53,12 @@ def chat_model() -> tuple[Answer, Request]:
     return answer, {"prompt": "text", "max_new_tokens": 64, **({"adapter": " or ".join(names)} if names else {})}
 
 
-def onnx_model() -> tuple[Answer, Request]:
+def onnx_model(folder: Path) -> tuple[Answer, Request]:
     """How to answer arrays, and what a request looks like."""
     import numpy as np
     import onnxruntime as ort
 
-    session = ort.InferenceSession(str(next(FOLDER.rglob("*.onnx"))))
+    session = ort.InferenceSession(str(next(folder.rglob("*.onnx"))))
     kinds = {"tensor(float16)": "float16", "tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(bool)": "bool"}
     inputs = {value.name: (kinds.get(value.type, "float32"), value.shape) for value in session.get_inputs()}
 
@@ -70,12 +70,12 @@ def onnx_model() -> tuple[Answer, Request]:
     return answer, {name: f"{kind} {shape}" for name, (kind, shape) in inputs.items()}
 
 
-def transformers_model() -> tuple[Answer, Request]:
+def transformers_model(folder: Path) -> tuple[Answer, Request]:
     """How to answer prompts, or to continue texts where there is no chat template, and what a request looks like."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model: Any = AutoModelForCausalLM.from_pretrained(FOLDER)
-    tokenizer: Any = AutoTokenizer.from_pretrained(FOLDER)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
 
     def answer(request: Request) -> Request:
         text, has_template = str(request["prompt"]), tokenizer.chat_template is not None
@@ -89,15 +89,15 @@ def transformers_model() -> tuple[Answer, Request]:
     return answer, {"prompt": "text", "max_new_tokens": 64}
 
 
-def load() -> tuple[Answer, Request]:
-    """The model in the folder, whatever kind it is."""
-    if (FOLDER / "genai_config.json").exists():
-        return chat_model()
-    return onnx_model() if any(FOLDER.rglob("*.onnx")) else transformers_model()
+def load(folder: Path) -> tuple[Answer, Request]:
+    """The model in a folder, whatever kind it is: how to ask it, and what a request looks like."""
+    if (folder / "genai_config.json").exists():
+        return chat_model(folder)
+    return onnx_model(folder) if any(folder.rglob("*.onnx")) else transformers_model(folder)
 
 
 def serve(port: int) -> None:
-    answer, takes = load()
+    answer, takes = load(FOLDER)
     one_at_a_time = Lock()
 
     class Handler(BaseHTTPRequestHandler):

@@ -79,7 +79,7 @@ class Press(Pass):
     accepts = ("hf", "adapter")
     produces = "onnx"
     needs = ("mobius-onnx", "onnxruntime", "onnxruntime-genai")
-    version = 12
+    version = 13
 
     precision: str = option("what weights are stored as", "int4", PRECISIONS)
     algorithm: str = option(

@@ -197,12 +197,14 @@ class Package:
     """A form in which the result can be taken away, written into the output folder."""
 
     type: str = option(
-        "zipfile: model, report, sample code and requirements; dockerfile: an image that serves the model",
-        choices=("zipfile", "dockerfile"),
+        "zipfile: model, report, requirements, and code in several languages; dockerfile: an image that serves the "
+        "model; mlflow: the model as MLflow loads it; model_package: variants for several devices",
+        choices=("zipfile", "dockerfile", "mlflow", "model_package"),
     )
     name: str = option("name of the archive or image", "model")
     base_image: str = option("image that the Dockerfile starts from", "python:3.12-slim")
     requirements_file: str | None = option("file with further packages to install", None)
+    variants: dict[str, str] = option("output folders of further results for a model_package, by name", dict)
 
 
 @dataclass(frozen=True)

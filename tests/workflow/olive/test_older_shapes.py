@@ -378,7 +378,11 @@ def test_keys_without_effect_are_noted(keys, words):
         ({"packaging_config": {"type": "AzureMLModels"}}, "packaging_config.type", "az ml model create"),
         ({"packaging_config": {"type": "AzureMLData"}}, "packaging_config.type", "az ml data create"),
         ({"packaging_config": {"type": "AzureMLDeployment"}}, "packaging_config.type", "Dockerfile"),
-        ({"packaging_config": {"export_in_mlflow_format": True}}, "packaging_config.export_in_mlflow_format", "MLflow"),
+        (
+            {"packaging_config": {"type": "Dockerfile", "export_in_mlflow_format": True}},
+            "packaging_config.export_in_mlflow_format",
+            "Zipfile",
+        ),
         ({"search_strategy": {"search_algorithm": "annealing"}}, "search_strategy.search_algorithm", "random"),
         ({"search_strategy": {"execution_order": "joined"}}, "search_strategy.execution_order", "joint"),
         ({"engine": {"outputdir": "x"}}, "engine.outputdir", "output_dir"),

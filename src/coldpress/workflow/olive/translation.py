@@ -187,6 +187,12 @@ def _package(root: Section, place: str, item: Any) -> dict[str, Any] | None:
     if "type" in section and entry == "zipfile":
         section.anyway("type")
     keys = ("name", "base_image", "requirements_file")
+    if section.take("export_in_mlflow_format", False, of=bool):
+        if entry != "zipfile":
+            root.log.refuse(
+                section.place_of("export_in_mlflow_format"), "an image is not in MLflow's format", "use Zipfile"
+            )
+        entry = "mlflow"
     found = {"type": entry, **{key: value for key in keys if (value := section.take(key, of=str)) is not None}}
     section.close("packaging")
     return found

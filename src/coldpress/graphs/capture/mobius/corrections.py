@@ -41,6 +41,16 @@ def correct(graph: ir.Graph, hf_config: Any, config: Any) -> None:
     fit_heads(graph)
     _correct_cross_shapes(graph)
     _omit_unread_outputs(graph)
+    _name_batch(graph)
+
+
+def _name_batch(graph: ir.Graph) -> None:
+    """Call the axis of the batch ``batch_size``: transformers.js makes an empty cache for axes that are called so."""
+    values = [*graph.inputs, *graph.outputs, *(value for node in graph for value in node.outputs)]
+    for value in values:
+        for axis, size in enumerate(value.shape or ()):
+            if isinstance(size, ir.SymbolicDim) and size.value == "batch":
+                value.shape[axis] = ir.SymbolicDim("batch_size")
 
 
 def _follow_configuration(graph: Any, config: Any) -> None:
