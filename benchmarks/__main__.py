@@ -24,6 +24,7 @@ NAMES = (
     "cluster",
     "graph_passes",
     "adapters",
+    "serving",
     "finetune",
     "neighbours",
     "lab",

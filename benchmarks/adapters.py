@@ -71,20 +71,22 @@ def _claims(measured: dict[str, Any]) -> list[Claim]:
     return [*claims, Claim("switching adapters, ms", switch, 50.0)]
 
 
-def write_adapter(base: Path, folder: Path, targets: tuple[str, ...], rank: int = RANK) -> None:
-    """A random PEFT adapter for some layers of a checkpoint, of a size that keeps its text sane."""
+def write_adapter(
+    base: Path, folder: Path, targets: tuple[str, ...], rank: int = RANK, seed: int = 0, scale: float = 0.01
+) -> None:
+    """A random PEFT adapter for some layers of a checkpoint, by default of a size that keeps its text sane."""
     from safetensors.numpy import save_file
 
     from coldpress.models.checkpoint import Checkpoint
 
-    random, tensors = np.random.default_rng(0), {}
+    random, tensors = np.random.default_rng(seed), {}
     for name, span in Checkpoint(base).tensors.items():
         module = name.removesuffix(".weight")
         if module.endswith(targets):
             rows, columns = span.shape
             key = f"base_model.model.{module}"
             tensors[f"{key}.lora_A.weight"] = random.standard_normal((rank, columns), np.float32) / columns**0.5
-            tensors[f"{key}.lora_B.weight"] = random.standard_normal((rows, rank), np.float32) * np.float32(0.01)
+            tensors[f"{key}.lora_B.weight"] = random.standard_normal((rows, rank), np.float32) * np.float32(scale)
     folder.mkdir(parents=True)
     save_file({key: tensor.astype(np.float32) for key, tensor in tensors.items()}, folder / "adapter_model.safetensors")
     config = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": list(targets)}
