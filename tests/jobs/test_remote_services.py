@@ -38,7 +38,15 @@ def url(request, monkeypatch, tmp_path):
         azurite = shutil.which("azurite-blob")
         if azurite is None:
             pytest.skip("needs Azurite: npm install -g azurite")
-        command = [azurite, "--inMemoryPersistence", "--blobPort", str(port), "--silent", "--skipApiVersionCheck"]
+        command = [
+            azurite,
+            "--inMemoryPersistence",
+            "--blobPort",
+            str(port),
+            "--silent",
+            "--skipApiVersionCheck",
+            "--disableTelemetry",
+        ]
         process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
         until(lambda: answers(port), "Azurite")
         place = f"BlobEndpoint=http://127.0.0.1:{port}/devstoreaccount1"

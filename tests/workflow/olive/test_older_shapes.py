@@ -228,6 +228,12 @@ SYSTEMS = {
 }  # fmt: skip
 
 
+def test_a_shared_cache_is_a_container_of_azure_blob():
+    cache = {"enable_shared_cache": True, "account_name": "a", "container_name": "c", "update_shared_cache": False}
+    found, _ = workflow({"cache_config": cache})
+    assert found["run"] == {"cache": "abfs://c@a.dfs.core.windows.net/coldpress", "cache_read_only": True}
+
+
 def test_what_the_target_evaluates_is_measured_there():
     config = {
         "systems": {
@@ -371,9 +377,13 @@ def test_keys_without_effect_are_noted(keys, words):
     [
         ({"data_root": "x"}, "data_root", "whole paths"),
         ({"builds": {"a": {"pipeline": ["press"]}}}, "builds", "one file for each"),
-        ({"enable_shared_cache": True}, "enable_shared_cache", "cache_dir"),
-        ({"engine": {"cloud_cache_config": {"account_url": "x"}}}, "engine.cloud_cache_config", "cache_dir"),
-        ({"cache_config": {"account_name": "x"}}, "cache_config.account_name", "cache_dir"),
+        ({"enable_shared_cache": True}, "enable_shared_cache", "cache_config"),
+        ({"engine": {"cloud_cache_config": {"account_url": "x"}}}, "engine.cloud_cache_config", "cache_config"),
+        (
+            {"cache_config": {"enable_shared_cache": True, "account_name": "x"}},
+            "cache_config.enable_shared_cache",
+            "beside",
+        ),
         ({"cache_dir": ["c", "https://x"]}, "cache_dir", "all can reach"),
         ({"packaging_config": {"type": "AzureMLModels"}}, "packaging_config.type", "az ml model create"),
         ({"packaging_config": {"type": "AzureMLData"}}, "packaging_config.type", "az ml data create"),

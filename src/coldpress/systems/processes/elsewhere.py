@@ -6,7 +6,6 @@ import os
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from coldpress import environment
 from coldpress.errors import ColdpressError
@@ -106,11 +105,3 @@ def _python_of(start: Start) -> tuple[int, ...]:
     ask = [*start.command, "-c", "import sys; print(*sys.version_info[:2])"]
     done = subprocess.run(ask, env=dict(start.variables), capture_output=True, text=True, check=False)
     return tuple(int(part) for part in done.stdout.split()) if done.returncode == 0 else ()
-
-
-def folder_of(path: str) -> Path:
-    """A folder that a parameter names; ColdpressError where there is none."""
-    folder = Path(path).expanduser().absolute()
-    if not folder.is_dir():
-        raise ColdpressError(f"there is no folder {folder}", hint="name the folder that holds the environment's python")
-    return folder

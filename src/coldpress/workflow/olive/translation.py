@@ -163,6 +163,7 @@ def _running(root: Section) -> dict[str, Any]:
         folder = next(iter(folder), None)
     found = {
         "cache_dir": folder,
+        **_shared(cache),
         "clean_cache": root.take("clean_cache", cache.take("clean_cache", False, of=bool), of=bool),
         "log_level": root.take("log_severity_level", of=int),
         "log_to_file": root.take("log_to_file", False, of=bool),
@@ -171,6 +172,25 @@ def _running(root: Section) -> dict[str, Any]:
     return {
         key: value for key, value in found.items() if value not in (None, False) or (key, value) == ("log_level", 0)
     }
+
+
+def _shared(cache: Section) -> dict[str, Any]:
+    """The container of Azure Blob where results are shared."""
+    is_on = cache.take("enable_shared_cache", False, of=bool)
+    names = {key: cache.take(key, of=str) for key in ("account_name", "container_name")}
+    updates = cache.take("update_shared_cache", True, of=bool)
+    if not is_on:
+        for key, name in names.items():
+            if name:
+                cache.log.note(cache.place_of(key), "no effect: enable_shared_cache is off", name)
+        return {}
+    missing = [key for key, name in names.items() if not name]
+    if missing:
+        cache.log.refuse(
+            cache.place_of("enable_shared_cache"), f"it lacks {' and '.join(missing)}", "name them beside it"
+        )
+    url = "abfs://{container_name}@{account_name}.dfs.core.windows.net/coldpress".format(**names)
+    return {"cache": url, "cache_read_only": not updates}
 
 
 def _package(root: Section, place: str, item: Any) -> dict[str, Any] | None:
