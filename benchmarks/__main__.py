@@ -26,6 +26,7 @@ NAMES = (
     "adapters",
     "serving",
     "finetune",
+    "encoders",
     "neighbours",
     "lab",
     "installation",

@@ -89,6 +89,7 @@ def _tasks() -> list[str]:
     for name in parts.names("tasks"):
         task = find_task(name)
         lines += [f"### {name}", "", _documentation(type(task)), "", (task.__doc__ or "").strip(), ""]
+        lines += [f"`--task {task.pipeline}`. Seen on: {task.seen_on}.", ""] if task.seen_on else []
         if reasons := [f"- `{one.name}`: {one.why}." for one in task.criteria if one.why]:
             lines += ["Why these limits:", "", *reasons, ""]
     return lines

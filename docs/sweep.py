@@ -93,8 +93,7 @@ def _write(classes: dict[str, Any]) -> None:
 
 
 def all_classes() -> list[tuple[str, str]]:
-    """(model type, class) of every decoder and encoder-decoder of transformers, and of the encoders that mobius knows.
-    """
+    """(model type, class) of every decoder and encoder-decoder of transformers, and of the encoders that mobius knows."""
     import mobius
     from transformers.models.auto import modeling_auto as auto
 

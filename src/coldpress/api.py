@@ -83,6 +83,7 @@ def optimize(
     scale_dtype: str | None = None,
     modules_to_not_convert: Sequence[str] = (),
     use_ort_genai: bool | None = None,
+    task: str | None = None,
     logits: str | None = None,
     data: Mapping[str, Any] | None = None,
     data_name: str | None = None,

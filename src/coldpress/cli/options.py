@@ -237,7 +237,11 @@ def _option(part: type[Any], field: dataclasses.Field[Any], hint: Any) -> Callab
         return click.option(f"--{field.name}", type=Json(), help=help_text)
     plain = PATH if plain is str and "path" in field.name else plain
     kind = Choice(choices) if choices else Named(DataSource) if plain is DataSource else plain
-    return click.option(f"--{field.name}", type=kind, default=None, help=help_text)
+    return click.option(*_SHORT.get(field.name, ()), f"--{field.name}", type=kind, default=None, help=help_text)
+
+
+#: options that have a letter, too
+_SHORT = {"task": ("-t",)}
 
 
 class Several(click.Command):

@@ -1,8 +1,8 @@
 """Sound files with what is said in them, or with a class for each.
 
 A table (CSV, JSON lines, ...) has a row for each file; features are made by the model's own feature extractor. WAV
-files are read with Python alone, other formats with the library soundfile. Nothing is resampled: a file must have the
-rate that the model takes.
+files are read with Python alone, other formats with the library soundfile. A sound of another rate than the model takes
+is resampled.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ from __future__ import annotations
 import wave
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
+from coldpress.data.batches import sounds
 from coldpress.data.batches.loader import Labels, PlacedRow, Reading, RowLoader, folder_of
 from coldpress.errors import ColdpressError, NotAtHand
 from coldpress.models.model import Model
 from coldpress.models.planned import Planned
 from coldpress.parts import Batch, Context, option
-
-_SETTINGS = "preprocessor_config.json"
 
 
 @dataclass(frozen=True)
@@ -57,13 +56,13 @@ class Audio(RowLoader):
         super().check(model)
 
     def open(self, model: Model, ctx: Context) -> Reading:
-        extractor = _extractor(folder_of(model))
+        extractor = sounds.extractor_of(folder_of(model))
         rate = self.sampling_rate if extractor is None else int(extractor.sampling_rate)
         labels = Labels.of(self.label_names, folder_of(model))
 
         def collate(group: list[PlacedRow]) -> Batch:
-            sounds = [self._sound(row, rate) for row in group]
-            return Batch(_features(sounds, extractor, rate), self._labels(group, labels))
+            heard = [self._sound(row, rate) for row in group]
+            return Batch(sounds.features(heard, extractor), self._labels(group, labels))
 
         return Reading(self.rows(), collate)
 
@@ -72,12 +71,9 @@ class Audio(RowLoader):
         if not file.is_file():
             raise ColdpressError(f"{row.where}: there is no sound file {file}")
         samples, found = _read_wave(file) if file.suffix.lower() == ".wav" else _read_sound(file)
-        if found != rate:
-            raise ColdpressError(
-                f"{row.where}: {file} has {found} samples a second, the model takes {rate}",
-                hint=f"convert it, for example: ffmpeg -i {file.name} -ar {rate} OUTPUT.wav",
-            )
-        return samples
+        if not len(samples):
+            raise ColdpressError(f"{row.where}: there is no sound in {file}")
+        return sounds.resampled(samples, found, rate)
 
     def _labels(self, group: list[PlacedRow], labels: Labels) -> np.ndarray | list[str] | None:
         if self.text_col is not None:
@@ -85,27 +81,6 @@ class Audio(RowLoader):
         if self.label_col is None:
             return None
         return np.array([labels.index(row[self.label_col], row.where) for row in group], dtype=np.int64)
-
-
-def _extractor(folder: Path) -> Any:
-    """The feature extractor of a model folder; None where there is none."""
-    if not (folder / _SETTINGS).is_file():
-        return None
-    from transformers import AutoFeatureExtractor
-
-    try:
-        return AutoFeatureExtractor.from_pretrained(str(folder))
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ColdpressError(f"{folder / _SETTINGS} cannot be used: {error}") from error
-
-
-def _features(sounds: list[np.ndarray], extractor: Any, rate: int) -> dict[str, np.ndarray]:
-    if extractor is not None:
-        return dict(extractor(sounds, sampling_rate=rate, padding=True, return_tensors="np"))
-    filled = np.zeros((len(sounds), max(map(len, sounds))), np.float32)
-    for row, sound in enumerate(sounds):
-        filled[row, : len(sound)] = sound
-    return {"input_values": filled}
 
 
 def _read_wave(file: Path) -> tuple[np.ndarray, int]:

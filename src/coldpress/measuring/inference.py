@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from coldpress.errors import ColdpressError
 from coldpress.graphs.scoring import Decoder
 from coldpress.graphs.session import Session
+from coldpress.measuring.encoder_decoder import EncoderDecoder, is_encoder_decoder
 from coldpress.models.model import Model
 from coldpress.models.onnx_folder import read_genai_config
 from coldpress.networks.torch_model import TorchModel
@@ -37,7 +38,9 @@ def open_model(model: Model, target: Target, trust_remote_code: bool = False, *,
     ``is_timed``: as of a `Session`.
     """
     if model.format == "onnx":
-        return Session(model.path, target, is_timed=is_timed)
+        pair = is_encoder_decoder(model.path)
+        return (EncoderDecoder(model.path, target, trust_remote_code, is_timed=is_timed) if pair else
+                Session(model.path, target, is_timed=is_timed))  # fmt: skip
     return _torch(model, target, trust_remote_code)
 
 
@@ -49,9 +52,11 @@ class Speaker(Protocol):
 
 
 def open_speaker(model: Model, target: Target, trust_remote_code: bool = False) -> Speaker:
-    """An ONNX model by onnxruntime-genai, or a Hugging Face folder by transformers."""
+    """An ONNX model by onnxruntime-genai, an encoder and its decoder or a Hugging Face folder by transformers."""
     if model.format != "onnx":
         return _torch(model, target, trust_remote_code).generate
+    if is_encoder_decoder(model.path):
+        return EncoderDecoder(model.path, target, trust_remote_code).generate
     if not read_genai_config(model.path):
         raise ColdpressError(f"no genai_config.json in {model.path}, so onnxruntime-genai cannot run it")
     engine = Engine(model.path, target.thread_count, on_cpu=not target.is_here)

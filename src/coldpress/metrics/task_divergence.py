@@ -56,7 +56,8 @@ class TaskDivergence(Metric):
         self._require_room(ctx.source)
         task, asked = find_task(self.task), ctx.source.path
         source = TorchModel(asked, ctx.target.thread_count, trust_remote_code=self.trust_remote_code)
-        examples = [*task.examples(asked, source.inputs, self.files, self.trust_remote_code)]
+        made = task.examples(asked, source.inputs, self.files, self.trust_remote_code)
+        examples = [task.completed(asked, one, source.generate) for one in made]
         expected = _answers(task, asked, source, examples, ctx, 0)
         del source
         found = _answers(task, asked, open_model(model, ctx.target, self.trust_remote_code), examples, ctx, 1)

@@ -26,6 +26,8 @@ _PLAIN = {
     "qwen3_vl_text": "qwen3",
     "qwen3_vl_moe_text": "qwen3_moe",
 }
+#: model types of encoders of texts beside those of pictures
+_ENCODERS = ("align_text_model", "clip_text_model", "metaclip_2_text_model", "siglip_text_model", "siglip2_text_model")
 #: model types that were also saved with the settings of the text model beside those of the whole
 _FLAT = ("qwen2_vl", "qwen2_5_vl")
 #: settings that the whole model may hold for its text model
@@ -54,7 +56,10 @@ _PLACES = {
 
 
 def is_multimodal(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json is that of a text model with others that see or hear beside it."""
+    """Whether a config.json is that of a text model with others that see or hear beside it; two encoders whose vectors
+    are compared, as CLIP's, are not."""
+    if str((config.get("text_config") or {}).get("model_type")) in _ENCODERS:
+        return False
     senses = [name for name in _SENSES if isinstance(config.get(name), dict)]
     has_text = isinstance(config.get("text_config"), dict) or config.get("model_type") in _FLAT
     return bool(senses) and has_text

@@ -58,21 +58,9 @@ class TorchModel:
 
         ``stop`` is asked after each token whether the answer so far is enough.
         """
-        import torch
-
         if not self._model.can_generate():
             raise ColdpressError(f"{type(self._model).__name__} in {self.folder} does not generate text")
-        tensors = self._tensors(inputs)
-        begins = 0 if self._model.config.is_encoder_decoder else tensors["input_ids"].shape[1]
-
-        def enough(ids: Any, scores: Any, **settings: Any) -> Any:
-            return torch.tensor([stop(ids[0, begins:].tolist())], device=ids.device)
-
-        greedy = {"do_sample": False, "num_beams": 1, "stopping_criteria": [enough]}
-        with torch.inference_mode():
-            ids = self._model.generate(**tensors, max_new_tokens=max_new_tokens, **greedy)
-        spoken: list[int] = ids[0, begins:].tolist()
-        return spoken
+        return greedy(self._model, self._tensors(inputs), max_new_tokens, stop)
 
     def _call(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
         import torch
@@ -95,6 +83,30 @@ class TorchModel:
     def _taken(self, inputs: Mapping[str, np.ndarray]) -> list[str]:
         """The inputs of the model; the main one alone where the data has but one array, of whatever name."""
         return [self._model.main_input_name] if len(inputs) == 1 else self.inputs
+
+
+def greedy(model: Any, tensors: Mapping[str, Any], max_new_tokens: int, stop: Callable[[list[int]], bool]) -> list[int]:
+    """What transformers' ``generate`` makes of one sample by greedy search, as of `TorchModel.generate`."""
+    import torch
+
+    begins = 0 if model.config.is_encoder_decoder else tensors["input_ids"].shape[1]
+
+    def enough(ids: Any, scores: Any, **settings: Any) -> Any:
+        return torch.tensor([stop(ids[0, begins:].tolist())], device=ids.device)
+
+    search: dict[str, Any] = {"do_sample": False, "num_beams": 1, "stopping_criteria": [enough]}
+    if _is_longer_than_its_window(model, tensors):
+        search["return_timestamps"] = True  # by which transformers finds where the next window begins
+    with torch.inference_mode():
+        ids = model.generate(**tensors, max_new_tokens=max_new_tokens, **search)
+    spoken: list[int] = ids[0, begins:].tolist()
+    return spoken
+
+
+def _is_longer_than_its_window(model: Any, tensors: Mapping[str, Any]) -> bool:
+    window = getattr(model.config, "max_source_positions", None)
+    found = tensors.get("input_features")
+    return bool(window and found is not None and found.shape[-1] > 2 * window and model.config.model_type == "whisper")
 
 
 def _load(folder: Path, trust_remote_code: bool, dtype: Any) -> Any:

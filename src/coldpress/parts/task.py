@@ -7,7 +7,7 @@ of models.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: precisions that limits are for, the closest first
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
+#: a share of a sample is lower by more than so many standard errors one time in forty
+_STANDARD_ERRORS = 2.0
 #: the limit of a graph made from a graph, which any tolerance may set beside those of the task
 RELATIVE = "relative"
 _FORMATS = {"gguf": "text_generation", "multimodal": "text_generation"}
@@ -34,8 +36,8 @@ class Criterion:
     ``title`` and ``meaning``: what a report calls it; without a title it is not shown. ``says``: what a verdict calls
     it. ``limits``: how far it may go, by precision: at most where lower is better, at least where higher is; empty for
     a number that is only told. ``why``: the reason for these limits. ``names``: what a command line may call it, too.
-    ``is_share``: shown in percent. ``may_lack``: whether there are models that it cannot be measured of. ``usual``:
-    between what it lay, by precision, where sound models were measured.
+    ``is_share``: a share of answers, shown in percent. ``may_lack``: whether there are models that it cannot be
+    measured of. ``usual``: between what it lay, by precision, where sound models were measured.
     """
 
     name: str
@@ -59,10 +61,20 @@ class Criterion:
             return "usual"
         return "better" if (value < low) == (self.better == "lower") else "worse"
 
-    def broken(self, value: float | None, limit: float) -> str:
-        """The sentence for a broken limit; "" for one that is kept. A value that is no number (NaN) breaks it."""
+    def broken(self, value: float | None, limit: float, answers: int | None = None) -> str:
+        """The sentence for a broken limit; "" for one that is kept. A value that is no number (NaN) breaks it.
+
+        The limit of a share is for all answers that there could be. Of ``answers`` of them, a model that just keeps it
+        gives a share that is lower by chance: one that is lower by no more than two standard errors of such a sample,
+        sqrt(limit (1 - limit) / answers), breaks nothing.
+        """
         if value is None:
             return "" if self.may_lack else f"{self.says} was not measured (limit {limit:g})"
+        if self.is_share and answers and 0 < limit < 1:
+            chance = _STANDARD_ERRORS * (limit * (1 - limit) / answers) ** 0.5
+            is_kept = value >= limit - chance
+            by_chance = f" by more than chance makes of {answers} answers ({chance:.2g})"
+            return "" if is_kept else f"{self.says} is {value:.4g}, below the limit {limit:g}{by_chance}"
         if self.better == "lower" and not value <= limit:
             return f"{self.says} is {value:.4g}, above the limit {limit:g}"
         if self.better == "higher" and not value >= limit:
@@ -73,20 +85,24 @@ class Criterion:
 class Task:
     """What a kind of model is asked.
 
-    ``pipeline``: what model hubs call it. ``loader``: the class of transformers that loads such a model. ``classes``:
-    how the names of the classes end that are for it. ``runtime``: the package that runs the result. ``criteria``: the
-    numbers of a comparison; a tolerance without a name sets the first, one in percent that called ``percent``.
+    ``pipeline``: what model hubs call it; ``names``: what a command line may call it, too. ``loader``: the class of
+    transformers that loads such a model. ``classes``: how the names of the classes end that are for it. ``seen_on``:
+    the models that were pressed and compared with transformers, trained ones by name. ``runtime``: the package that
+    runs the result. ``criteria``: the numbers of a comparison; a tolerance without a name sets the first, one in
+    percent that called ``percent``.
 
-    ``is_traced``: whether such a model is one network that gives all its outputs at once, so that it can be traced.
-    ``usual_of``: the models that were measured for what is usual. ``metric`` compares a model with its source,
+    ``is_traced``: whether the network of such a model can be traced: it gives all its outputs at once, or encodes and
+    decodes. ``usual_of``: the models that were measured for what is usual. ``metric`` compares a model with its source,
     ``adapter_metric`` adapters with PEFT's, ``layer_metric`` finds the layer that is furthest off. ``metrics``: what is
     measured of a finished model beside its size. ``labelled``: the kind of data with labels for it.
     """
 
     title: ClassVar[str] = ""
     pipeline: ClassVar[str] = ""
+    names: ClassVar[tuple[str, ...]] = ()
     loader: ClassVar[str] = ""
     classes: ClassVar[tuple[str, ...]] = ()
+    seen_on: ClassVar[str] = ""
     runtime: ClassVar[str] = "onnxruntime"
     is_traced: ClassVar[bool] = False
     criteria: ClassVar[tuple[Criterion, ...]] = ()
@@ -120,6 +136,12 @@ class Task:
         The first two differ in every size that a model may leave open. ``files``: texts instead of the shipped ones.
         """
         raise NotImplementedError
+
+    def completed(
+        self, folder: Path, inputs: Mapping[str, np.ndarray], speak: Callable[..., list[int]]
+    ) -> dict[str, np.ndarray]:
+        """An example with what only the source knows, which ``speak`` lets answer (`TorchModel.generate`)."""
+        return dict(inputs)
 
     def answers(
         self, folder: Path, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
@@ -161,7 +183,8 @@ class Task:
     def broken(self, numbers: Mapping[str, Any], limits: Mapping[str, float]) -> list[str]:
         """One sentence for each limit that the numbers of ``metric`` break."""
         judged = [one for one in self.criteria if one.name in limits]
-        return [why for one in judged if (why := one.broken(numbers.get(one.name), limits[one.name]))]
+        count = numbers.get("compared")
+        return [why for one in judged if (why := one.broken(numbers.get(one.name), limits[one.name], count))]
 
     def judge(self, numbers: Mapping[str, Any], limits: Mapping[str, float]) -> list[str]:
         """All that is wrong with a model, a sentence each; nothing means that it is verified."""
@@ -216,6 +239,27 @@ def task_of_class(architecture: str) -> Task | None:
     tasks = [find_task(name) for name in parts.names("tasks")]
     endings = [(len(end), task) for task in tasks for end in task.classes if architecture.endswith(end)]
     return max(endings, key=lambda found: found[0], default=(0, None))[1]
+
+
+def require_task(asked: str, settings: Mapping[str, Any]) -> None:
+    """Refuse a task that the model of a config.json is not for, with the one that it is for.
+
+    Tasks are called as their files, as model hubs call them, or as exporters do: with "-with-past" behind it.
+    """
+    known = {name: task for name in parts.names("tasks") for task in [find_task(name)]}
+    called = {one: name for name, task in known.items() for one in (name.replace("_", "-"), task.pipeline, *task.names)}
+    wanted = called.get(asked.lower().replace("_", "-").removesuffix("-with-past"))
+    if wanted is None:
+        raise ColdpressError(f"there is no task '{asked}'", hint=did_you_mean(asked, called))
+    own, kind = task_of_settings(settings), str((settings.get("architectures") or ["a class that is not named"])[0])
+    if own is None:
+        raise ColdpressError(f"no task is known for {kind}, so not '{asked}'", hint="leave --task out")
+    if not isinstance(own, type(known[wanted])):
+        raise ColdpressError(
+            f"{kind} is for {own.title}; for {known[wanted].title} it would need another head, which is not trained",
+            hint=f"use --task {own.pipeline} or leave it out, or take a model whose class ends in"
+            f" {' or '.join(known[wanted].classes[:2])}",
+        )
 
 
 def find_task(name: str) -> Task:

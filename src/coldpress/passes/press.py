@@ -12,6 +12,7 @@ are written as without them.
 from __future__ import annotations
 
 import fnmatch
+import json
 import math
 import shutil
 import time
@@ -32,6 +33,7 @@ from coldpress.models.tokenizers.tokenizer import check_tokenizer
 from coldpress.networks import heap
 from coldpress.parts import Context, Pass, option, refuse
 from coldpress.parts.needs import installed_version
+from coldpress.parts.task import require_task
 from coldpress.rules.block_quantized_products import slow_encoding
 from coldpress.rules.half_precision import half_on_cpu
 from coldpress.target import Target
@@ -71,6 +73,12 @@ _SETTINGS = (
     "merges.txt",
     "chat_template.jinja",
     "preprocessor_config.json",
+    "processor_config.json",
+    "generation_config.json",
+    "normalizer.json",
+    "spiece.model",
+    "source.spm",
+    "target.spm",
 )
 
 
@@ -99,6 +107,9 @@ class Press(Pass):
     )
     modules_to_not_convert: tuple[str, ...] = option("globs over module names whose weights stay float", ())
     use_ort_genai: bool = option("write genai_config.json, for onnxruntime-genai", True)
+    task: str | None = option(
+        "what the model is for, such as text-classification: another task than the model's own is refused", None
+    )
     logits: str | None = option(
         "logits for the last position of a prompt, for all, or as speculation needs them, which is then on in"
         " genai_config.json; default: last for onnxruntime-genai",
@@ -120,6 +131,8 @@ class Press(Pass):
         if self.logits == "speculation":
             self._require_speculation()
         if (folder := settings_of(model)) is not None:
+            if self.task is not None:
+                require_task(self.task, json.loads((folder / "config.json").read_text(encoding="utf-8")))
             self._require_effect(exporter_of(folder))
             require_captured(folder, trust_remote_code=self.trust_remote_code)
             _remarks_on_tokenizer(folder)

@@ -24,8 +24,10 @@ class FeatureExtraction(ComparedOnExamples):
 
     title = "feature extraction"
     pipeline = "feature-extraction"
+    names = ("sentence-similarity", "image-feature-extraction")
     loader = "AutoModel"
-    classes = ("Model",)
+    classes = ("Model", "ModelWithProjection")
+    seen_on = "all-MiniLM-L6-v2; a tiny RoBERTa and BERT"
     criteria = (
         Criterion(
             "cosine",
@@ -68,9 +70,10 @@ class FeatureExtraction(ComparedOnExamples):
     def answers(
         self, folder: Path, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
     ) -> list[np.ndarray]:
-        """A row for each text that is pooled, else for each token or patch that is no padding."""
-        if "sentence_embedding" in outputs:
-            return list(outputs["sentence_embedding"])
+        """A row for each text or picture that has one vector, else for each token or patch that is no padding."""
+        for name in ("sentence_embedding", "text_embeds", "image_embeds"):
+            if name in outputs:
+                return list(outputs[name])
         tokens = outputs["last_hidden_state"]
         pooling = read_pooling(folder)
         if pooling is not None:

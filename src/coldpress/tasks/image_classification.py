@@ -17,6 +17,7 @@ class ImageClassification(Scored):
     pipeline = "image-classification"
     loader = "AutoModelForImageClassification"
     classes = ("ForImageClassification",)
+    seen_on = "a tiny ViT and ResNet"
     labelled = "images"
 
     def answers(

@@ -21,6 +21,7 @@ class MaskedLm(Scored):
     pipeline = "fill-mask"
     loader = "AutoModelForMaskedLM"
     classes = ("ForMaskedLM",)
+    seen_on = "the ALBERT of rxnmapper; a tiny ALBERT"
 
     def examples(
         self, folder: Path, takes: Collection[str], files: Sequence[str] = (), trust_remote_code: bool = False

@@ -16,7 +16,8 @@ class QuestionAnswering(Scored):
     title = "question answering"
     pipeline = "question-answering"
     loader = "AutoModelForQuestionAnswering"
-    classes = ("ForQuestionAnswering",)
+    classes = ("ForQuestionAnswering", "ForQuestionAnsweringSimple")
+    seen_on = "a tiny BERT"
     takes_pairs = True
 
     def answers(

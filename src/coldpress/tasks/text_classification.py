@@ -20,8 +20,10 @@ class TextClassification(Scored):
 
     title = "text classification"
     pipeline = "text-classification"
+    names = ("sentiment-analysis",)
     loader = "AutoModelForSequenceClassification"
     classes = ("ForSequenceClassification",)
+    seen_on = "a tiny BERT"
     labelled = "text_classification"
     takes_pairs = True
 

@@ -60,6 +60,7 @@ class TextGeneration(Task):
     pipeline = "text-generation"
     loader = "AutoModelForCausalLM"
     classes = ("CausalLM", "LMHeadModel")
+    seen_on = "SmolLM2-135M-Instruct, Gemma-3-270M; tiny models of all of architectures.md"
     runtime = "onnxruntime-genai"
     criteria = (
         Criterion(

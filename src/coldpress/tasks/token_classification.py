@@ -15,8 +15,10 @@ class TokenClassification(Scored):
 
     title = "token classification"
     pipeline = "token-classification"
+    names = ("ner",)
     loader = "AutoModelForTokenClassification"
     classes = ("ForTokenClassification",)
+    seen_on = "a tiny DistilBERT"
     labelled = "token_classification"
 
     def answers(

@@ -1,4 +1,5 @@
-"""What a Hugging Face model is asked where there is no data: sentences of the held-out texts, and pictures of colours.
+"""What a Hugging Face model is asked where there is no data: sentences of the held-out texts, pictures of colours, and
+voices.
 
 Batches differ in all sizes that a model leaves open: the first has two samples, the second three, texts grow longer.
 """
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from coldpress.data.batches.sounds import extractor_of, features, voice
 from coldpress.data.texts import heldout
 from coldpress.data.texts.tokenization import longest_input, pretrained_tokenizer
 from coldpress.errors import ColdpressError
@@ -30,6 +32,8 @@ _SENTENCES = (1, 2, 3, 5)
 _LEAST_SENTENCES = 16
 _LONGEST = 256
 _PIXELS, _CHANNELS = 224, 3
+#: batches of sounds, and samples a second of those that nobody says the rate of
+_SOUNDS, _RATE = 8, 16000
 
 
 @dataclass(frozen=True)
@@ -46,20 +50,24 @@ class Asked:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What config.json says."""
+        """What config.json says, of a pair of networks what it says of each."""
         found: dict[str, Any] = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-        return found
+        return {**(found.get("text_config") or {}), **(found.get("vision_config") or {}), **found}
 
 
 def examples(asked: Asked, *, pairs: bool = False) -> Iterator[Batch]:
-    """Batches in what the network takes: token ids, or pixels. ``pairs``: every other text has another beside it.
+    """Batches in what the network takes: token ids, pixels, or both, or sounds. ``pairs``: every other text has another
+    beside it.
 
     ColdpressError for a network that takes something else.
     """
     if "input_ids" in asked.takes:
-        return _texts(asked, pairs) if has_tokenizer(asked.folder) else _ids(asked)
+        texts = _texts(asked, pairs) if has_tokenizer(asked.folder) else _ids(asked)
+        return _beside(texts, _pictures(asked)) if "pixel_values" in asked.takes else texts
     if "pixel_values" in asked.takes:
         return _pictures(asked)
+    if {"input_values", "input_features"} & set(asked.takes):
+        return _sounds(asked)
     raise ColdpressError(
         f"{asked.folder} takes {', '.join(asked.takes)}: there are no examples for such inputs",
         hint="press it without verification (--no_verify)",
@@ -110,6 +118,32 @@ def _ids(asked: Asked) -> Iterator[Batch]:
         mask[0, shape[1] // 2 :] = 0
         given = {"input_ids": ids, "attention_mask": mask}
         yield {name: array for name, array in given.items() if name in asked.takes}
+
+
+def _beside(texts: Iterator[Batch], pictures: Iterator[Batch]) -> Iterator[Batch]:
+    """Texts and pictures to be compared with each other; there are more pictures, so that no size stands for both."""
+    for text, picture in zip(texts, pictures, strict=False):
+        pixels = picture["pixel_values"]
+        yield {**text, "pixel_values": np.concatenate([pixels, pixels[:, :, ::-1]])}
+
+
+def _sounds(asked: Asked) -> Iterator[Batch]:
+    """Voices of some seconds as the model's feature extractor has them; without one, of the sizes that its settings
+    name."""
+    random, settings, extractor = np.random.default_rng(0), asked.settings, extractor_of(asked.folder)
+    rate = int(extractor.sampling_rate) if extractor is not None else _RATE
+    bins = settings.get("num_mel_bins")
+    for number in range(_SOUNDS):
+        count = _SAMPLES[min(number, len(_SAMPLES) - 1)]
+        voices = [voice(0.7 + 0.4 * ((number + place) % 5), rate, random) for place in range(count)]
+        if extractor is None and bins:
+            length = 2 * int(settings.get("max_source_positions") or 0)
+            shape = (count, bins, length) if length else (count, int(settings.get("max_length") or 1024), bins)
+            name = "input_features" if "input_features" in asked.takes else "input_values"
+            yield {name: random.standard_normal(shape).astype(np.float32)}
+        else:
+            given = features(voices, extractor)
+            yield {name: array for name, array in given.items() if name in asked.takes}
 
 
 def _pictures(asked: Asked) -> Iterator[Batch]:

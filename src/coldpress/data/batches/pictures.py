@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,12 @@ class PictureLoader(Loader):
         import transformers
 
         settings = self._settings()
+        is_of_pictures = _is_of_pictures(folder)
+        if is_of_pictures and not (folder / _SETTINGS).is_file() and not (self.mean and settings.get("do_resize")):
+            raise ColdpressError(
+                f"{folder} has no {_SETTINGS}, which says how the model was trained to see images",
+                hint="put it there, or say it yourself: size, mean and std of the data, and scale if it is not 1/255",
+            )
         if (folder / _SETTINGS).is_file():
             try:
                 found: Any = transformers.AutoImageProcessor.from_pretrained(str(folder), backend="pil", **settings)
@@ -103,15 +110,36 @@ class Processing:
         return {"pixel_values": np.moveaxis(pixels, 1, 3) if self.is_last else pixels}
 
     def open(self, file: Path) -> np.ndarray:
-        """An image file as ``[H, W, C]``, uint8."""
-        from PIL import Image, UnidentifiedImageError
+        """An image file as ``[H, W, C]``, uint8, the way up that its camera noted."""
+        from PIL import Image, ImageOps, UnidentifiedImageError
 
         try:
             with Image.open(file) as image:
-                pixels = np.asarray(image.convert("L" if self.channels == 1 else "RGB"))
-        except (UnidentifiedImageError, OSError) as error:
+                upright = _in_bytes(ImageOps.exif_transpose(image))
+                pixels = np.asarray(upright.convert("L" if self.channels == 1 else "RGB"))
+        except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ColdpressError(f"{file} cannot be read as an image: {error}") from error
         return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def _is_of_pictures(folder: Path) -> bool:
+    """Whether the folder holds the settings of a network of transformers that sees."""
+    file = folder / "config.json"
+    settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return bool(settings.get("architectures")) and ("image_size" in settings or "num_channels" in settings)
+
+
+def _in_bytes(image: Any) -> Any:
+    """An image whose values go to 255. Those of 16 bits and floats, which Pillow would cut off there, are scaled: whole
+    numbers from 65535, floats from 1 where none is larger."""
+    from PIL import Image
+
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.nan_to_num(np.asarray(image, np.float64))
+    most = values.max(initial=0)
+    scale = 255 if image.mode == "F" and most <= 1 else 255 / 65535 if most > 255 or "16" in image.mode else 1
+    return Image.fromarray(np.clip(np.round(values * scale), 0, 255).astype(np.uint8))
 
 
 def _edges(pair: tuple[int, int]) -> dict[str, int]:

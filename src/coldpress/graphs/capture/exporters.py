@@ -2,7 +2,8 @@
 
 An exporter is a module here with a function ``capture(Request) -> Captured``. mobius writes graphs that are fused for
 the runtime, decoders with their caches among them, of the architectures that it knows and computes right;
-``torch_export`` traces any other network whose task can be traced.
+``torch_export`` traces any other network whose task can be traced, and every encoder-decoder: in the decoders of mobius
+each token computes anew what it reads of the encoder.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ def exporter_of(folder: Path) -> str:
     """The exporter for the model in a Hugging Face folder."""
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     task = task_of_settings(settings)
-    return TORCH_EXPORT if task is not None and task.is_traced and not is_swept(settings) else MOBIUS
+    if task is None or not task.is_traced:
+        return MOBIUS
+    return TORCH_EXPORT if settings.get("is_encoder_decoder") or not is_swept(settings) else MOBIUS
 
 
 def require_captured(folder: Path, *, trust_remote_code: bool = False) -> None:

@@ -1,8 +1,8 @@
 """Capture by torch.export: the network of transformers itself, traced with parameters that take no memory.
 
-What two examples of the task differ in is open in the graph: the number of samples, the length of texts. Parameters,
-and buffers that the checkpoint holds, become named, empty weights; what the network computes when it is made, such as
-positions, stays a constant of the graph.
+A network is one graph, or an encoder and a decoder (``components``). What two examples of the task differ in is open in
+the graph: the number of samples, the length of texts. Parameters, and buffers that the checkpoint holds, become named,
+empty weights; what the network computes when it is made, such as positions, stays a constant of the graph.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -25,9 +25,20 @@ from coldpress.models.packed.spans import tensors_to_press
 from coldpress.networks.empty import network_of, renaming, tied_names
 from coldpress.parts.task import task_of_settings
 
+if TYPE_CHECKING:
+    from coldpress.graphs.capture.components import Component
+
 _OPSET = 21
-#: names of inputs that have an axis of tokens, the second one
-_OF_TOKENS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+#: what the open axes of inputs, counted from the last, are called: those of tokens, and of keys and values of tokens
+#: before
+_OPEN_AXES = {
+    **{(name, -1): "sequence" for name in ("input_ids", "attention_mask", "token_type_ids", "position_ids")},
+    **{(name, -2): "choices" for name in ("input_ids", "attention_mask", "token_type_ids")},
+    ("input_values", -1): "samples",
+    ("encoder_attention_mask", -1): "encoder_sequence",
+    ("encoder", -2): "encoder_sequence",
+    ("decoder", -2): "past_sequence",
+}
 
 Feed = Mapping[str, np.ndarray]
 
@@ -40,13 +51,16 @@ def capture(request: Request) -> Captured:
     assert task is not None
     taken = _parameters_of_forward(network)
     first, second = islice(task.examples(request.folder, taken, (), request.trust_remote_code), 2)
-    model = _traced(network, first, second, request)
+    from coldpress.graphs.capture.components import components_of
+
+    models = {one.name: _traced(one, request) for one in components_of(network, first, second)}
     tensors, remarks = tensors_to_press(request.folder)
-    sources, left = _sources(network, model.graph, tensors)
-    _simplify(model)
+    sources, left = _sources(network, [model.graph for model in models.values()], tensors)
+    for model in models.values():
+        _simplify(model)
     if left:
         remarks.append(f"The network of transformers has no place for {listed(left)}, which are left out.")
-    return Captured({"model": model}, sources, network.config, hf_config, remarks)
+    return Captured(models, sources, network.config, hf_config, remarks)
 
 
 def _parameters_of_forward(network: Any) -> list[str]:
@@ -55,24 +69,28 @@ def _parameters_of_forward(network: Any) -> list[str]:
     return list(inspect.signature(network.forward).parameters)
 
 
-def _traced(network: Any, first: Feed, second: Feed, request: Request) -> ir.Model:
+def _traced(component: Component, request: Request) -> ir.Model:
     import torch
 
     warnings.simplefilter("ignore")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    names = _axes(first, second)
-    given = {name: _tensor(array, request.dtype) for name, array in first.items()}
+    names = _axes(component.first, component.second)
+    given = {name: _tensor(array, request.dtype) for name, array in component.first.items()}
     shapes = {name: dict.fromkeys(open_axes, torch.export.Dim.AUTO) for name, open_axes in names.items()}
     try:
-        program = torch.export.export(network, (), given, dynamic_shapes=shapes, strict=False)
+        program = torch.export.export(component.network, (given,), dynamic_shapes=(shapes,), strict=False)
         exported: Any = torch.onnx.export(program, dynamo=True, optimize=False, opset_version=_OPSET, verbose=False)
     except Exception as error:  # whatever the code of a network raises when it is traced
         raise ColdpressError(
-            f"torch.export cannot trace {type(network).__name__}: {_first_line(error)}",
+            f"torch.export cannot trace {component.title}: {_first_line(error)}",
             hint="its forward may depend on the values of its inputs; the line is in the message above",
             exit_code=WORK_FAILED,
         ) from error
     model: ir.Model = exported.model
+    for value, name in zip(model.graph.inputs, given, strict=True):
+        value.name = name
+    for name, value in list(model.graph.initializers.items()):
+        value.name = name.removeprefix("network.")
     _name_outputs(model.graph, program)
     _name_axes(model.graph, names)
     return model
@@ -89,8 +107,11 @@ def _axes(first: Feed, second: Feed) -> dict[str, dict[int, str]]:
         found[name] = {}
         for axis, sizes in enumerate(zip(array.shape, second[name].shape, strict=True)):
             if sizes[0] != sizes[1]:
-                own = "batch" if axis == 0 else "sequence" if name in _OF_TOKENS else f"{name}_{axis}"
-                found[name][axis] = names.setdefault(sizes, own)
+                kind = name.split(".")[-2] if "." in name else name
+                own = "batch" if axis == 0 else _OPEN_AXES.get((kind, axis - array.ndim), f"{name}_{axis}")
+                if sizes not in names:
+                    names[sizes] = f"{name}_{own}" if own in names.values() else own
+                found[name][axis] = names[sizes]
     return found
 
 
@@ -125,7 +146,9 @@ def _name_axes(graph: ir.Graph, names: Mapping[str, Mapping[int, str]]) -> None:
             value.shape = ir.Shape(sizes)
 
 
-def _sources(network: Any, graph: ir.Graph, tensors: Mapping[str, Span]) -> tuple[dict[str, Span], list[str]]:
+def _sources(
+    network: Any, graphs: Sequence[ir.Graph], tensors: Mapping[str, Span]
+) -> tuple[dict[str, Span], list[str]]:
     """The checkpoint's tensor for each weight, which is emptied for it; and tensors that the network has no place for.
 
     ColdpressError for a tensor that transformers changes on its way into the network.
@@ -148,7 +171,7 @@ def _sources(network: Any, graph: ir.Graph, tensors: Mapping[str, Span]) -> tupl
         elif other in spans:
             spans[one] = spans[other]
     parameters = dict(network.named_parameters())
-    for name, value in graph.initializers.items():
+    for name, value in (item for graph in graphs for item in graph.initializers.items()):
         if name in places and name in spans:
             value.const_value = None
         elif name in parameters:
