@@ -22,7 +22,7 @@ from coldpress.graphs.queries import maker, readers
 from coldpress.graphs.session import options_for_work, runtime_errors
 from coldpress.graphs.signature import empty_cache
 from coldpress.models.onnx_folder import graph_file, read_genai_config
-from coldpress.models.onnx_graphs import load_graph
+from coldpress.models.onnx_graphs import in_memory, load_graph
 from coldpress.target import physical_cores
 
 #: Operators with a weight -> the input that holds it.
@@ -80,11 +80,10 @@ class Decoder:
         import onnxruntime
 
         options = options_for_work(self._threads)
-        folder = str(graph_file(self.folder).parent.resolve())
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+        content, folder = in_memory(graph)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         try:
-            made = ir.to_proto(graph).SerializeToString()
-            return onnxruntime.InferenceSession(made, options, providers=[self._provider])
+            return onnxruntime.InferenceSession(content, options, providers=[self._provider])
         except runtime_errors() as error:
             raise ColdpressError(
                 f"{self._provider} cannot run {self.folder}: {error}", exit_code=WORK_FAILED

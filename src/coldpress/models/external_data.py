@@ -59,6 +59,14 @@ def resolve_external(graph: onnx.GraphProto, file: Path) -> None:
                 entry.value = str((file.parent / entry.value).resolve())
 
 
+def relocate_external(graph: onnx.GraphProto, folder: Path) -> None:
+    """Let tensors that name whole paths name them as they lie below ``folder``."""
+    for tensor in _external(graph):
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = Path(entry.value).relative_to(folder).as_posix()
+
+
 def check_external(graph: onnx.GraphProto, file: Path) -> None:
     """Raise ColdpressError for a tensor of the graph in ``file`` whose own file is missing, too short, or not below the
     folder of the graph.
