@@ -162,6 +162,8 @@ def _becomes(entry: tables.Pass) -> str:
         fixed = ", ".join(f"{name}: {value}" for name, value in entry.fixed.items())
         later = "" if entry.target in parts.names("passes") else ", which comes later"
         return f"`{entry.target}`" + (f" with `{fixed}`" if fixed else "") + later
+    if entry.joins:
+        return f"parameters of the `{entry.joins}` behind it"
     return f"left out: {entry.left_out}" if entry.left_out else f"not there; {entry.instead}"
 
 

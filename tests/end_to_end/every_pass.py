@@ -51,6 +51,8 @@ PASSES: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "quantize_onnx-best": ("quantize_onnx", "press-fp32", {"algorithm": "best", **TEXT}),
     "dynamic_to_fixed_shape": ("dynamic_to_fixed_shape", "dense", {"dim_param": ("batch",), "dim_value": (2,)}),
     "graph_surgeries": ("graph_surgeries", "dense", {"surgeries": [{"type": "gemm_to_mat_mul_add"}]}),
+    "mat_mul_n_bits_to_qdq": ("mat_mul_n_bits_to_qdq", "quantize_onnx-kquant", {"signed": True}),
+    "qdq_to_mat_mul_n_bits": ("qdq_to_mat_mul_n_bits", "mat_mul_n_bits_to_qdq", {}),
     "onnx_dynamic_quantization": ("onnx_dynamic_quantization", "dense", {}),
     "onnx_static_quantization": ("onnx_static_quantization", "convolutional", {"num_samples": 2}),
     "onnx_float_to_float16": ("onnx_float_to_float16", "dense", ON_GPU),

@@ -105,6 +105,31 @@ def test_static_convolutions_are_near(tmp_path, options, capsys):
     assert capsys.readouterr().out == "", "standard output belongs to the user's data"
 
 
+def test_activations_of_sixteen_bits_lose_less(tmp_path):
+    source = saved(dense(), tmp_path / "source")
+    eight, sixteen = (
+        run_pass("onnx_static_quantization", source, num_samples=2, activation_type=kind)
+        for kind in ("uint8", "uint16")
+    )
+    x = np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32)
+    [exact], [near], [far] = (computed(folder, {"x": x}) for folder in (source, sixteen.path, eight.path))
+    assert np.abs(near - exact).max() < np.abs(far - exact).max()
+    assert any("16 bits become no integer products" in line for line in sixteen.provenance.remarks)
+    assert any(values.dtype == np.uint16 for values in tensors(sixteen.path).values())
+
+
+def test_a_tensor_is_quantized_as_it_is_named(tmp_path):
+    source = saved(dense(), tmp_path / "source")
+    own = {"c": ({"quant_type": "uint16"},)}
+    made = run_pass("onnx_static_quantization", source, num_samples=1, tensor_quant_overrides=own)
+    zeros = {name: values.dtype for name, values in tensors(made.path).items() if "zero_point" in name}
+    assert {str(kind) for name, kind in zeros.items() if name.startswith("c_")} == {"uint16"}
+    assert np.dtype(np.uint8) in zeros.values()
+    for wrong, message in (({"quant_type": "uint5"}, "quant_type of 'c'"), ({"type": "uint8"}, "'c' has 'type'")):
+        with pytest.raises(ColdpressError, match=message):
+            run_pass("onnx_static_quantization", source, tensor_quant_overrides={"c": (wrong,)})
+
+
 def test_ranges_come_from_all_batches_of_the_data(tmp_path, lab_parts):
     source = saved(dense(), tmp_path / "source")
     data = DataSource("ramp", {"peaks": [1.0, 4.0, 2.0]})

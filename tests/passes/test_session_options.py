@@ -33,6 +33,16 @@ def test_what_was_set_before_stays(tmp_path):
     assert not (second.path / "weights.bin").samefile(first.path / "weights.bin"), "onnx refuses tensors with two names"
 
 
+def test_options_of_a_provider_hold_where_that_one_runs(tmp_path):
+    source = saved(dense(), tmp_path / "source")
+    made = run_pass("session_options", source, provider_options={"arena_extend_strategy": "kSameAsRequested"})
+    known = {"provider_options": {"CPUExecutionProvider": {"arena_extend_strategy": "kSameAsRequested"}}}
+    assert read_options(made.path) == known
+    Session(made.path, Target()).step({"x": X})()
+    cuda = run_pass("session_options", source, Target("gpu", "CUDAExecutionProvider"), provider_options={"no": "1"})
+    Session(cuda.path, Target()).step({"x": X})()
+
+
 def test_integers_that_stay_floats_are_said(tmp_path):
     quantized = run_pass("onnx_static_quantization", saved(dense(), tmp_path / "source"), num_samples=1)
     made = run_pass("session_options", quantized.path, graph_optimization_level="basic")

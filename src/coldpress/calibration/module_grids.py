@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from coldpress.errors import ColdpressError
@@ -11,6 +12,8 @@ from coldpress.quant.grid import Grid
 
 PRECISIONS = ("int4", "int8", "int3", "int2")
 _HEAD = "lm_head"
+_PROMOTED_BITS = 8
+_DOWN, _VALUES = ("down_proj", "fc2", "dense_4h_to_h", "c_proj"), ("v_proj", "qkv_proj")
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,8 @@ class ModuleGrids:
     ``form``: of the checkpoint. ``floats``: globs of modules that stay float.
 
     ``overrides``: GLOB=PRECISION, the first that matches counts. ``is_strict``: a glob has to match something.
+
+    ``promote``: which modules get 8 bits by their places, unless an override says otherwise; see `promoted`.
     """
 
     bits: int
@@ -30,6 +35,7 @@ class ModuleGrids:
     floats: Sequence[str]
     overrides: Sequence[str]
     is_strict: bool = True
+    promote: str | None = None
 
     def stays_float(self, module: str) -> bool:
         return any(fnmatch.fnmatchcase(module, pattern) for pattern in self.floats)
@@ -56,7 +62,9 @@ class ModuleGrids:
         quantized = {name: columns for name, (_, columns) in shapes.items() if not self.stays_float(name)}
         if not quantized:
             raise ColdpressError("every layer stays float, so nothing is left to quantize")
-        return {name: self.grid(name, columns) for name, columns in quantized.items()}
+        more = promoted(self.promote, quantized) if self.promote else set()
+        bits = {name: _PROMOTED_BITS for name in more if not self.has_override(name)}
+        return {name: self.grid(name, columns, bits.get(name)) for name, columns in quantized.items()}
 
     def grid(self, module: str, columns: int, bits: int | None = None) -> Grid:
         """The grid of a module, with its own bits or those given."""
@@ -83,3 +91,21 @@ class ModuleGrids:
             if found is None and fnmatch.fnmatchcase(module, pattern):
                 found = precision
         return int(found.removeprefix("int")) if found else self.bits
+
+
+def promoted(which: str, modules: Iterable[str]) -> set[str]:
+    """The modules that llama.cpp's mixtures of k-quants give more bits, among these.
+
+    ``last``: the head. ``down``: and the products that end an MLP, in the first and last eighth of the layers and in
+    every third one between. ``mixed``: and the projections to values in the same layers. (llama.cpp,
+    ``use_more_bits`` in src/llama-quant.cpp.)
+    """
+    names, found = list(modules), {_HEAD}
+    ends = {"last": (), "down": _DOWN, "mixed": (*_DOWN, *_VALUES)}[which]
+    layers = {name: int(number[1]) for name in names if (number := re.search(r"\.(\d+)\.", name))}
+    count = max(layers.values(), default=-1) + 1
+    for name, layer in layers.items():
+        is_chosen = layer < count // 8 or layer >= 7 * count // 8 or (layer - count // 8) % 3 == 2
+        if is_chosen and name.rpartition(".")[2] in ends:
+            found.add(name)
+    return found.intersection(names)

@@ -6,11 +6,13 @@ Reference: https://onnxruntime.ai/docs/genai/reference/config.html
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from coldpress.errors import ColdpressError
 from coldpress.graphs.capture.captured import Captured
+from coldpress.graphs.positions import HIDDEN_STATES
 
 #: model types with a meaning of their own in onnxruntime-genai; all others run as its generic "decoder"
 _OWN_TYPES = {
@@ -39,8 +41,11 @@ _PROVIDER_OPTIONS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def write_genai_config(captured: Captured, folder: Path, output: Path, provider: str, speculates: bool) -> None:
-    """Write ``genai_config.json`` for a captured decoder; nothing for models that are no decoders."""
+def write_genai_config(captured: Captured, folder: Path, output: Path, request: Mapping[str, Any]) -> None:
+    """Write ``genai_config.json`` for a captured decoder; nothing for models that are no decoders.
+
+    ``request``: what the graph worker was asked for. Its ``search`` goes over the model's own settings of generation.
+    """
     if "model" not in captured.components:
         return
     graph = captured.components["model"].graph
@@ -59,8 +64,11 @@ def write_genai_config(captured: Captured, folder: Path, output: Path, provider:
         "vocab_size": int(config.vocab_size),
         **_token_ids(tokens),
         "decoder": {
-            "session_options": {"log_id": "onnxruntime-genai", "provider_options": _PROVIDER_OPTIONS.get(provider, [])},
-            "filename": "model.onnx",
+            "session_options": {
+                "log_id": "onnxruntime-genai",
+                "provider_options": _PROVIDER_OPTIONS.get(request["provider"], []),
+            },
+            "filename": request.get("filename", "model.onnx"),
             "head_size": head_size,
             "hidden_size": int(config.hidden_size),
             "num_attention_heads": int(config.num_attention_heads),
@@ -69,16 +77,18 @@ def write_genai_config(captured: Captured, folder: Path, output: Path, provider:
             "inputs": _input_names(inputs),
             "outputs": {
                 "logits": "logits",
+                **({"hidden_states": HIDDEN_STATES} if any(one.name == HIDDEN_STATES for one in graph.outputs) else {}),
                 "present_key_names": "present.%d.key",
                 "present_value_names": "present.%d.value",
             },
         },
     }
     _check_numbers(folder, generation, tokens)
-    search = {"max_length": context, "past_present_share_buffer": in_place, **_search(generation)}
-    speculation = {"speculative": _SPECULATION} if speculates else {}
+    own = {"max_length": context, "past_present_share_buffer": in_place, **_search(generation)}
+    speculation = {"speculative": _SPECULATION} if request["logits"] == "speculation" else {}
     (output / "genai_config.json").write_text(
-        json.dumps({"model": model, "search": search, **speculation}, indent=2), encoding="utf-8"
+        json.dumps({"model": model, "search": {**own, **request.get("search", {})}, **speculation}, indent=2),
+        encoding="utf-8",
     )
 
 

@@ -1,4 +1,4 @@
-"""Which positions of a step the head gives logits for.
+"""Which positions of a step the head gives logits for, and what it gets.
 
 Generation reads the last one. Speculation drafts several tokens and reads the logits of each of them from one step.
 """
@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from coldpress.graphs.scoring import PICKED, PICKED_LOGITS
 
+HIDDEN_STATES = "hidden_states"
 #: the longest step that speculation reads: in onnxruntime-genai 16 drafts, and the token before them
 _LONGEST_STEP = 17
 
@@ -45,6 +46,13 @@ def positions_of_short_steps(graph: ir.Graph, head_name: str) -> None:
     picked.name, picked.shape = PICKED_LOGITS, None
     graph.outputs[place] = logits
     graph.extend([shape, spread])
+
+
+def give_hidden_states(graph: ir.Graph, head_name: str) -> None:
+    """Let a graph give what its head gets, of all positions, as the output `HIDDEN_STATES`."""
+    hidden = _head(graph, head_name).inputs[0]
+    hidden.name = HIDDEN_STATES
+    graph.outputs.append(hidden)
 
 
 def _head(graph: ir.Graph, name: str) -> ir.Node:

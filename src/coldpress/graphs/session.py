@@ -27,6 +27,8 @@ _LEVELS = {
 _MODES = {"sequential": "ORT_SEQUENTIAL", "parallel": "ORT_PARALLEL"}
 _THREADS = ("intra_op_num_threads", "inter_op_num_threads")
 _KEYS = ("graph_optimization_level", *_THREADS, "execution_mode", "config_entries")
+#: execution provider -> its options; they hold where that one runs the model
+_OF_PROVIDERS = "provider_options"
 _DEVICES = {"CUDAExecutionProvider": "cuda", "DmlExecutionProvider": "dml"}
 
 #: entries of a session that nobody times: its threads sleep when they wait. ONNX Runtime lets them spin, and apps have
@@ -39,8 +41,9 @@ class Session:
 
     ``options`` go over those in the folder's session_options.json: ``graph_optimization_level`` (disable_all, basic,
     extended, layout, all), ``intra_op_num_threads``, ``inter_op_num_threads``, ``execution_mode`` (sequential,
-    parallel), ``config_entries``. Where neither says so, the target decides the number of threads. ``is_timed``: its
-    threads wait as in an app, spinning; else they sleep, unless those options say how they wait.
+    parallel), ``config_entries``, ``provider_options`` (execution provider -> its options). Where neither says so, the
+    target decides the number of threads. ``is_timed``: its threads wait as in an app, spinning; else they sleep, unless
+    those options say how they wait.
     """
 
     def __init__(self, path: Path, target: Target, options: Mapping[str, Any] | None = None, *, is_timed: bool = False):
@@ -55,9 +58,10 @@ class Session:
             chosen["config_entries"] = {**RESTING, **(chosen.get("config_entries") or {})}
         if not target.is_here:
             raise ColdpressError(f"{target.provider} is not on this machine, so {self.file} cannot run on it here")
+        own = (chosen.pop(_OF_PROVIDERS, None) or {}).get(target.provider, {})
         try:
             self._session = onnxruntime.InferenceSession(
-                str(self.file), session_options(chosen), providers=[target.provider]
+                str(self.file), session_options(chosen), providers=[(target.provider, own)]
             )
         except runtime_errors() as error:
             raise self._failed(error) from error

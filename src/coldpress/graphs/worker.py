@@ -83,7 +83,7 @@ def _build(folder: Path, output: Path, scratch: Path, request: Mapping[str, Any]
     from coldpress.graphs.lora_slots import add_slots
     from coldpress.graphs.opset import lower_opset
     from coldpress.graphs.pooling import add_pooling, has_tokens
-    from coldpress.graphs.positions import last_position_only, positions_of_short_steps
+    from coldpress.graphs.positions import give_hidden_states, last_position_only, positions_of_short_steps
 
     wanted = Request(
         folder, request["provider"], request["dtype"], scratch, trust_remote_code=request["trust_remote_code"]
@@ -104,17 +104,20 @@ def _build(folder: Path, output: Path, scratch: Path, request: Mapping[str, Any]
         sources = {**captured.sources, **_large_constants(model, scratch / f"{name}_constants.safetensors")}
         _require_all(model, sources)
         slots = _slots(captured, model, sources, request)
-        layouts.append(encode(model, sources, precision, f"{name}.onnx", vocabulary))
+        file = request.get("filename", f"{name}.onnx") if name == "model" else f"{name}.onnx"
+        layouts.append(encode(model, sources, precision, file, vocabulary))
+        if request.get("hidden_states") and (head := _head_name(model, captured.sources)):
+            give_hidden_states(model.graph, head)
         pick = {"last": last_position_only, "speculation": positions_of_short_steps}.get(request["logits"])
         if pick and (head := _head_name(model, captured.sources)):
             pick(model.graph, head)
         if slots:
             add_slots(model, slots)
         lower_opset(model)
-        _save(model, output / f"{name}.onnx")
+        _save(model, output / file)
     write_layouts(layouts, output / "layouts.json")
     if request["genai"]:
-        write_genai_config(captured, folder, output, request["provider"], request["logits"] == "speculation")
+        write_genai_config(captured, folder, output, request)
     return captured
 
 

@@ -39,6 +39,8 @@ class LmEval(Metric):
     num_fewshot: int | None = option("examples before each question; left out: as the task says", None)
     apply_chat_template: bool = option("put questions into the model's chat template", False)
     system_instruction: str | None = option("system message before every question", None)
+    fewshot_as_multiturn: bool = option("examples as turns of a chat, with apply_chat_template", False)
+    max_gen_toks: int | None = option("tokens of an answer at most; left out: as the task says", None)
     max_length: int | None = option("tokens of context; left out: the model's, at most 2048", None)
     bootstrap_iters: int = option(
         "repetitions for the standard errors of numbers that are no means; 0: no standard errors", 0
@@ -78,6 +80,8 @@ class LmEval(Metric):
             limit=self.limit,
             apply_chat_template=self.apply_chat_template,
             system_instruction=self.system_instruction,
+            fewshot_as_multiturn=self.fewshot_as_multiturn,
+            gen_kwargs=None if self.max_gen_toks is None else {"max_gen_toks": self.max_gen_toks},
             bootstrap_iters=self.bootstrap_iters,
             log_samples=False,
             random_seed=ctx.seed,

@@ -165,9 +165,13 @@ def _densify(graph: onnx.GraphProto) -> None:
                 _densify(inner)
 
 
+#: numbers of fewer bits lie several to a byte
+_BYTE_BITS = 8
+
+
 def array_of(tensor: Any) -> np.ndarray:
     """The values of a small tensor; bfloat16 in the type of ml_dtypes."""
-    if not isinstance(tensor, ir.ExternalTensor):
+    if not isinstance(tensor, ir.ExternalTensor) or tensor.dtype.bitwidth < _BYTE_BITS:
         return np.array(tensor.numpy())
     values = np.fromfile(tensor.path, tensor.dtype.numpy(), tensor.size, offset=tensor.offset or 0)
     return values.reshape([int(size) for size in tensor.shape])

@@ -53,6 +53,9 @@ class OnnxFloatToFloat16(GraphPass):
     op_block_list: tuple[str, ...] = option("operators that stay float32, beside those without a float16 kernel", ())
     op_include_list: tuple[str, ...] = option("operators that become float16 though they are among those", ())
     node_block_list: tuple[str, ...] = option("globs over names of nodes that stay float32", ())
+    force_fp16_inputs: dict[str, tuple[int, ...]] = option(
+        "operators that stay float32 -> those of their inputs, by number, that become float16", dict
+    )
     min_positive_val: float = option("smaller weights that are not zero become this", _SMALLEST)
     max_finite_val: float = option("larger weights become this", _LARGEST)
 
@@ -130,6 +133,7 @@ class OnnxFloatToFloat16(GraphPass):
                 keep_io_types=[name for name in ends if self._keeps(name)] or False,
                 disable_shape_infer=True,
                 op_block_list=sorted(operators),
+                force_fp16_inputs={name: list(places) for name, places in self.force_fp16_inputs.items()},
                 node_block_list=sorted(name for name in blocked if name),
             )
         _drop_doubled_casts(converted.graph)

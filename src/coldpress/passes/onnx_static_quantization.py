@@ -1,4 +1,4 @@
-"""Weights and activations in int8, in ranges that a few batches show.
+"""Weights in int8 and activations in 8 or 16 bits, in ranges that a few batches show.
 
 ONNX Runtime's static quantization. It pays for convolutional networks, whose layers then hand int8 to each other, and
 for transformers where even the search for the range of each activation costs too much. Batches come from ``data``;
@@ -13,11 +13,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from coldpress.data.batches.feeds import feeds_for
 from coldpress.errors import ColdpressError
-from coldpress.graphs.imported.int8 import Calibration, Choice, has_operator, quantize_static, said
+from coldpress.graphs.imported.int8 import (
+    Calibration,
+    Choice,
+    check_overrides,
+    has_operator,
+    overrides_for_runtime,
+    quantize_static,
+    said,
+)
 from coldpress.graphs.imported.tools import working_copy
 from coldpress.models.model import Model, find_graphs
 from coldpress.models.onnx_graphs import rewrite_graphs
@@ -59,7 +67,9 @@ class OnnxStaticQuantization(Pass):
     percentile: float = option("share of values inside the range, in percent, with the method percentile", 99.999)
     moving_average: float | None = option("weight of a new batch in the range, with the method minmax", None)
     quant_format: str = option("how it is written", "qdq", ("qdq", "qoperator"))
-    activation_type: str = option("type of activations", "uint8", ("uint8", "int8"))
+    activation_type: str = option(
+        "type of activations; those of 16 bits are for NPUs", "uint8", ("uint8", "int8", "uint16", "int16")
+    )
     precision: str = option("type of weights; signed ones are the fast ones", "int8", ("int8", "uint8"))
     activation_symmetric: bool = option("ranges of activations around zero", False)
     weight_symmetric: bool = option("ranges of weights around zero", True)
@@ -68,6 +78,9 @@ class OnnxStaticQuantization(Pass):
         "7 bits for weights instead of 8, for CPUs without VNNI, whose sums of products overflow; default: as this"
         " machine's CPU does",
         None,
+    )
+    tensor_quant_overrides: dict[str, tuple[dict[str, Any], ...]] = option(
+        "tensor -> how it is quantized otherwise: quant_type, symmetric, reduce_range, rmin and rmax, axis", dict
     )
     op_types_to_quantize: tuple[str, ...] = option(
         "operators; default: around convolutions all that can stay int8, else products with weights", ()
@@ -78,6 +91,8 @@ class OnnxStaticQuantization(Pass):
 
     @property
     def closeness(self) -> Closeness:
+        if self.activation_type.endswith("16"):
+            return Closeness(0.2, "weights of 8 bits round each layer by 1%, and ranges cut what was not seen")
         return Closeness(
             0.4, "8 bits in ranges that were seen: each layer rounds by 1% to 2%, and cuts what was not seen"
         )
@@ -95,6 +110,9 @@ class OnnxStaticQuantization(Pass):
             raise ColdpressError(f"num_samples: {self.num_samples} batches show nothing", hint="at least 1")
         if self.quant_format == "qoperator" and self.activation_type == "int8" and self.precision == "uint8":
             raise ColdpressError("no integer operator takes signed activations and unsigned weights", hint="use qdq")
+        if self.quant_format == "qoperator" and self.activation_type.endswith("16"):
+            raise ColdpressError("no integer operator takes activations of 16 bits", hint="use qdq")
+        check_overrides(self.tensor_quant_overrides)
         if isinstance(model, Model):
             for file in find_graphs(model.path).values():
                 self._choice(file).check(file)
@@ -146,9 +164,10 @@ class OnnxStaticQuantization(Pass):
         )
 
     @property
-    def _options(self) -> dict[str, bool]:
+    def _options(self) -> dict[str, Any]:
         return {
-            "ActivationSymmetric": self.activation_symmetric or self.activation_type == "int8",
+            "ActivationSymmetric": self.activation_symmetric or self.activation_type in ("int8", "int16"),
+            "TensorQuantOverrides": overrides_for_runtime(self.tensor_quant_overrides),
             "WeightSymmetric": self.weight_symmetric,
             "MatMulConstBOnly": True,
         }

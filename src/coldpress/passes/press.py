@@ -14,6 +14,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import math
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coldpress.errors import ColdpressError
+from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.graphs.capture.exporters import TORCH_EXPORT, exporter_of, require_captured
 from coldpress.graphs.kernels import Encoding
 from coldpress.models import adapter_folder
@@ -45,6 +46,12 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("int4", "int8", "fp16", "bf16", "fp32")
 ALGORITHMS = ("rtn", "kquant")
+#: what onnxruntime-genai reads under ``search`` (its reference of genai_config.json)
+SEARCH_KEYS = (
+    *("do_sample", "min_length", "max_length", "batch_size", "num_beams", "num_return_sequences", "temperature"),
+    *("top_k", "top_p", "early_stopping", "no_repeat_ngram_size", "diversity_penalty", "repetition_penalty"),
+    *("length_penalty", "past_present_share_buffer", "random_seed", "chunk_size"),
+)
 #: the algorithm of a layer whose codes the checkpoint held already
 AS_STORED = "as stored"
 _GRID_OPTIONS = (
@@ -116,6 +123,9 @@ class Press(Pass):
         None,
         ("last", "all", "speculation"),
     )
+    hidden_states: bool = option("give what the head gets, too: the output 'hidden_states'", False)
+    filename: str = option("name of the graph's file", "model.onnx")
+    search: dict[str, Any] = option("settings of generation in genai_config.json, over those of the model", dict)
     trust_remote_code: bool = option("run configuration code that comes with the model", False)
 
     def check(self, model: Model | Planned, target: Target) -> None:
@@ -130,6 +140,7 @@ class Press(Pass):
             )
         if self.logits == "speculation":
             self._require_speculation()
+        self._check_names()
         if (folder := settings_of(model)) is not None:
             if self.task is not None:
                 require_task(self.task, json.loads((folder / "config.json").read_text(encoding="utf-8")))
@@ -147,7 +158,19 @@ class Press(Pass):
             if not any(fnmatch.fnmatchcase(module, pattern) for pattern in self.modules_to_not_convert):
                 self._check_codes(linear, target)
 
+    def _check_names(self) -> None:
+        """Refuse a file's name that is none, and settings of generation that nobody would read."""
+        if not re.fullmatch(r"[\w.-]+\.onnx", self.filename):
+            raise ColdpressError(f"filename: '{self.filename}' is no name of an ONNX file", hint="such as text.onnx")
+        if self.search and not self.use_ort_genai:
+            raise ColdpressError("search has no effect without use_ort_genai", hint="leave one of them out")
+        for name in self.search:
+            if name not in SEARCH_KEYS:
+                raise ColdpressError(f"search: there is no '{name}'", hint=did_you_mean(name, SEARCH_KEYS))
+
     def _require_effect(self, exporter: str) -> None:
+        if exporter == TORCH_EXPORT and self.hidden_states:
+            raise ColdpressError("hidden_states has no effect on this model, which does not generate")
         if exporter == TORCH_EXPORT and self.logits is not None:
             raise ColdpressError(
                 f"logits: {self.logits} has no effect on this model, which does not generate", hint="leave it out"
@@ -235,7 +258,7 @@ class Press(Pass):
             source=replace(known.source, architecture=built.architecture, weights=weights),
             precision=self.precision,
             layers=layers,
-            adapters=_write_adapters(adapters, ctx.scratch) if adapters else known.adapters,
+            adapters=_write_adapters(adapters, ctx.scratch, self.filename) if adapters else known.adapters,
             timings=(
                 Timing("capture the graph", captured - started),
                 Timing("press the weights", pressed - captured),
@@ -282,6 +305,9 @@ class Press(Pass):
             },
             "logits": self.logits or ("last" if self.use_ort_genai and _takes_last_logits() else "all"),
             "genai": self.use_ort_genai,
+            "hidden_states": self.hidden_states,
+            "filename": self.filename,
+            "search": self.search,
             "trust_remote_code": self.trust_remote_code,
         }
 
@@ -340,12 +366,14 @@ def _layers_of_adapters(model: Model | Planned) -> dict[str, dict[str, LowRank]]
     return {name: on_base(peft.read(path), checked) for name, path in zip(names, folders.values(), strict=True)}
 
 
-def _write_adapters(adapters: Mapping[str, Mapping[str, LowRank]], folder: Path) -> tuple[WrittenAdapter, ...]:
+def _write_adapters(
+    adapters: Mapping[str, Mapping[str, LowRank]], folder: Path, graph: str
+) -> tuple[WrittenAdapter, ...]:
     """An adapter file for each adapter beside the graph that has the slots; what there is to know of them."""
     from coldpress.graphs import adapter_file
     from coldpress.graphs.lora_metadata import read_slots
 
-    slots, written = read_slots(folder / "model.onnx"), []
+    slots, written = read_slots(folder / graph), []
     for name, layers in adapters.items():
         file = adapter_file.beside(folder, name, len(adapters))
         adapter_file.write(file, adapter_file.fill_slots(slots, layers))

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 ALGORITHMS = ("best", "gptq", "awq", "autoround", "kquant", "hqq", "rtn")
 PRECISIONS = ("int4", "int8", "int3", "int2")
+PROMOTIONS = ("last", "down", "mixed")
 FORMATS = ("compressed-tensors", "gptq", "awq")
 _CALIBRATED = ("best", "gptq", "awq", "autoround")
 LM_HEAD = "lm_head"
@@ -74,6 +75,11 @@ class Quantize(Pass):
     max_size: str | None = option("size of the weights once pressed, such as 90MB: 2, 4 or 8 bits for each layer", None)
     modules_to_not_convert: tuple[str, ...] = option("globs over module names that stay float", ())
     overrides: tuple[str, ...] = option("other bits for some modules, as GLOB=int8; the first that matches counts", ())
+    promote: str | None = option(
+        "8 bits by place, as llama.cpp mixes them: the last layer; and down projections of some layers; and values",
+        None,
+        PROMOTIONS,
+    )
     data: DataSource | None = option(
         "what to calibrate on: any data with input_ids; default: calibration_text, the text that coldpress ships", None
     )
@@ -91,6 +97,11 @@ class Quantize(Pass):
             raise ColdpressError(
                 f"{weights_of(model)} is quantized already",
                 hint="quantize its float source, or press it as it is with auto-opt",
+            )
+        if self.promote and (self.is_mixed or self.format != "compressed-tensors"):
+            raise ColdpressError(
+                "promote has no effect beside a budget, and only compressed-tensors holds layers of different bits",
+                hint="leave promote, or target_bits, max_size and format, out",
             )
         if self.format == "awq" and self.precision != "int4":
             raise ColdpressError(
@@ -191,7 +202,8 @@ class Quantize(Pass):
         from coldpress.calibration.module_grids import ModuleGrids
 
         grid = (self.bits, self.group_size, self.symmetric, scale_dtype)
-        return ModuleGrids(*grid, self.format, self.modules_to_not_convert, self.overrides, not self.if_possible)
+        exceptions = (self.modules_to_not_convert, self.overrides, not self.if_possible, self.promote)
+        return ModuleGrids(*grid, self.format, *exceptions)
 
 
 def _is_quantized(model: Model | Planned) -> bool:

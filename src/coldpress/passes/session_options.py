@@ -1,4 +1,4 @@
-"""How ONNX Runtime shall open a model: optimization of the graph, threads, execution mode.
+"""How ONNX Runtime shall open a model: optimization of the graph, threads, execution mode, options of its provider.
 
 They are written beside the graph, in ``session_options.json``, which coldpress's own metrics follow, and into the
 ``genai_config.json`` of a chat model, which onnxruntime-genai follows. The graph itself stays as it is.
@@ -6,6 +6,7 @@ They are written beside the graph, in ``session_options.json``, which coldpress'
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -32,13 +33,14 @@ class SessionOptions(Pass):
     inter_op_num_threads: int | None = option("threads for operators beside each other, in the parallel mode", None)
     execution_mode: str | None = option("one operator after the other, or branches beside each other", None, MODES)
     config_entries: dict[str, str] = option("further entries of the session's configuration", dict)
+    provider_options: dict[str, str] = option("options of the target's execution provider, by its own names", dict)
 
     @property
     def closeness(self) -> Closeness:
-        return SAME
+        return closeness_of(self.provider_options)
 
     def check(self, model: Model | Planned, target: Target) -> None:
-        if not self.options:
+        if not self.options and not self.provider_options:
             raise ColdpressError("no option of the session is set", hint="set intra_op_num_threads, for instance")
         for name in ("intra_op_num_threads", "inter_op_num_threads"):
             if (getattr(self, name) or 0) < 0:
@@ -50,7 +52,8 @@ class SessionOptions(Pass):
             )
 
     def run(self, model: Model, ctx: Context) -> Model:
-        return with_options(model, ctx, self.options)
+        own = {"provider_options": {ctx.target.provider: self.provider_options}} if self.provider_options else {}
+        return with_options(model, ctx, {**self.options, **own})
 
     @property
     def options(self) -> dict[str, Any]:
@@ -58,6 +61,12 @@ class SessionOptions(Pass):
         names = ("graph_optimization_level", "intra_op_num_threads", "inter_op_num_threads", "execution_mode")
         found = {name: value for name in names if (value := getattr(self, name)) is not None}
         return {**found, **({"config_entries": self.config_entries} if self.config_entries else {})}
+
+
+def closeness_of(options: Mapping[str, str]) -> Closeness:
+    """How near a model must stay with options of its provider, some of which let it compute in fewer bits."""
+    rounds = [name for name, value in options.items() if "fp16" in name and value.lower() in ("1", "true")]
+    return Closeness(0.03, f"{rounds[0]} lets the provider compute in float16") if rounds else SAME
 
 
 def with_options(model: Model, ctx: Context, options: dict[str, Any], tried: tuple[TriedOptions, ...] = ()) -> Model:

@@ -26,8 +26,8 @@ from coldpress.measuring.noise import turn
 from coldpress.models.model import Model, files_of, find_graphs
 from coldpress.models.planned import Planned
 from coldpress.models.provenance import TriedOptions
-from coldpress.parts import SAME, Closeness, Context, DataSource, Pass, option
-from coldpress.passes.session_options import with_options
+from coldpress.parts import Closeness, Context, DataSource, Pass, option
+from coldpress.passes.session_options import closeness_of, with_options
 from coldpress.target import Target
 
 #: sessions are kept open between rounds while they need no more memory than this
@@ -52,12 +52,13 @@ class SessionParamsTuning(Pass):
     inter_threads: tuple[int, ...] = option("threads beside each other to try, in the parallel mode", (2,))
     io_bind: bool = option("keep inputs and outputs where the device has them", False)
     extra_session_config: dict[str, str] = option("entries of the session's configuration that all have", dict)
+    provider_options: dict[str, str] = option("options of the execution provider that all have", dict)
     rounds: int = option("turns that each combination gets", 5)
     runs: int = option("timed runs in a turn", 10)
 
     @property
     def closeness(self) -> Closeness:
-        return SAME
+        return closeness_of(self.provider_options)
 
     def check(self, model: Model | Planned, target: Target) -> None:
         for name, known in (("optimization_levels", LEVELS), ("execution_modes", MODES)):
@@ -105,7 +106,9 @@ class SessionParamsTuning(Pass):
             one = {"graph_optimization_level": level, "intra_op_num_threads": intra, "execution_mode": mode}
             inters = self.inter_threads if mode == "parallel" else ()
             found += [{**one, "inter_op_num_threads": inter} for inter in inters] or [one]
-        extra = {"config_entries": self.extra_session_config} if self.extra_session_config else {}
+        extra: dict[str, Any] = {"config_entries": self.extra_session_config} if self.extra_session_config else {}
+        if self.provider_options:
+            extra |= {"provider_options": {target.provider: self.provider_options}}
         return [{**one, **extra} for index, one in enumerate(found) if one not in found[:index]]
 
 
@@ -178,4 +181,6 @@ def _doubled(most: int) -> tuple[int, ...]:
 
 
 def _said(options: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in options.items() if name != "config_entries")
+    return ", ".join(
+        f"{name} {value}" for name, value in options.items() if name not in ("config_entries", "provider_options")
+    )

@@ -19,9 +19,16 @@ _LEVELS_WITHOUT = ("disable_all", "basic")
 
 
 def slow_signs(activations: str, weights: str, target: Target, place: str = "") -> Iterator[Finding]:
-    """What is slow of int8 or uint8 ``activations`` with int8 or uint8 ``weights``."""
+    """What is slow of ``activations`` of 8 or 16 bits with int8 or uint8 ``weights``."""
     if target.short_name != "cpu":
         return
+    if activations in ("int16", "uint16"):
+        yield Finding(
+            "activations of 16 bits become no integer products on CPUs, which run float ones between roundings",
+            "use uint8 activations",
+            place,
+            severity="warning",
+        )
     for what, is_slow, other in (
         ("signed activations", activations == "int8", "uint8 activations"),
         ("unsigned weights", weights == "uint8", "int8 weights"),

@@ -125,7 +125,7 @@ def test_every_pass_of_olive_is_known():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_pass_becomes_one_of_ours_or_says_what_to_use(name):
     entry = tables.passes()[name]
-    ways = [entry.target, entry.which, entry.left_out, entry.instead]
+    ways = [entry.target, entry.which, entry.left_out, entry.instead, entry.joins]
     assert sum(map(bool, ways)) == 1
     assert all(other in NAMES for other in entry.passes.values())
 
@@ -229,7 +229,6 @@ def test_parameters_and_their_values_are_translated(translated, config, expected
         (builder(use_qdq=True), "passes.one.config.use_qdq", "MatMulNBits"),
         (builder(int4_block_size=48), "passes.one.config.int4_block_size", "32, 64"),
         (builder(int4_algo_config="k_quant_mixed"), "passes.one.config.int4_algo_config", "target_bits"),
-        (builder(extra_options={"filename": "text.onnx"}), "passes.one.config.extra_options.filename", "model.onnx"),
         (
             builder(extra_options={"exclude_embed": True}),
             "passes.one.config.extra_options.exclude_embed",
@@ -462,3 +461,73 @@ class TestQuantizedGraphs:
 def test_converters_are_typed():
     for converter in CONVERTERS.values():
         assert typing.get_type_hints(converter) and inspect.getdoc(converter)
+
+
+def steps_of(translated, **passes):
+    return translated(passes=passes).workflow["passes"]
+
+
+def test_surgeries_are_those_of_the_same_name(translated):
+    surgeries = [
+        {"surgeon": "PackedAttentionToLoopMHA"},
+        {"surgeon": "RenameOutputDims", "output_idx": 0, "dim_idx": 0, "dim_name": "patches"},
+    ]
+    config = {"type": "GraphSurgeries", "surgeries": surgeries, "external_data_name": "vision.onnx.data"}
+    [_, step] = steps_of(translated, press=builder(), one=config)
+    assert step["parameters"]["surgeries"] == [
+        {"type": "packed_attention_to_loop_mha"},
+        {"type": "rename_output_dims", "parameters": {"output_idx": 0, "dim_idx": 0, "dim_name": "patches"}},
+    ]
+
+
+def test_an_unknown_surgery_is_refused_with_the_closest(refused):
+    config = {"type": "GraphSurgeries", "surgeries": [{"surgeon": "TieWordEmbedding"}]}
+    problem = refused("passes.one.surgeries", passes={"press": builder(), "one": config})
+    assert "TieWordEmbedding" in problem.problem and "tie_word_embeddings" in problem.hint
+
+
+@pytest.mark.parametrize(
+    ("selective", "expected"),
+    [
+        ({"algorithm": "k_quant_last"}, {"promote": "last"}),
+        ({"algorithm": "k_quant_mixed"}, {"promote": "mixed"}),
+        # 0.65 * 4 + 0.35 * 8, and a half and four bits for each group of 32
+        ({"algorithm": "kld_gradient", "ratio": 0.65, "group_size": 32}, {"target_bits": 6.025}),
+    ],
+)
+def test_selected_bits_go_to_the_pass_that_quantizes(translated, selective, expected):
+    passes = {
+        "s": {"type": "SelectiveMixedPrecision", **selective},
+        "g": {"type": "Gptq", "bits": 4, "group_size": 32},
+        "r": {"type": "Rtn", "bits": 8, "lm_head": True, "embeds": True},
+        "m": builder(),
+    }
+    steps = steps_of(translated, **passes)
+    assert [step["type"] for step in steps] == ["quantize", "press"]
+    assert steps[0]["parameters"] == {**expected, "algorithm": "gptq", "precision": "int4", "group_size": 32}
+
+
+def test_options_of_a_provider_are_set_beside_the_model(translated):
+    press, options = steps_of(translated, one=builder(enable_cuda_graph=True))
+    assert press["type"] == "press" and options["type"] == "session_options"
+    assert options["parameters"] == {"provider_options": {"enable_cuda_graph": "1"}}
+    tuning = {"type": "OrtSessionParamsTuning", "enable_cuda_graph": True, "trt_fp16_enable": True}
+    [_, tuned] = steps_of(translated, press=builder(), one=tuning)
+    assert tuned["parameters"]["provider_options"] == {"enable_cuda_graph": "1", "trt_fp16_enable": "1"}
+
+
+def test_metadata_alone_is_written_by_the_press_before(translated, refused):
+    passes = {"press": {"type": "OnnxConversion"}, "one": builder(metadata_only=True)}
+    assert [step["type"] for step in steps_of(translated, **passes)] == ["press"]
+    refused("passes.one.config.metadata_only", passes={"one": builder(metadata_only=True)})
+
+
+def test_sixteen_bits_and_tensors_of_their_own_are_taken(translated):
+    config = {
+        "type": "OnnxStaticQuantization",
+        "activation_type": "QUInt16",
+        "tensor_quant_overrides": {"a": [{"quant_type": "QInt16"}]},
+    }
+    [_, step] = steps_of(translated, press=builder(), one=config)
+    assert step["parameters"]["activation_type"] == "uint16"
+    assert step["parameters"]["tensor_quant_overrides"] == {"a": [{"quant_type": "int16"}]}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -335,7 +335,41 @@ def _counted(counts: Counter[str], kinds: Iterable[str]) -> str:
 def _type(name: str) -> Any:
     from onnxruntime.quantization import QuantType
 
-    return {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}[name]
+    types = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8, "int16": QuantType.QInt16, "uint16": QuantType.QUInt16}
+    return types[name]
+
+
+#: what one tensor may have of its own -> the type of the value
+_OVERRIDES = {"quant_type": str, "symmetric": bool, "reduce_range": bool, "rmin": float, "rmax": float, "axis": int}
+TYPES = ("int8", "uint8", "int16", "uint16")
+
+
+def check_overrides(tensors: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Raise ColdpressError for a way to quantize a tensor that ONNX Runtime does not have."""
+    for name, channels in tensors.items():
+        for one in channels:
+            for key, value in one.items():
+                if key not in _OVERRIDES:
+                    raise ColdpressError(
+                        f"tensor_quant_overrides: '{name}' has '{key}'", hint=did_you_mean(key, _OVERRIDES)
+                    )
+                if not isinstance(value, (int, float) if _OVERRIDES[key] is float else _OVERRIDES[key]):
+                    raise ColdpressError(f"tensor_quant_overrides: {key} of '{name}' is {value!r}")
+            if one.get("quant_type", TYPES[0]) not in TYPES:
+                raise ColdpressError(
+                    f"tensor_quant_overrides: quant_type of '{name}' is {one['quant_type']!r}",
+                    hint=did_you_mean(one["quant_type"], TYPES),
+                )
+
+
+def overrides_for_runtime(tensors: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """The same as ONNX Runtime's quantizer takes it."""
+    return {name: [_for_runtime(one) for one in channels] for name, channels in tensors.items()}
+
+
+def _for_runtime(one: Mapping[str, Any]) -> dict[str, Any]:
+    made = {key: np.float32(value) if key in ("rmin", "rmax") else value for key, value in one.items()}
+    return {**made, "quant_type": _type(one["quant_type"])} if "quant_type" in one else made
 
 
 def _is_large(copy: Path) -> bool:

@@ -33,6 +33,7 @@ def _write_genai(source: Path, target: Path, options: dict[str, Any]) -> list[st
     """Put the options where onnxruntime-genai looks for them; returns what it has no place for."""
     config = json.loads(source.read_text(encoding="utf-8"))
     own: dict[str, Any] = dict(options)
+    of_providers = own.pop("provider_options", {})
     left_out = (
         [f"onnxruntime-genai has no execution mode; {OPTIONS_FILE} has it"] if own.pop("execution_mode", None) else []
     )
@@ -42,5 +43,27 @@ def _write_genai(source: Path, target: Path, options: dict[str, Any]) -> list[st
     for part in config.get("model", {}).values():
         if isinstance(part, dict) and "session_options" in part:
             part["session_options"] |= own
+            for provider, given in of_providers.items():
+                _set_provider_options(part["session_options"], provider, given)
     target.write_text(json.dumps(config, indent=4), encoding="utf-8")
     return left_out
+
+
+#: execution providers as onnxruntime-genai names them
+_GENAI_PROVIDERS = {
+    "CUDAExecutionProvider": "cuda", "DmlExecutionProvider": "dml", "WebGpuExecutionProvider": "webgpu",
+    "NvTensorRTRTXExecutionProvider": "NvTensorRtRtx", "QNNExecutionProvider": "qnn",
+    "OpenVINOExecutionProvider": "OpenVINO",
+}  # fmt: skip
+
+
+def _set_provider_options(session: dict[str, Any], provider: str, options: dict[str, str]) -> None:
+    """Set options of a provider where onnxruntime-genai reads them; the processor has none."""
+    if (name := _GENAI_PROVIDERS.get(provider)) is None:
+        return
+    known = session.setdefault("provider_options", [])
+    entry = next((one for one in known if name in one), None)
+    if entry is None:
+        known.append({name: dict(options)})
+    else:
+        entry[name] = {**entry[name], **options}

@@ -89,6 +89,33 @@ def _other_surgery(name: str) -> str:
     )
 
 
+def average_bits(ratio: float, beside: Mapping[str, Any]) -> float:
+    """The bits of a weight on average, scales included, where this share of the weights has ``bits`` and the rest
+    ``high_bits``."""
+    low, high, group = (int(beside.get(name) or default) for name, default in _SELECTED)
+    return round(ratio * low + (1 - ratio) * high + _BITS_OF_A_SCALE / group, 3)
+
+
+#: of SelectiveMixedPrecision, its defaults
+_SELECTED = (("bits", 4), ("high_bits", 8), ("group_size", 128))
+_BITS_OF_A_SCALE = 20  # a half, and a zero point of 4 bits
+
+
+def tensor_overrides(tensors: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """How some tensors are quantized: ``{"tensor": [{"quant_type": "QUInt16"}]}``."""
+    return {name: [_named_type(dict(one)) for one in channels] for name, channels in tensors.items()}
+
+
+def _named_type(one: dict[str, Any]) -> dict[str, Any]:
+    kind = str(one.get("quant_type", "")).removeprefix("QuantType.").removeprefix("Q").lower()
+    return {**one, "quant_type": kind} if kind else one
+
+
+def provider_options(value: Any) -> dict[str, str]:
+    """Options of the execution provider, by name."""
+    return {str(name): str(one) for name, one in value.items()}
+
+
 def listed(value: Any) -> list[Any]:
     """One or several, as a list without nulls."""
     return [one for one in value if one is not None] if isinstance(value, list | tuple) else [value]
@@ -168,6 +195,9 @@ CONVERTERS: Mapping[str, Callable[..., Any]] = {
     "glob_of_pattern": glob_of_pattern,
     "overrides": overrides,
     "surgeries": surgeries,
+    "average_bits": average_bits,
+    "provider_options": provider_options,
+    "tensor_overrides": tensor_overrides,
     "listed": listed,
     "names": names,
     "names_of_tasks": names_of_tasks,
@@ -182,7 +212,7 @@ CONVERTERS: Mapping[str, Callable[..., Any]] = {
 
 
 #: converters that also look at what stands beside the value
-_LOOK_BESIDE = ("dynamic",)
+_LOOK_BESIDE = ("dynamic", "average_bits")
 
 
 def converted(name: str, value: Any, beside: Mapping[str, Any]) -> Any:

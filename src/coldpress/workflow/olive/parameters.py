@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -51,6 +51,13 @@ class Parameters:
         self.section.close("pass", self._names())
         self._check(self.entry.target, parameters)
         return [Step(self.entry.target, parameters), *behind]
+
+    def joined(self) -> dict[str, Any]:
+        """Parameters for the next step of another pass; what that says itself counts more."""
+        self._log = self.section.log
+        parameters = self._read(replace(self.entry, target=self.entry.joins))
+        self.section.close("pass", self._names())
+        return parameters
 
     def idle(self, why: str) -> list[Step]:
         """Say why the pass itself has no work; its parameters are read all the same, and so is the step behind it."""
@@ -104,7 +111,7 @@ class Parameters:
                 if (value := self.section.take(name)) is not None:
                     self._log.note(self.section.place_of(name), f"no effect without {then.when}", value)
             return []
-        parameters = self._read(Pass(target=then.target, parameters=then.parameters))
+        parameters = {**then.fixed, **self._read(Pass(target=then.target, parameters=then.parameters))}
         self._check(then.target, parameters)
         step = Step(then.target, parameters)
         if len(choices) == 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coldpress.errors import did_you_mean
@@ -29,6 +29,7 @@ class Passes:
     host: Any = None
     workflow: dict[str, Any] = field(default_factory=dict)
     _done: list[str] = field(default_factory=list)
+    _joining: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def read(self, root: Section) -> list[Step]:
         """The steps, in the order of the passes or of the flow that names them."""
@@ -106,29 +107,39 @@ class Passes:
             self.log.refuse(section.place_of("type"), f"there is no pass '{wanted}'", hint)
             section.leave("not read, as nobody knows the pass")
             return []
-        if entry.instead and not self._is_done(entry):
+        if entry.instead and not self._is_done(entry, section):
             self.log.refuse(place, f"there is nothing like {wanted} here", entry.instead)
             section.leave("not read, as nothing here takes it")
             return []
         self._elsewhere(section)
         is_fixed = section.take("disable_search", False, of=bool)
         opens = self.searches and self.opens and not is_fixed
-        if "disable_search" in section and (opens == (self.searches and self.opens) or self._is_done(entry)):
+        if "disable_search" in section and (opens == (self.searches and self.opens) or self._is_done(entry, section)):
             section.anyway("disable_search")
         return [self._steps(one, wanted, section, opens) for one in self._kinds(entry, section, opens)]
 
-    def _is_done(self, entry: tables.Pass) -> str:
+    def _is_done(self, entry: tables.Pass, section: Section) -> str:
         """Why a pass before has done this one's work already; empty if none has."""
+        if entry.redundant_if and section.beside.get(entry.redundant_if) is not True:
+            return ""
         return next((why for done, why in entry.redundant_after.items() if done in self._done), "")
 
     def _steps(self, entry: tables.Pass, wanted: str, section: Section, opens: bool) -> list[Step]:
         """What one pass becomes; a pass without work is read like others, as what it says may be wrong."""
         parameters = Parameters(section, entry, self.searches, opens, self.data, self.workflow)
-        why = self._is_done(entry)
+        why = self._is_done(entry, section)
         idle = f"{wanted} has no effect here: {why}" if why else f"{wanted} is left out: {entry.left_out}"
         if why or entry.left_out:
             return parameters.idle(idle)
-        return parameters.steps()
+        if entry.joins:
+            self._joining[entry.joins] = parameters.joined()
+            return []
+        return [self._joined(step) for step in parameters.steps()]
+
+    def _joined(self, step: Step) -> Step:
+        """A step with what a pass before has said for it."""
+        said = self._joining.pop(step.type, {})
+        return replace(step, parameters={**said, **step.parameters}) if said else step
 
     def _kinds(self, entry: tables.Pass, section: Section, opens: bool) -> list[tables.Pass]:
         """The pass itself, or those that the value of a key stands for."""

@@ -251,12 +251,21 @@ class Taken:
         """
         for ours, value in made.items():
             known, before = self.parameters.get(ours), self.origins.get(ours)
-            both = [*known, *value] if isinstance(known, list) and isinstance(value, list) and known != value else None
+            both = _together(known, value)
             self.parameters[ours], self.origins[ours] = both or value, origin
             if before is not None and not both:
                 self.log.note(before.place, f"no effect: {origin.place} says it, too, and counts")
             if before is not None and known == value:
                 self.log.note(origin.place, f"no effect: {before.place} says it, too")
+
+
+def _together(known: Any, value: Any) -> list[Any] | dict[str, Any] | None:
+    """Two values of a parameter in one, where they are lists or mappings, and differ."""
+    if known == value:
+        return None
+    if isinstance(known, list) and isinstance(value, list):
+        return [*known, *value]
+    return {**known, **value} if isinstance(known, Mapping) and isinstance(value, Mapping) else None
 
 
 def in_its_words(error: ColdpressError, where: str, origins: Mapping[str, Origin]) -> Misfit:

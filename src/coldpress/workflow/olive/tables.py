@@ -66,6 +66,7 @@ class Then:
 
     when: str
     target: str
+    fixed: dict[str, Any] = field(default_factory=dict)
     parameters: dict[str, Parameter] = field(default_factory=dict)
 
 
@@ -80,6 +81,8 @@ class Pass:
     left_out: str = ""
     instead: str = ""
     redundant_after: dict[str, str] = field(default_factory=dict)
+    redundant_if: str = ""
+    joins: str = ""
     opened: str = ""
     then: Then | None = None
     parameters: dict[str, Parameter] = field(default_factory=dict)
