@@ -1,8 +1,10 @@
-"""Writes docs/reference.md from the command line and the parts themselves: ``python docs/generate.py``."""
+"""Writes docs/reference.md and docs/olive.md from the command line and the parts themselves, and docs/components.md
+from the tests: ``python docs/generate.py``."""
 
 from __future__ import annotations
 
 import dataclasses
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -170,3 +172,4 @@ def _becomes(entry: tables.Pass) -> str:
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
     OLIVE_PAGE.write_text(olive_page(), encoding="utf-8")
+    runpy.run_path(str(Path(__file__).with_name("components.py")), run_name="__main__")

@@ -6,19 +6,22 @@ import importlib.util
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import click
 import pytest
 
+from coldpress import parts
 from coldpress.cli import VERBS, app
 
 ROOT = Path(__file__).parents[2]
 
 
 def script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/{name}.py")
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / f"docs/{name}.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
 
@@ -33,6 +36,14 @@ def test_the_reference_is_up_to_date():
     generate = script("generate")
     assert generate.page() == generate.PAGE.read_text(encoding="utf-8"), "run: python docs/generate.py"
     assert generate.olive_page() == generate.OLIVE_PAGE.read_text(encoding="utf-8"), "run: python docs/generate.py"
+
+
+def test_the_page_of_components_is_up_to_date_and_all_of_them_are_compared_with_something():
+    components = script("components")
+    assert components.page() == components.PAGE.read_text(encoding="utf-8"), "run: python docs/generate.py"
+    known = [(kind, name) for kind in parts.KINDS for name in parts.names(kind)]
+    weak = [one for one in known if components.LEVELS.index(components.level_of(*one)[0]) < 2]
+    assert len(known) >= 80 and not weak
 
 
 @pytest.mark.parametrize("name", VERBS)

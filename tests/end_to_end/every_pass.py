@@ -53,6 +53,7 @@ PASSES: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "graph_surgeries": ("graph_surgeries", "dense", {"surgeries": [{"type": "gemm_to_mat_mul_add"}]}),
     "mat_mul_n_bits_to_qdq": ("mat_mul_n_bits_to_qdq", "quantize_onnx-kquant", {"signed": True}),
     "qdq_to_mat_mul_n_bits": ("qdq_to_mat_mul_n_bits", "mat_mul_n_bits_to_qdq", {}),
+    "mend": ("mend", "dense", {}),
     "onnx_dynamic_quantization": ("onnx_dynamic_quantization", "dense", {}),
     "onnx_static_quantization": ("onnx_static_quantization", "convolutional", {"num_samples": 2}),
     "onnx_float_to_float16": ("onnx_float_to_float16", "dense", ON_GPU),

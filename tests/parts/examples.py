@@ -23,6 +23,7 @@ REFUSED_PASSES: Mapping[str, tuple[str, tuple[str, ...], str]] = {
     "graph_surgeries": ("dense", ("--surgeries", "gemm_to_matmul"), "gemm_to_matmul"),
     "lora": ("tiny", ("--method", "lora"), "nothing to train on"),
     "mat_mul_n_bits_to_qdq": ("dense", (), "no graph has a MatMulNBits"),
+    "mend": ("dense", ("--rules", "slow_things"), "slow_things"),
     "merge_adapter_weights": ("tiny", (), "adapter"),
     "onnx_dynamic_quantization": ("dense", ("--precision", "int5"), "int5"),
     "onnx_float_to_float16": ("dense", (), "float16"),

@@ -308,6 +308,10 @@ class Rule:
         it."""
         raise NotImplementedError
 
+    def mend(self, graph: ir.Model, target: Target) -> int:
+        """Put right in place what can be without changing what the graph computes; returns in how many places."""
+        return 0
+
 
 def refuse(findings: Iterable[Finding]) -> None:
     """Raise ColdpressError for the first finding that is an error."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from coldpress.graphs.kernels import BLOCK_SIZES, Encoding
+from coldpress.graphs.kernels import BLOCK_SIZES, Encoding, drop_sorted_index
 from coldpress.parts import Finding, Rule
 from coldpress.target import Target
 
@@ -56,6 +56,23 @@ class BlockQuantizedProducts(Rule):
                 )
                 if target.short_name == "cpu":
                     yield from _slow_inputs(node)
+
+    def mend(self, graph: ir.Model, target: Target) -> int:
+        """Let the CPU multiply 8-bit and 2-bit weights in int8, and drop indices that say what holds anyway."""
+        changed = 0
+        for node in (node for node in graph.graph.all_nodes() if node.op_type == "MatMulNBits"):
+            is_slow = node.attributes.get_int("bits", 4) in (2, 8) and node.attributes.get_int("accuracy_level", 0) != 4
+            if is_slow and target.short_name == "cpu":
+                node.attributes.add(_accuracy_level(4))
+                changed += 1
+            changed += drop_sorted_index(node)
+        return changed
+
+
+def _accuracy_level(level: int) -> ir.Attr:
+    import onnx_ir as ir
+
+    return ir.AttrInt64("accuracy_level", level)
 
 
 def _slow_inputs(node: ir.Node) -> Iterator[Finding]:

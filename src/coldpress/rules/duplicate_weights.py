@@ -51,3 +51,15 @@ class DuplicateWeights(Rule):
                         severity="warning",
                     )
                 first.setdefault(content, name)
+
+    def mend(self, graph: ir.Model, target: Target) -> int:
+        """Drop what nobody reads, and let equal weights be one."""
+        from coldpress.graphs.edits import drop_unread_value
+        from coldpress.graphs.imported.simplify import share_equal_tensors
+
+        before = sum(len(inner.initializers) for inner in graph.graphs())
+        for inner in graph.graphs():
+            for value in list(inner.initializers.values()):
+                drop_unread_value(inner, value)
+        share_equal_tensors(graph)
+        return before - sum(len(inner.initializers) for inner in graph.graphs())

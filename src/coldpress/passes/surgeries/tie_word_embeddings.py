@@ -7,21 +7,14 @@ Transpose, which runtimes fold when they load the graph. Codes of a quantized em
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from coldpress.graphs.edits import drop_unread_value, insert_before
-from coldpress.graphs.queries import constant, nodes_of
-from coldpress.models.onnx_graphs import array_of
+from coldpress.graphs.ties import share_bytes, stored_twice, tie
 from coldpress.parts.surgery import Surgery
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-_ROWS = 4096  # compared at a time
 
 
 @dataclass(frozen=True)
@@ -29,62 +22,7 @@ class TieWordEmbeddings(Surgery):
     """Store a token embedding and a head with the same numbers once."""
 
     def operate(self, model: ir.Model) -> int:
-        changed = 0
-        tables = [node.inputs[0] for node in nodes_of(model, "Gather") if _is_table(node.inputs[0])]
-        for product in nodes_of(model, "MatMul"):
-            weight = product.inputs[1]
-            table = next((one for one in dict.fromkeys(tables) if _is_turned_over(weight, one)), None)
-            if table is not None and product.graph is model.graph:
-                product.replace_input_with(1, insert_before(product, "Transpose", [table], "tied", perm=[1, 0]))
-                drop_unread_value(model.graph, weight)
-                changed += 1
-        return changed + sum(_share_bytes(one, other) for one, other in _quantized_pairs(model))
-
-
-def _is_table(value: ir.Value | None) -> bool:
-    tensor = constant(value)
-    return tensor is not None and len(tensor.shape) == 2
-
-
-def _is_turned_over(weight: ir.Value | None, table: ir.Value) -> bool:
-    """Whether a constant matrix ``[H, V]`` has the numbers of a table ``[V, H]``."""
-    tensor, other = constant(weight), constant(table)
-    if tensor is None or tensor.dtype != other.dtype or list(tensor.shape) != list(other.shape)[::-1]:
-        return False
-    columns, rows = array_of(tensor), array_of(other)
-    starts = range(0, len(rows), _ROWS)
-    return all(np.array_equal(columns[:, start : start + _ROWS].T, rows[start : start + _ROWS]) for start in starts)
-
-
-def _quantized_pairs(model: ir.Model) -> Iterator[tuple[ir.Value, ir.Value]]:
-    """Codes, scales and zero points of lookups, each with its counterpart of a product."""
-    nodes = list(model.graph)
-    lookups = [node for node in nodes if node.op_type == "GatherBlockQuantized"]
-    for product in (node for node in nodes if node.op_type == "MatMulNBits"):
-        for lookup in lookups:
-            pairs = list(zip((lookup.inputs[0], *lookup.inputs[2:4]), product.inputs[1:4], strict=False))
-            if all(_are_equal(constant(one), constant(other)) for one, other in pairs):
-                yield from pairs
-
-
-def _are_equal(one: Any, other: Any) -> bool:
-    if one is None or other is None or one.dtype != other.dtype or one.nbytes != other.nbytes:
-        return one is other
-    return bool(np.array_equal(array_of(one).reshape(-1), array_of(other).reshape(-1)))
-
-
-def _share_bytes(one: ir.Value | None, other: ir.Value | None) -> bool:
-    """Let a tensor lie where an equal one does; whether it did not before, and both are in a file."""
-    import onnx_ir as ir
-
-    kept, tensor = constant(one), constant(other)
-    if one is other or not isinstance(kept, ir.ExternalTensor) or not isinstance(tensor, ir.ExternalTensor):
-        return False
-    if (kept.path, kept.offset) == (tensor.path, tensor.offset):
-        return False
-    assert other is not None
-    other.const_value = ir.ExternalTensor(
-        kept.location, kept.offset, kept.length, tensor.dtype,
-        shape=tensor.shape, name=str(other.name), base_dir=kept.base_dir,
-    )  # fmt: skip
-    return True
+        found = list(stored_twice(model))
+        for product, table in found:
+            tie(product, table)
+        return len(found) + share_bytes(model)
