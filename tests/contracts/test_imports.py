@@ -27,7 +27,7 @@ BELOW = {
         "tasks": "errors measuring models parts",
         "networks": "errors models quant",
         "calibration": "errors models networks quant",
-        "rules": "graphs parts target",
+        "rules": "errors graphs parts target",
         "samplers": "parts",
         "jobs": "environment errors models parts target",
         "graphs": "environment errors jobs models networks parts quant target",

@@ -40,9 +40,24 @@ def test_a_graph_has_the_name_and_the_output_that_were_asked_for(tiny_model, tmp
     assert onnx.load(made.path / "text.onnx", load_external_data=False).graph.output[-1].name == "hidden_states"
 
 
+def test_some_layers_have_eight_bits(tiny_model, tmp_path):
+    asked = Press(promote="mixed", block_size=16)
+    asked.check(Model(tiny_model, "hf", ""), Target())
+    made = asked.run(Model(tiny_model, "hf", "tiny"), Context(tmp_path, Target(threads=1)))
+    bits = {layer.name: layer.bits for layer in made.provenance.layers if layer.role == "linear"}
+    count = json.loads((tiny_model / "config.json").read_text())["num_hidden_layers"]
+    last = f".{count - 1}."
+    eight = {name for name, one in bits.items() if one == 8}
+    assert {name.rpartition(".")[2] for name in eight if last in name} >= {"down_proj"}
+    assert all("down_proj" in name or "v" in name.rpartition(".")[2] for name in eight)
+    assert {bits[name] for name in bits if "up_proj" in name} == {4}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"promote": "down", "precision": "int8"}, "promote has no effect"),
+        ({"promote": "down", "precision": "fp32"}, "promote has no effect"),
         ({"filename": "text"}, "'text' is no name of an ONNX file"),
         ({"filename": "a/b.onnx"}, "is no name of an ONNX file"),
         ({"search": {"max_lenght": 3}}, "there is no 'max_lenght'"),

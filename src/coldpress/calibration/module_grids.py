@@ -104,8 +104,18 @@ def promoted(which: str, modules: Iterable[str]) -> set[str]:
     ends = {"last": (), "down": _DOWN, "mixed": (*_DOWN, *_VALUES)}[which]
     layers = {name: int(number[1]) for name in names if (number := re.search(r"\.(\d+)\.", name))}
     count = max(layers.values(), default=-1) + 1
-    for name, layer in layers.items():
-        is_chosen = layer < count // 8 or layer >= 7 * count // 8 or (layer - count // 8) % 3 == 2
-        if is_chosen and name.rpartition(".")[2] in ends:
-            found.add(name)
+    chosen = layers_with_more_bits(count)
+    found |= {name for name, layer in layers.items() if layer in chosen and name.rpartition(".")[2] in ends}
     return found.intersection(names)
+
+
+def layers_with_more_bits(count: int) -> set[int]:
+    """The first and last eighth of so many layers, and every third between."""
+    eighth = count // 8
+    return {one for one in range(count) if one < eighth or one >= 7 * count // 8 or (one - eighth) % 3 == 2}
+
+
+def promoting_globs(which: str, layers: int) -> list[str]:
+    """The same modules as globs over their names, in a network of so many layers; without the head."""
+    ends = {"down": _DOWN, "mixed": (*_DOWN, *_VALUES)}[which]
+    return [f"*.{layer}.*.{end}" for layer in sorted(layers_with_more_bits(layers)) for end in ends]

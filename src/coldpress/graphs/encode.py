@@ -192,14 +192,16 @@ def encode(
 def unmatched_overrides(
     models: Iterable[ir.Model], sources: Mapping[str, Span], precision: Precision, vocabulary: int
 ) -> list[str]:
-    """The globs of ``precision`` that no layer of the captured graphs has a name for; before they are rewritten."""
+    """The globs of weights that stay float which no layer of the captured graphs has a name for; before these are
+    rewritten."""
     names = {"lm_head"}
     for model in models:
         for linear in find_linears(model.graph, sources):
             names.update(_names(sources, linear.module, linear.weights, "linear"))
         for embedding in find_embeddings(model.graph, sources, vocabulary):
             names.update(_names(sources, embedding.module, [embedding.weight], "embedding"))
-    return [pattern for pattern, _ in precision.overrides if not fnmatch.filter(names, pattern)]
+    floats = [pattern for pattern, encoding in precision.overrides if encoding is None]
+    return [pattern for pattern in floats if not fnmatch.filter(names, pattern)]
 
 
 def _names(sources: Mapping[str, Span], module: str, weights: list[ir.Value], role: str) -> list[str]:

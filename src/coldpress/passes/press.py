@@ -60,6 +60,7 @@ _GRID_OPTIONS = (
     "symmetric",
     "head_bits",
     "embedding_bits",
+    "promote",
     "accuracy_level",
     "scale_dtype",
     "modules_to_not_convert",
@@ -106,6 +107,11 @@ class Press(Pass):
     embedding_bits: int = option(
         "least bits of a token embedding that is not tied to the head; 16 leaves it float", 4, (4, 8, 16)
     )
+    promote: str | None = option(
+        "8 bits by place, as llama.cpp mixes them: down projections of some layers, or those and values",
+        None,
+        ("down", "mixed"),
+    )
     accuracy_level: int | None = option(
         "what the CPU multiplies in: 0 float, 4 int8; default: 4 on CPUs", None, (0, 1, 2, 3, 4)
     )
@@ -140,6 +146,8 @@ class Press(Pass):
             )
         if self.logits == "speculation":
             self._require_speculation()
+        if self.promote and self.precision == "int8":
+            raise ColdpressError("promote has no effect with precision int8", hint="leave it out, or use int4")
         self._check_names()
         if (folder := settings_of(model)) is not None:
             if self.task is not None:
@@ -232,6 +240,7 @@ class Press(Pass):
         slots = sorted({module for layers in adapters.values() for module in layers})
         exporter = exporter_of(base)
         asked = {**self.request(ctx.target), "exporter": exporter, "slots": slots}
+        asked["precision"]["overrides"] += self._promoted(base)
         if exporter == TORCH_EXPORT:  # such a model does not generate
             asked |= {"genai": False, "logits": "all"}
         with begun(base, ctx.scratch, asked) as graph:
@@ -310,6 +319,18 @@ class Press(Pass):
             "search": self.search,
             "trust_remote_code": self.trust_remote_code,
         }
+
+    def _promoted(self, base: Path) -> list[tuple[str, Any]]:
+        """Globs over the layers that get 8 bits by their places, with their encoding."""
+        if self.promote is None:
+            return []
+        from coldpress.calibration.module_grids import promoting_globs
+
+        settings = json.loads((base / "config.json").read_text(encoding="utf-8"))
+        count = next((settings[name] for name in ("num_hidden_layers", "n_layer", "num_layers") if name in settings), 0)
+        encoding = self._encoding(8)
+        assert encoding is not None
+        return [(glob, asdict(encoding)) for glob in promoting_globs(self.promote, int(count))]
 
     def _quantizer(self) -> Callable[..., Any]:
         if self.algorithm == "rtn":

@@ -104,7 +104,7 @@ def _is_written_in_others(domain: str, op_type: str) -> bool:
         schema = onnx.defs.get_schema(op_type, domain=domain)
     except onnx.defs.SchemaError:
         return False
-    return bool(schema.has_function or schema.has_context_dependent_function)
+    return any(getattr(schema, name, False) for name in ("has_function", "has_context_dependent_function"))
 
 
 def _open_inputs(model: ir.Model) -> list[str]:

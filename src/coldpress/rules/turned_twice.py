@@ -35,8 +35,9 @@ class TurnedTwice(Rule):
         for node in nodes_of(graph, "Transpose"):
             before = _undone(node)
             source = before.inputs[0] if before is not None else None
-            maker_of_source = source.producer() if source is not None else None
-            if maker_of_source is not None and maker_of_source.graph is node.graph and not source.is_graph_output():
+            if source is None or source.is_graph_output() or (made := source.producer()) is None:
+                continue
+            if made.graph is node.graph:
                 give_instead(node, source)
                 changed += 1
         return changed

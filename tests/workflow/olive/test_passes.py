@@ -228,7 +228,6 @@ def test_parameters_and_their_values_are_translated(translated, config, expected
         (builder(precision="int5"), "passes.one.config.precision", "int"),
         (builder(use_qdq=True), "passes.one.config.use_qdq", "MatMulNBits"),
         (builder(int4_block_size=48), "passes.one.config.int4_block_size", "32, 64"),
-        (builder(int4_algo_config="k_quant_mixed"), "passes.one.config.int4_algo_config", "target_bits"),
         (
             builder(extra_options={"exclude_embed": True}),
             "passes.one.config.extra_options.exclude_embed",
