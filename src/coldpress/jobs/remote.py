@@ -34,7 +34,7 @@ _PAUSES_S = (0.5, 1.0, 2.0, 4.0)
 _GRACE_S = 24 * 3600
 #: protocol -> the distribution that speaks it
 _DRIVERS = {"s3": "s3fs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs", "gs": "gcsfs", "gcs": "gcsfs", "file": ""}
-_NOT_ALLOWED = ("Permission", "Authentic", "Forbidden", "Credential", "401", "403")
+_NOT_ALLOWED = re.compile(r"permission|authent|authoriz|forbidden|credential|\b40[13]\b", re.IGNORECASE)
 
 
 class _Failed(ColdpressError):
@@ -291,8 +291,7 @@ def _failure(what: str, url: str, error: BaseException) -> _Failed:
 
 
 def _is_refusal(error: BaseException | None) -> bool:
-    told = f"{type(error).__name__} {error}"
-    return any(word in told for word in _NOT_ALLOWED)
+    return _NOT_ALLOWED.search(f"{type(error).__name__} {error}") is not None
 
 
 def _hash(data: bytes) -> str:
