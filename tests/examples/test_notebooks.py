@@ -34,5 +34,6 @@ def test_a_notebook_runs(file, tmp_path, tiny_model, monkeypatch):
     nbclient.NotebookClient(
         notebook, timeout=600, resources={"metadata": {"path": str(folder / "notebooks")}}
     ).execute()
-    last = notebook.cells[-1] if notebook.cells[-1].cell_type == "code" else notebook.cells[-2]
-    assert last.outputs, "the last program says something"
+    programs = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in programs)
+    assert any(cell.outputs for cell in programs)  # a random model may have no answer, the tables are there
