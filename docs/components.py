@@ -80,11 +80,13 @@ def _names(tree: ast.Module) -> Iterator[str]:
 
 
 def level_of(kind: str, name: str) -> tuple[str, str]:
-    """How far a component is tested, and the file that shows it; a metric also by the tasks that compare with it."""
+    """How far a component is tested, and the file that shows it; a metric also by the tasks that compare with it,
+    a task also by its classes of transformers."""
     part = parts.find(kind, name)
     tasks = [parts.find("tasks", task) for task in parts.names("tasks")] if kind == "metrics" else []
     by_tasks = {file_name(one.__name__) for one in tasks if name in (one.metric, one.adapter_metric)}
-    found = [one for one in evidence() if {name, part.__name__, *by_tasks} & one.names]
+    asked = {part.pipeline, *part.classes} if kind == "tasks" else set()
+    found = [one for one in evidence() if {name, part.__name__, *by_tasks, *asked} & one.names]
     best = max(found, key=lambda one: LEVELS.index(one.level), default=None)
     return (best.level, best.file) if best else ("builds", "tests/contracts/test_parts.py")
 
