@@ -25,8 +25,37 @@ def batches(model):
 def ids(model):
     yield {"input_ids": np.arange(8)[None] + 9}
 
+def loader(data_dir, batch_size, of="x"):
+    yield from batches("") if of == "x" else ids("")
+
 def score(model, context):
     return {"value": 1.0}
+"""
+
+#: a module of PyTorch: both axes of its first input are open, and the first of its second
+MODULE = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(50, 16), nn.Linear(20, 3)
+
+    def forward(self, ids, style):
+        text = self.embed(ids).mean(1)
+        return {"scores": self.head(torch.cat([text, style], -1)), "text": text}
+
+
+def _model_loader(model_path):
+    print("a script may print", end="")
+    torch.manual_seed(0)
+    return Net()
+
+
+def _dummy_inputs(model):
+    return {"ids": torch.arange(6)[None], "style": torch.randn(1, 4)}
 """
 
 #: a task of lm-evaluation-harness
@@ -51,6 +80,7 @@ def write_sources(folder: Path) -> Path:
     onnx_models.saved(onnx_models.dense(), folder / "dense")
     onnx_models.saved(onnx_models.convolutional(), folder / "convolutional", external=True)
     write_text(folder / "text.txt")
+    _write_modules(folder)
     _write_adapters(folder)
     return folder
 
@@ -83,6 +113,17 @@ def write_data(folder: Path) -> Path:
     write_sound(folder / "beep.wav", np.sin(np.arange(160)))
     (folder / "sounds.jsonl").write_text(json.dumps({"audio": "beep.wav", "class": 1}) + "\n")
     return folder
+
+
+def _write_modules(folder: Path) -> None:
+    import torch
+
+    (folder / "module.py").write_text(MODULE)
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)).eval()
+    example = (torch.randn(2, 4),)
+    torch.jit.save(torch.jit.trace(network, example), folder / "module.pt")
+    torch.export.save(torch.export.export(network, example), folder / "module.pt2")
 
 
 def _write_adapters(folder: Path) -> None:

@@ -29,21 +29,23 @@ if TYPE_CHECKING:
 _TARGET = ("device", "provider", "threads")
 #: where results go when nothing else is said
 OUTPUT, QUANTIZED, TUNED, PASS_OUTPUT = "models/optimized", "models/quantized", "models/finetuned", "models/run-pass"
+CAPTURED = "models/captured"
 
 
 def optimize_workflow(
-    model_name_or_path: str | Path, output_path: str | Path | None = OUTPUT, **options: Any
+    model_name_or_path: str | Path | None = None, output_path: str | Path | None = OUTPUT, **options: Any
 ) -> Workflow:
     """The workflow behind ``auto-opt`` and ``optimize``.
 
     ``options``: ``device``, ``provider``, ``threads``, ``no_verify``, ``tolerance``, ``eval_data``, ``verify_memory``
-    (gigabytes), ``trust_remote_code``, ``adapter_path`` (PEFT folders), and the parameters of the pass ``press``.
+    (gigabytes), ``trust_remote_code``, ``adapter_path`` (PEFT folders), ``model_script`` and ``script_dir`` (a module
+    of PyTorch that a script makes), and the parameters of the pass ``press``.
     """
     return _workflow(model_name_or_path, output_path, recipes.press_recipe, options)
 
 
 def _workflow(
-    model: str | Path,
+    model: str | Path | None,
     output: str | Path | None,
     recipe: Callable[[dict[str, Any], Target], tuple[Step, ...]],
     options: dict[str, Any],
@@ -54,9 +56,11 @@ def _workflow(
     limit, memory = options.pop("tolerance", None), options.pop("verify_memory", None)
     verify = Verify(not options.pop("no_verify", False), limit, texts, memory)
     trust = bool(options.get("trust_remote_code"))
+    loading = {name: options.pop(name) for name in recipes.LOADING if name in options}
+    source, first = recipes.source_of(model, **loading)
     workflow = Workflow(
-        model=str(model),
-        passes=recipe(options, target),
+        model=source,
+        passes=(*first, *recipe(options, target)),
         target=target,
         output=None if output is None else str(output),
         verify=verify,
@@ -68,9 +72,11 @@ def _workflow(
 
 
 def optimize(
-    model_name_or_path: str | Path,
+    model_name_or_path: str | Path | None = None,
     output_path: str | Path | None = OUTPUT,
     *,
+    model_script: str | Path | None = None,
+    script_dir: str | Path | None = None,
     precision: str | None = None,
     algorithm: str | None = None,
     rotation: str | None = None,
@@ -85,6 +91,8 @@ def optimize(
     use_ort_genai: bool | None = None,
     task: str | None = None,
     logits: str | None = None,
+    exporter: str | None = None,
+    tune_session_params: bool = False,
     data: Mapping[str, Any] | None = None,
     data_name: str | None = None,
     data_files: Sequence[str | Path] = (),
@@ -116,8 +124,52 @@ def optimize(
 auto_opt = optimize
 
 
+def capture_workflow(
+    model_name_or_path: str | Path | None = None, output_path: str | Path | None = CAPTURED, **options: Any
+) -> Workflow:
+    """The workflow behind ``capture-onnx-graph``; ``options`` as in `capture_onnx_graph`."""
+    recipe = lambda given, _target: recipes.capture_recipe(given)  # noqa: E731
+    return _workflow(model_name_or_path, output_path, recipe, options)
+
+
+def capture_onnx_graph(
+    model_name_or_path: str | Path | None = None,
+    output_path: str | Path | None = CAPTURED,
+    *,
+    model_script: str | Path | None = None,
+    script_dir: str | Path | None = None,
+    io_config: Mapping[str, Any] | None = None,
+    adapter_path: Sequence[str | Path] = (),
+    task: str | None = None,
+    precision: str | None = None,
+    exporter: str | None = None,
+    fixed: Mapping[str, int] | None = None,
+    target_opset: int | None = None,
+    block_size: int | None = None,
+    accuracy_level: int | None = None,
+    use_ort_genai: bool | None = None,
+    device: str | None = None,
+    provider: str | None = None,
+    threads: int = 0,
+    eval_data: Sequence[str | Path] = (),
+    tolerance: str | None = None,
+    verify_memory: float | None = None,
+    no_verify: bool = False,
+    trust_remote_code: bool = False,
+    overwrite: bool = False,
+    cache_dir: str | Path | None = None,
+    **others: Any,
+) -> Report:
+    """Turn a PyTorch model into an ONNX graph in float32, or ``precision``, verified, and do nothing else to it.
+
+    ``fixed``: sizes of open axes by their names. ``io_config``: what a module takes, instead of what its script says.
+    ``exporter``: mobius or torch_export. Raises ColdpressError, also for ``others``, with the closest option.
+    """
+    return _made(capture_onnx_graph, capture_workflow, locals())
+
+
 def quantize_workflow(
-    model_name_or_path: str | Path, output_path: str | Path | None = QUANTIZED, **options: Any
+    model_name_or_path: str | Path | None = None, output_path: str | Path | None = QUANTIZED, **options: Any
 ) -> Workflow:
     """The workflow behind ``quantize``; ``options`` as in `optimize_workflow`, with the parameters of the pass
     ``quantize``."""
@@ -126,9 +178,11 @@ def quantize_workflow(
 
 
 def quantize(
-    model_name_or_path: str | Path,
+    model_name_or_path: str | Path | None = None,
     output_path: str | Path | None = QUANTIZED,
     *,
+    model_script: str | Path | None = None,
+    script_dir: str | Path | None = None,
     algorithm: str | None = None,
     precision: str | None = None,
     rotation: str | None = None,

@@ -97,9 +97,9 @@ def test_what_a_function_raises_is_marked_as_the_users(batches, text_model, tmp_
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("x = 1 / 0\n", "failed in loading it: ZeroDivisionError"),
+        ("x = 1 / 0\ndef load(model): pass\n", "failed in loading it: ZeroDivisionError"),
         ("def load(\n", "failed in loading it: SyntaxError"),
-        ("import sys\nsys.exit(3)\n", "failed in loading it: SystemExit"),
+        ("import sys\nsys.exit(3)\ndef load(model): pass\n", "failed in loading it: SystemExit"),
         ("def lode(model): pass\n", "has no function 'load'"),
         ("def load(): pass\n", "is called with 1 values"),
         ("def load(model): return 5\n", "'int' object is not iterable"),

@@ -56,6 +56,14 @@ PASSES: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "mend": ("mend", "dense", {}),
     "onnx_dynamic_quantization": ("onnx_dynamic_quantization", "dense", {}),
     "onnx_static_quantization": ("onnx_static_quantization", "convolutional", {"num_samples": 2}),
+    "onnx_conversion": ("onnx_conversion", "module.py", {}),
+    "onnx_conversion-pt2": ("onnx_conversion", "module.pt2", {}),
+    "onnx_conversion-torchscript": (
+        "onnx_conversion",
+        "module.pt",
+        {"io_config": {"input_names": ["x"], "input_shapes": [[2, 4]], "dynamic_axes": {"x": {"0": "n"}}}},
+    ),
+    "onnx_fastest": ("onnx_fastest", "dense", {"rounds": 2, "runs": 1}),
     "onnx_float_to_float16": ("onnx_float_to_float16", "dense", ON_GPU),
     "onnx_io_datatype_converter": (
         "onnx_io_datatype_converter",
@@ -70,7 +78,7 @@ PASSES: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "session_params_tuning": ("session_params_tuning", "dense", {"rounds": 1, "runs": 1, "intra_threads": (1,)}),
 }
 #: what is tuned depends on how fast things run
-SAME_BYTES = tuple(name for name in PASSES if name != "session_params_tuning")
+SAME_BYTES = tuple(name for name in PASSES if name not in ("session_params_tuning", "onnx_fastest"))
 
 
 def do(sources: Path, out: Path, names: Iterable[str] = SAME_BYTES) -> None:

@@ -112,7 +112,8 @@ def test_flags_and_arguments_have_the_same_names_and_defaults(verb, function, bu
     assert set(flags) - {"model"} == set(inspect.signature(function).parameters) - {"others"}
     for name, flag in flags.items():
         if name not in inspect.signature(build).parameters and name not in OF_THE_RUN:
-            build("some/model", **{"algorithm": "gptq", name: VALUES.get(name) or _some_value(flag)})
+            more = {"model_script": "net.py"} if name == "script_dir" else {}
+            build("some/model", **more, **{"algorithm": "gptq", name: VALUES.get(name) or _some_value(flag)})
         if isinstance(flag.default, str | int):
             assert flag.default == named[name].default, name
         elif name not in ("model", "model_name_or_path"):

@@ -298,3 +298,12 @@ def test_wheel_that_is_not_installed_is_suggested(cache: Path, monkeypatch: pyte
     absent = sources.Carried("no-such-wheel", "no_such_wheel", "*.gguf", "quickstart")
     monkeypatch.setitem(sources.CARRIED, "org/carried", absent)
     assert "coldpress[quickstart]" in (refusal("org/carried").hint or "")
+
+
+def test_a_component_that_is_missing_is_named(tmp_path):
+    (tmp_path / "decoder.onnx").write_bytes(b"")
+    settings = {"model": {"decoder": {"filename": "decoder.onnx"}, "vision": {"filename": "vision.onnx"}}}
+    (tmp_path / "genai_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ColdpressError, match=r"lacks the component vision\.onnx") as caught:
+        find_model(str(tmp_path))
+    assert "download it again" in caught.value.hint

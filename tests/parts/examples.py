@@ -25,6 +25,8 @@ REFUSED_PASSES: Mapping[str, tuple[str, tuple[str, ...], str]] = {
     "mat_mul_n_bits_to_qdq": ("dense", (), "no graph has a MatMulNBits"),
     "mend": ("dense", ("--rules", "slow_things"), "slow_things"),
     "merge_adapter_weights": ("tiny", (), "adapter"),
+    "onnx_conversion": ("tiny", (), "takes script or pt2 or torchscript, but gets hf"),
+    "onnx_fastest": ("dense", ("--rounds", "1"), "two turns"),
     "onnx_dynamic_quantization": ("dense", ("--precision", "int5"), "int5"),
     "onnx_float_to_float16": ("dense", (), "float16"),
     "onnx_io_datatype_converter": ("dense", ("--source_dtype", "float99"), "float99"),
@@ -64,6 +66,10 @@ DATA: Mapping[str, Mapping[str, tuple[str, Parameters]]] = {
         "hf": ("tiny", {"script": "score.py", "function": "ids"}),
         "onnx": ("dense", {"script": "score.py", "function": "batches"}),
     },
+    "user_script": {
+        "hf": ("tiny", {"script": "score.py", "dataloader_func": "loader", "func_kwargs": {"of": "input_ids"}}),
+        "onnx": ("dense", {"script": "score.py", "dataloader_func": "loader"}),
+    },
     "synthetic": {"onnx": ("dense", {"max_samples": 3}), "hf": ("tiny", {"max_samples": 3})},
     "text_classification": {
         "hf": ("tiny", {"data_files": ["sms.csv"]}),
@@ -90,6 +96,7 @@ REFUSED_DATA: Mapping[str, Parameters] = {
     "text_classification": {"data_files": ["missing.csv"]},
     "text_corpus": {"strategy": "sliding_window"},
     "token_classification": {"data_files": ["missing.jsonl"]},
+    "user_script": {"script": "missing.py", "dataloader_func": "loader"},
 }
 
 SMS = {"type": "text_classification", "parameters": {"data_files": ["sms.csv"]}}
@@ -120,6 +127,7 @@ METRICS: Mapping[str, Mapping[str, tuple[str, str, Parameters]]] = {
         "hf": ("tiny", "", {"tasks": ["pick"], "task_path": "tasks"}),
     },
     "memory": {"onnx": ("press-int4", "", {"prompt_tokens": 8, "new_tokens": 4})},
+    "module_divergence": {"onnx": ("onnx_conversion", "module.py", {})},
     "perplexity": {
         "onnx": ("press-fp32", "", {"windows": 1, "tokens": 16}),
         "hf": ("tiny", "", {"windows": 1, "tokens": 16}),
@@ -199,4 +207,5 @@ def format_of(name: str) -> str:
 
     if name in PASSES:
         return str(parts.find("passes", PASSES[name][0]).produces)
-    return {"tiny": "hf", "tiny.gguf": "gguf", "multimodal": "multimodal"}.get(name, "onnx")
+    kinds = {"tiny": "hf", "tiny.gguf": "gguf", "multimodal": "multimodal", "module.py": "script", "module.pt2": "pt2"}
+    return {**kinds, "module.pt": "torchscript"}.get(name, "onnx")

@@ -14,8 +14,8 @@ from tests.end_to_end.every_pass import placed
 from tests.parts.conftest import contents
 from tests.parts.examples import LEFT_OUT, METRICS
 
-#: the harness takes longer to import than all others to measure, and adapters to press
-SLOW = ("lm_eval", "adapter_divergence")
+#: the harness takes longer to import than all others to measure, adapters to press, and modules to export
+SLOW = ("lm_eval", "adapter_divergence", "module_divergence")
 CASES = [
     pytest.param(name, form, marks=pytest.mark.full if name in SLOW else (), id=f"{name}-{form}")
     for name, forms in METRICS.items()

@@ -16,7 +16,7 @@ from tests.parts.conftest import contents, do
 from tests.parts.examples import REFUSED_PASSES, format_of
 
 #: the first example of each pass on each format, without those that take longest
-SLOW = ("take_text_model", "press-adapters", "lora")
+SLOW = ("take_text_model", "press-adapters", "lora", *(name for name in PASSES if name.startswith("onnx_conversion")))
 QUICK = {(what, format_of(model)): name for name, (what, model, _) in reversed(PASSES.items()) if name not in SLOW}
 
 
@@ -36,7 +36,8 @@ def test_a_pass_keeps_its_promises(name, named, sources, tmp_path):
     made, again = results
     assert made.format == foretold.format == parts.find("passes", what).produces
     assert contents(source.path) == before, "the source was changed"
-    assert made.path != source.path and contents(made.path)
+    assert contents(made.path)
+    assert made.path != source.path or what == "onnx_fastest"  # of a tiny graph perhaps nothing is faster
     if name in SAME_BYTES:
         assert contents(made.path) == contents(again.path)
     known = made.provenance

@@ -20,6 +20,7 @@ from coldpress.errors import WORK_FAILED, ColdpressError, did_you_mean
 VERBS = {
     "auto-opt": "Turn a model into the best ONNX model for a device.",
     "optimize": "The same as auto-opt, under its newer name.",
+    "capture-onnx-graph": "Turn a PyTorch model into an ONNX graph, and do nothing else to it.",
     "quantize": "Quantize a model's weights for the inputs they get; a Hugging Face folder comes out.",
     "finetune": "Train an adapter (LoRA and others) on a model, quantized or not.",
     "run": "Run a workflow file (YAML or JSON).",

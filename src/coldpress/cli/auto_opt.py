@@ -18,6 +18,7 @@ from coldpress.cli.options import (
     output_option,
     pass_options,
     rotation_option,
+    script_options,
     target_options,
     verify_options,
 )
@@ -34,6 +35,7 @@ ALGORITHM_HELP = (
 
 @click.command("auto-opt", cls=Several, help=VERBS["auto-opt"])
 @model_option
+@script_options
 @adapter_option
 @output_option("models/optimized")
 @click.option("--algorithm", type=Choice(PRESS_ALGORITHMS), help=ALGORITHM_HELP)
@@ -41,6 +43,7 @@ ALGORITHM_HELP = (
 @pass_options(Press, leave_out=("algorithm", "trust_remote_code"))
 @calibration_options
 @pass_options(Quantize, only=("data",))
+@click.option("--tune_session_params", is_flag=True, help="Find the fastest session options for the result, too.")
 @target_options
 @verify_options
 @click.option("--trust_remote_code", is_flag=True, help="Run code that comes with the model.")

@@ -62,12 +62,20 @@ def model_option(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def wrapped(*args: Any, model: str | None, model_name_or_path: str | None, **arguments: Any) -> Any:
         named = [name for name in (model, model_name_or_path) if name is not None]
-        if len(named) != 1:
+        if len(named) > 1 or (not named and not arguments.get("model_script")):
             raise _not_one(named)
-        return command(*args, model_name_or_path=named[0], **arguments)
+        return command(*args, model_name_or_path=named[0] if named else None, **arguments)
 
     wrapped = click.option("-m", "--model_name_or_path", type=MODEL, metavar="MODEL", help=MODEL_HELP)(wrapped)
     return click.argument("model", type=MODEL, required=False)(wrapped)
+
+
+def script_options(command: C) -> C:
+    """A module of PyTorch that a script makes; ``-m`` is then what its loader is called with."""
+    text = "Folder that the script imports from, beside its own."
+    command = click.option("--script_dir", type=PATH, metavar="FOLDER", help=text)(command)
+    text = "Python file with _model_loader and _dummy_inputs or _io_config; -m is what the loader is called with."
+    return click.option("--model_script", type=PATH, metavar="FILE", help=text)(command)
 
 
 def models_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -16,6 +16,7 @@ from coldpress.cli.options import (
     output_option,
     pass_options,
     rotation_option,
+    script_options,
     target_options,
     verify_options,
 )
@@ -31,6 +32,7 @@ _ALGORITHM_HELP = (
 
 @click.command("quantize", help=VERBS["quantize"])
 @model_option
+@script_options
 @output_option("models/quantized")
 @click.option("--algorithm", type=Choice((*ALGORITHMS, *ROTATIONS)), help=_ALGORITHM_HELP)
 @rotation_option

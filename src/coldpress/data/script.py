@@ -17,7 +17,7 @@ from coldpress.errors import ColdpressError
 from coldpress.models.model import Model
 from coldpress.models.planned import Planned
 from coldpress.parts import Batch, Context, Data, option
-from coldpress.parts.user_script import UserFunction
+from coldpress.parts.user_script import UserFunction, require_function
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,20 @@ class Script(Data):
     max_batches: int | None = option("at most so many batches", None)
 
     reads: ClassVar[tuple[str, ...]] = ("script",)
+    runs_script: ClassVar[bool] = True
 
     def check(self, model: Model | Planned) -> None:
-        UserFunction(self.script, self.function)
+        require_function(self.script, self.function)
 
     def batches(self, model: Model, ctx: Context) -> Iterator[Batch]:
         function = UserFunction(self.script, self.function)
         given = function(model.path, **self.arguments)
         for number, value in enumerate(islice(function.each(given), self.max_batches), start=1):
-            yield _batch(value, f"{self.script}: batch {number} of {self.function}()")
+            yield batch_of(value, f"{self.script}: batch {number} of {self.function}()")
 
 
-def _batch(value: Any, where: str) -> Batch:
+def batch_of(value: Any, where: str) -> Batch:
+    """What a script gives as a batch; ``where`` it came from. ColdpressError for anything else."""
     inputs, labels = value if isinstance(value, tuple) and len(value) == 2 else (value, None)
     if not isinstance(inputs, Mapping):
         raise ColdpressError(

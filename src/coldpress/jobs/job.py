@@ -101,6 +101,11 @@ class Job:
         return tuple(dict.fromkeys(name for part, given in self._parts for name in _needed(part, given)))
 
     @property
+    def runs_script(self) -> bool:
+        """Whether code of the user's makes the data that it takes."""
+        return any(kind.runs_script for part, given in self._parts for _, kind, _ in _data(part, given))
+
+    @property
     def is_timed(self) -> bool:
         """Whether times are taken: nothing else shall run beside it."""
         return any(part.is_timed for part, _ in self._parts)

@@ -21,6 +21,7 @@ from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.measuring.inference import open_model, open_speaker
 from coldpress.models.model import Model
 from coldpress.parts import Batch, Context, DataSource, Metric, Value, option
+from coldpress.parts.olive_script import olive_function
 from coldpress.parts.user_script import UserFunction
 
 _NOT_SCORED = -100
@@ -65,7 +66,12 @@ class Accuracy(Metric):
     )
     output: str | None = option("the output to look at; left out: logits, or the first one", None)
     script: str | None = option("Python file with a function that reads predictions off the outputs; it is run", None)
-    function: str | None = option("its name: function(outputs, inputs) gives scores [samples, classes], or texts", None)
+    function: str | None = option(
+        "its name: function(outputs, inputs) gives scores [samples, classes], the classes themselves, or texts; one"
+        " that takes the outputs alone gets tensors of torch, as Olive gives them",
+        None,
+    )
+    arguments: dict[str, Any] = option("what it is called with besides", dict)
     ignore_case: bool = option("compare texts in lower case", False)
     ignore_punctuation: bool = option("compare texts without punctuation", False)
     max_new_tokens: int = option("tokens that a model may answer with", 32)
@@ -129,8 +135,7 @@ class Accuracy(Metric):
             return self._speaker(model, ctx)
         run = open_model(model, ctx.target, self.trust_remote_code).run
         if self.script is not None:
-            function = UserFunction(self.script, self.function)
-            return lambda batch: function(run(batch.inputs), batch.inputs)
+            return _reader(olive_function(self.script, self.function, "post_process_data"), run, self.arguments)
         if self.task == "speech":
             return self._listener(model, ctx, run)
         return lambda batch: self._scores(run(batch.inputs))
@@ -176,6 +181,24 @@ def _is_encoder_decoder(model: Model) -> bool:
     return file.is_file() and bool(json.loads(file.read_text(encoding="utf-8")).get("is_encoder_decoder"))
 
 
+def _reader(
+    function: UserFunction, run: Callable[[Any], dict[str, np.ndarray]], arguments: Mapping[str, Any]
+) -> Callable[[Batch], Any]:
+    """From a batch to what a function of the user's reads off the outputs for it."""
+    if function.takes(2):
+        return lambda batch: function(run(batch.inputs), batch.inputs, **arguments)
+
+    def read(batch: Batch) -> Any:
+        import torch
+
+        outputs = {name: torch.from_numpy(np.array(one)) for name, one in run(batch.inputs).items()}
+        given = function(next(iter(outputs.values())) if len(outputs) == 1 else outputs, **arguments)
+        found = given[0] if isinstance(given, tuple) and hasattr(given, "preds") else given
+        return found.numpy() if isinstance(found, torch.Tensor) else found
+
+    return read
+
+
 class _Counts(Protocol):
     def update(self, predicted: Any, labels: Any) -> None: ...
 
@@ -188,11 +211,15 @@ class _Classes:
     def __init__(self, request: Accuracy):
         self._request = request
         self._metrics: dict[str, Any] = {}
+        self._chosen: list[tuple[np.ndarray, np.ndarray]] = []
 
     def update(self, predicted: Any, labels: Any) -> None:
         import torch
 
         scores, right = np.asarray(predicted), np.asarray(labels)
+        if scores.shape == right.shape and scores.dtype.kind in "iub":  # classes, whose number the last tells
+            self._chosen.append((scores.astype(np.int64), right))
+            return
         self._check(scores, right)
         classes = scores.shape[-1]
         self._metrics = self._metrics or {name: self._metric(name, classes) for name in self._request.chosen}
@@ -203,6 +230,10 @@ class _Classes:
             metric.update(self._shaped(name, given), truth)
 
     def compute(self) -> dict[str, float]:
+        if self._chosen:
+            chosen, right = (np.concatenate(one) for one in zip(*self._chosen, strict=True))
+            self._chosen = []
+            self.update(np.eye(max(int(chosen.max()), int(right.max()), 1) + 1)[chosen], right)
         return {name: float(metric.compute()) for name, metric in self._metrics.items()}
 
     def _metric(self, name: str, classes: int) -> Any:

@@ -14,7 +14,9 @@ from coldpress.models.companions import companions
 from coldpress.models.digests import digest, link
 from coldpress.models.provenance import Provenance
 
-FORMATS = ("hf", "multimodal", "onnx", "gguf", "adapter", "pt2", "openvino", "mlflow")
+#: formats of modules of PyTorch that are no checkpoint: a script that makes one, a program of torch.export, TorchScript
+MODULES = ("script", "pt2", "torchscript")
+FORMATS = ("hf", "multimodal", "onnx", "gguf", "adapter", *MODULES, "openvino", "mlflow")
 #: marks a folder as a cache, for everybody
 CACHE_TAG = "CACHEDIR.TAG"
 _SHARED = (".onnx", ".safetensors", ".gguf", ".json", ".txt", ".model", ".jinja")

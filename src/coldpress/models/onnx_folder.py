@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,16 @@ def read_genai_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def graphs_named(config: Any) -> Iterator[str]:
+    """The files that genai_config.json, or a part of it, names as graphs."""
+    inner = config.values() if isinstance(config, Mapping) else config if isinstance(config, list) else ()
+    name = config.get("filename") if isinstance(config, Mapping) else None
+    if isinstance(name, str) and name.endswith(".onnx"):
+        yield name
+    for one in inner:
+        yield from graphs_named(one)
+
+
 def graph_file(path: Path) -> Path:
     """The graph of a model: the file itself, the decoder that genai_config.json names, model.onnx, or the only one."""
     path = Path(path)
@@ -35,6 +45,19 @@ def graph_file(path: Path) -> Path:
         found = f"; found: {', '.join(graph.name for graph in graphs)}" if graphs else ""
         raise ColdpressError(f"no {name} in {path}{found}")
     return graphs[0]
+
+
+def has_caches(path: Path) -> bool:
+    """Whether a model generates: it has settings of onnxruntime-genai, or a graph that takes keys and values of tokens
+    before."""
+    import onnx
+
+    path = Path(path)
+    if path.is_dir() and (path / "genai_config.json").is_file():
+        return True
+    graphs = [path] if path.is_file() else sorted(path.rglob("*.onnx"))
+    inputs = [value.name for file in graphs for value in onnx.load(str(file), load_external_data=False).graph.input]
+    return any(name.startswith("past") for name in inputs)
 
 
 def stop_tokens(settings: Mapping[str, Any]) -> set[int]:

@@ -24,14 +24,17 @@ from coldpress.models import adapter_folder
 from coldpress.models.azure import is_resource, refuse_to_fetch
 from coldpress.models.checkpoint import Checkpoint, check
 from coldpress.models.model import Model, content_key, files_of
+from coldpress.models.onnx_folder import graphs_named, read_genai_config
 from coldpress.models.provenance import Provenance, Source
 from coldpress.models.text_part import is_multimodal, what_is_left_out
+from coldpress.models.torch_file import kind_of
 from coldpress.models.weight_files import PICKLES, has_weights, weight_files
 
 Say = Callable[[str], None]
 _log = logging.getLogger(__name__)
 
 _FILES = {".gguf": "gguf", ".onnx": "onnx"}
+_PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 _INNER = "model"
 # what is fetched from a hub repository, and what of that is not: sources of other formats, half-precision duplicates
 _WANTED = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "*.tiktoken")
@@ -117,7 +120,8 @@ def _without_url(name: str, revision: str | None) -> tuple[str, str | None]:
 
 
 def _looks_like_path(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or Path(name).suffix in _FILES or not _HUB_ID.fullmatch(name)
+    known = (*_FILES, *_PICKLED, ".py", ".pt2")
+    return name.startswith((".", "/", "~")) or Path(name).suffix in known or not _HUB_ID.fullmatch(name)
 
 
 def nearby(path: Path) -> str:
@@ -139,7 +143,7 @@ def _recognise(path: Path, name: str, trust_remote_code: bool) -> tuple[Path, st
     """The path of the model itself and its format; ColdpressError naming what is missing."""
     if path.is_file():
         if path.suffix not in _FILES:
-            raise ColdpressError(f"{path} is not a model file", hint=f"known: {', '.join(_FILES)}, or a folder")
+            return path, _kind_of_module(path)
         _refuse_pointers([path])
         if path.suffix == ".onnx":
             _check_is_graph(path)
@@ -157,6 +161,7 @@ def _recognise(path: Path, name: str, trust_remote_code: bool) -> tuple[Path, st
         check(path)
         return path, "multimodal" if is_multimodal(_read_json(path / "config.json")) else "hf"
     if graphs or (path / "genai_config.json").is_file():
+        _check_components(path)
         _check_tensors(file for file in files_of(path) if file.suffix == ".onnx")
         return path, "onnx"
     if (path / _INNER / "genai_config.json").is_file():  # pressed with adapters
@@ -174,6 +179,29 @@ def _check_is_graph(path: Path) -> None:
         raise ColdpressError(
             f"{path} cannot be read as an ONNX model: it starts with {begin!r}", hint="export or download it again"
         )
+
+
+def _check_components(folder: Path) -> None:
+    """Every graph that the folder's settings name is there."""
+    for name in graphs_named(read_genai_config(folder)):
+        if not (folder / name).is_file():
+            raise ColdpressError(
+                f"{folder} lacks the component {name}, which its genai_config.json names",
+                hint="copy or download it again, with the file of its weights",
+            )
+
+
+def _kind_of_module(file: Path) -> str:
+    """The format of a file of PyTorch."""
+    if kind := kind_of(file):
+        return kind
+    if file.suffix in _PICKLED:
+        raise ColdpressError(
+            f"{file} holds pickled weights, but not the network that they belong to",
+            hint=f"write a script with _model_loader(model_path) that makes it: --model_script SCRIPT.py -m {file}",
+        )
+    known = ", ".join((*_FILES, ".py", ".pt2"))
+    raise ColdpressError(f"{file} is not a model file", hint=f"known: {known}, TorchScript, or a folder")
 
 
 def _check_tensors(graphs: Iterable[Path]) -> None:

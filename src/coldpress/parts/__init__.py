@@ -183,11 +183,13 @@ class Data:
     """A kind of data: where batches come from. Subclasses are frozen dataclasses, as passes are.
 
     ``accepts``: the formats of the models that it can make batches for. ``reads``: as of a pass; a folder counts with
-    all that is in it.
+    all that is in it. ``runs_script``: whether code of the user's makes them; then what takes them is done in a process
+    of its own.
     """
 
     accepts: ClassVar[tuple[str, ...]] = ("hf", "onnx")
     reads: ClassVar[tuple[str, ...]] = ()
+    runs_script: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = ()
     version: ClassVar[int] = 1
 

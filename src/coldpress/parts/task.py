@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from coldpress import parts
 from coldpress.errors import ColdpressError, did_you_mean
-from coldpress.models.model import Model
+from coldpress.models.model import MODULES, Model
 from coldpress.models.planned import Planned, settings_of
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
 _STANDARD_ERRORS = 2.0
 #: the limit of a graph made from a graph, which any tolerance may set beside those of the task
 RELATIVE = "relative"
-_FORMATS = {"gguf": "text_generation", "multimodal": "text_generation"}
+_FORMATS = {"gguf": "text_generation", "multimodal": "text_generation", **dict.fromkeys(MODULES, "module")}
 
 
 @dataclass(frozen=True)
@@ -218,11 +218,16 @@ def _number(value: str, text: str) -> float:
 def task_of(model: Model | Planned) -> Task | None:
     """The task of a model, by the class that its config.json names; None where no task is for it, or nobody knows."""
     if model.format in _FORMATS:
-        return find_task(_FORMATS[model.format])
+        return task_of_facts(model.format, "")
     folder = settings_of(model)
     if folder is None:
         return None
     return task_of_settings(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+
+
+def task_of_facts(kind: str, architecture: str) -> Task | None:
+    """The task of a source of which only the format is at hand, and the class that its config.json named."""
+    return find_task(_FORMATS[kind]) if kind in _FORMATS else task_of_class(architecture)
 
 
 def task_of_settings(settings: Mapping[str, Any]) -> Task | None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coldpress.errors import ColdpressError, did_you_mean
-from coldpress.graphs.capture.exporters import TORCH_EXPORT, exporter_of, require_captured
+from coldpress.graphs.capture.exporters import MOBIUS, TORCH_EXPORT, chosen, require_captured
 from coldpress.graphs.kernels import Encoding
 from coldpress.models import adapter_folder
 from coldpress.models.model import Model
@@ -132,6 +132,11 @@ class Press(Pass):
     hidden_states: bool = option("give what the head gets, too: the output 'hidden_states'", False)
     filename: str = option("name of the graph's file", "model.onnx")
     search: dict[str, Any] = option("settings of generation in genai_config.json, over those of the model", dict)
+    exporter: str | None = option(
+        "who writes the graph: mobius, fused for the runtime, or torch.export; default: as the model needs it",
+        None,
+        (MOBIUS, TORCH_EXPORT),
+    )
     trust_remote_code: bool = option("run configuration code that comes with the model", False)
 
     def check(self, model: Model | Planned, target: Target) -> None:
@@ -152,8 +157,9 @@ class Press(Pass):
         if (folder := settings_of(model)) is not None:
             if self.task is not None:
                 require_task(self.task, json.loads((folder / "config.json").read_text(encoding="utf-8")))
-            self._require_effect(exporter_of(folder))
-            require_captured(folder, trust_remote_code=self.trust_remote_code)
+            exporter = chosen(folder, self.exporter)
+            self._require_effect(exporter)
+            require_captured(folder, exporter, trust_remote_code=self.trust_remote_code)
             _remarks_on_tokenizer(folder)
         packed = _packed_layers(weights_of(model))
         _layers_of_adapters(model)
@@ -236,9 +242,9 @@ class Press(Pass):
         started = time.perf_counter()
         ctx.progress("capturing the graph", 0, 1)
         base, adapters = adapter_folder.base_of(model.path), _layers_of_adapters(model)
-        require_captured(base, trust_remote_code=self.trust_remote_code)
+        exporter = chosen(base, self.exporter)
+        require_captured(base, exporter, trust_remote_code=self.trust_remote_code)
         slots = sorted({module for layers in adapters.values() for module in layers})
-        exporter = exporter_of(base)
         asked = {**self.request(ctx.target), "exporter": exporter, "slots": slots}
         asked["precision"]["overrides"] += self._promoted(base)
         if exporter == TORCH_EXPORT:  # such a model does not generate

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from coldpress.parts.task import Task, task_of_class
+from coldpress.parts.task import Task, task_of_facts
 
 NOT_MEASURED = "not measured"
 Report = Mapping[str, Any]
@@ -65,8 +65,9 @@ _SPEED = (
 
 
 def task(report: Report) -> Task | None:
-    """What the model is for, by the class of its source; None where no task is for that."""
-    return task_of_class(str(section(report, "source").get("architecture") or ""))
+    """What the model is for, by its source; None where no task is for that."""
+    source = section(report, "source")
+    return task_of_facts(str(source.get("format")), str(source.get("architecture") or ""))
 
 
 def verdict(report: Report) -> Verdict:

@@ -12,12 +12,13 @@ from typing import Any
 
 from coldpress import parts
 from coldpress.errors import WORSE_THAN_TOLERANCE, ColdpressError, NotAtHand
+from coldpress.graphs.capture.module import loading_of
 from coldpress.jobs.job import Job, Progress, silent
 from coldpress.jobs.store import Store
 from coldpress.jobs.system import Executor
 from coldpress.models import adapter_folder
 from coldpress.models.azure import is_resource, refuse_remote
-from coldpress.models.model import Model, content_key
+from coldpress.models.model import MODULES, Model, content_key
 from coldpress.models.planned import Planned
 from coldpress.models.sources import find_model, hub_config
 from coldpress.packaging import check_package
@@ -268,7 +269,7 @@ def _finished(request: _Run, source: Model, steps: Sequence[Step], goals_of: Goa
     passed = _pass_by_pass(request, source, steps)
     verdict = _verdict(request, passed)
     request.console.say(str(verdict))
-    measured = _measure(request, passed.model)
+    measured = _measure(request, source, passed.model)
     finished = Finished(request.workflow, source, passed.model, verdict, measured, passed.links, request.command)
     goals = goals_of(request, source, measured)
     return _Made(passed.model, finished.report() | ({"goals": goals} if goals else {}))
@@ -361,6 +362,8 @@ def _next(request: _Run, passed: _Passed, chain: Chain, is_last: bool) -> _Passe
     for step, share in zip(chain, link.shares, strict=True):
         request.console.say(f"{step.type}: {_what_came(link, share)}")
     origin, opened = _origin(passed.origin, link.model), passed.opened
+    if before.format in MODULES:
+        origin = replace(origin, loading=loading_of(chain[0].make()))
     if link.model.format == "onnx" and not (is_last and _is_run_later(workflow, origin, link.model)):
         compare = workflow.verify.enabled and not is_compared(origin, link.model)
         opened = (*opened, *_opener(request).found(link, compare))
@@ -426,8 +429,8 @@ def _jobs(request: _Run, source: Model, steps: Sequence[Step]) -> tuple[list[Job
     return jobs, model
 
 
-def _measure(request: _Run, model: Model) -> dict[str, dict[str, Any]]:
-    measures = recipes.metrics_for(request.workflow, model)
+def _measure(request: _Run, source: Model, model: Model) -> dict[str, dict[str, Any]]:
+    measures = recipes.metrics_for(request.workflow, model, source)
     return {label: _numbers(request, model, one) for label, one in zip(labels_of(measures), measures, strict=True)}
 
 
@@ -460,7 +463,9 @@ def verify_pressed(model: str, workflow: Workflow, store: Store, console: Consol
     strictest = "fp32"
     precision = next((one["parameters"]["precision"] for one in done if "precision" in one["parameters"]), strictest)
     steps = recipes.complete(workflow, original)
-    if original.format != "adapter":
+    if original.format in MODULES:
+        steps = tuple(Step(one["name"], one["parameters"]) for one in done[:1]) or steps
+    if original.format not in ("adapter", *MODULES):
         attached = (one for one in done if one["name"] == "attach_adapters")
         steps = (*steps, *(Step(one["name"], one["parameters"]) for one in attached))
     origin = _pass_by_pass(_Run(workflow, executor, console, None), original, steps).origin

@@ -21,7 +21,7 @@ from coldpress.graphs.kernels import Encoding
 from coldpress.graphs.prequantized import readable_encoding, stored_scale_dtype
 from coldpress.models import adapter_folder
 from coldpress.models.checkpoint import Span
-from coldpress.models.model import Model
+from coldpress.models.model import MODULES, Model
 from coldpress.models.packed.folder import usual_grid
 from coldpress.models.packed.spans import tensors_to_press
 from coldpress.models.planned import Planned
@@ -121,10 +121,11 @@ def plan(workflow: Workflow, say: Callable[[str], None] = lambda line: None) -> 
         shape = shape_from_config(config)
     else:
         model = found = find_model(workflow.model, trust_remote_code=workflow.trust_remote_code, say=say)
-        if found.format == "onnx":
+        if found.format in ("onnx", *MODULES):
+            what = "an ONNX model already" if found.format == "onnx" else "a module"
             raise ColdpressError(
-                f"{workflow.model} is an ONNX model already; only presses of Hugging Face and GGUF models are foretold",
-                hint="quantize it without a plan, or plan the model that it was made from",
+                f"{workflow.model} is {what}; only presses of Hugging Face and GGUF models are foretold",
+                hint="run it without a plan, or plan the model that it was made from",
             )
         shape = shape_of(replace(found, path=adapter_folder.base_of(found.path)))
     steps = tuple(step for step in recipes.complete(workflow, model) if not _passed_over(step, shape))

@@ -54,7 +54,7 @@ class Finished:
     def report(self) -> dict[str, Any]:
         """All that there is to say, as plain data."""
         known, verdict = self.model.provenance, self.verdict
-        measures = recipes.metrics_for(self.workflow, self.model)
+        measures = recipes.metrics_for(self.workflow, self.model, self.source)
         return {
             "coldpress": _version("coldpress"),
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -152,9 +152,16 @@ def _source(source: Model, known: Provenance, verdict: Verdict) -> dict[str, Any
         "origin": source.provenance.source.origin,
         "architecture": known.source.architecture,
         "parameters": known.source.weights,
-        "bytes": sum(file.stat().st_size for file in _weight_files(source)),
+        "bytes": _bytes(source, known),
         "notes": [*_remarks(known), *_on_prompts(verdict.numbers)],
     }
+
+
+def _bytes(source: Model, known: Provenance) -> int:
+    """What its weights take; those of a module that a script makes are float32."""
+    if source.format == "script":
+        return 4 * (known.source.weights or 0)
+    return sum(file.stat().st_size for file in _weight_files(source))
 
 
 def _remarks(known: Provenance) -> list[str]:

@@ -12,7 +12,7 @@ from coldpress import parts
 from coldpress.errors import ColdpressError
 from coldpress.jobs.job import Job
 from coldpress.jobs.system import Executor
-from coldpress.models.model import Model
+from coldpress.models.model import MODULES, Model
 from coldpress.models.planned import Planned, settings_of
 from coldpress.models.provenance import HeldOutLoss
 from coldpress.models.sources import nearby
@@ -73,12 +73,14 @@ def check_request(request: Verify, source: Model | Planned) -> None:
 class Origin:
     """What a result is compared with: the model it was made from, and, if it has adapters, the base with these.
 
-    ``merged``: where ``source`` is a base with its adapter merged into it, the two before that.
+    ``merged``: where ``source`` is a base with its adapter merged into it, the two before that. ``loading``: how a
+    module is loaded, the fields of `coldpress.graphs.capture.module.ModuleOptions`.
     """
 
     source: Model
     attached: Model | None = None
     merged: Model | None = None
+    loading: Mapping[str, Any] = field(default_factory=dict)
 
 
 def verify(model: Model, origin: Origin, workflow: Workflow, executor: Executor) -> Verdict:
@@ -135,15 +137,16 @@ def _against_source(model: Model, origin: Origin, workflow: Workflow, executor: 
     unknown = ""
     if model.format == "onnx" and not target.is_here:
         unknown = f"{target.provider} is not installed here, so the model could not be run"
-    elif source.format != "hf":
-        unknown = "only models made from a Hugging Face model are compared with their source yet"
+    elif source.format not in ("hf", *MODULES):
+        unknown = "only models made from a Hugging Face model, or a module, are compared with their source yet"
     elif task is None:
         unknown = f"there is no task for {_class_of(source)} yet, so nobody knows how to compare it with its source"
     elif origin.attached is not None and task.adapter_metric is None:
         unknown = f"adapters of models for {task.title} are not compared with PEFT's yet"
     if unknown or task is None:
         return Verdict(UNVERIFIED, [unknown], {}, limits)
-    job = Job("metric", task.metric, {**_how(workflow), **task.asked}, model, target, source)
+    how = origin.loading if source.format in MODULES else _how(workflow)
+    job = Job("metric", task.metric, {**how, **task.asked}, model, target, source)
     result = executor.result(job)
     numbers, seconds, reasons = dict(result.numbers), result.seconds, []
     if task.layer_metric is not None and task.broken(numbers, limits):
@@ -158,8 +161,8 @@ def _against_source(model: Model, origin: Origin, workflow: Workflow, executor: 
 
 
 def is_compared(origin: Origin, model: Model) -> bool:
-    """Whether the result is run and compared with its Hugging Face source, by the task of that."""
-    return origin.source.format == "hf" and task_of(origin.source) is not None
+    """Whether the result is run and compared with its Hugging Face source or its module, by the task of that."""
+    return origin.source.format in ("hf", *MODULES) and task_of(origin.source) is not None
 
 
 def _class_of(source: Model) -> str:

@@ -27,7 +27,7 @@ class Local(System):
     def map(self, jobs: Iterable[Job], store: Store, progress: Progress = silent) -> Iterator[tuple[Job, Result]]:
         for job in jobs:
             progress(f"{'' if job.kind == 'pass' else 'measuring '}{job.part.replace('_', ' ')}", 0, 0)
-            here = job.kind == "pass" or not job.part_class.runs_model
+            here = not job.runs_script and (job.kind == "pass" or not job.part_class.runs_model)
             if job.kind == "pass" and job.part_class.produces == "onnx":
                 fork_server.start_early()  # the result is opened in it
             yield job, execute(job, store, progress) if here else fork_server.execute_fresh(job, store, progress)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from coldpress import parts
 from coldpress.errors import ColdpressError
-from coldpress.models.model import Model
+from coldpress.models.model import MODULES, Model
 from coldpress.models.planned import Planned
-from coldpress.parts.task import task_of_class
+from coldpress.parts.task import task_of_facts
 from coldpress.target import Target
 from coldpress.workflow import Measure, Step, Workflow
 from coldpress.workflow.calibration_data import DATA, with_data
@@ -32,6 +32,35 @@ _KEEPS_INPUTS = ("rtn", "kquant", "hqq", "gptq")
 _LEARNED_FOR = ("group_size", "symmetric", "data", "max_memory")
 
 
+#: options that say how a script loads a module
+LOADING = ("model_script", "script_dir", "io_config")
+
+
+def source_of(
+    model: str | PurePath | None,
+    model_script: str | PurePath | None = None,
+    script_dir: str | PurePath | None = None,
+    io_config: Mapping[str, Any] | None = None,
+) -> tuple[str, tuple[Step, ...]]:
+    """The name of a model, and the step that loads it where a script does that, or somebody says what it takes.
+
+    ``model`` is what the loader of a script is called with.
+    """
+    taken = {"io_config": dict(io_config)} if io_config else {}
+    if model_script is None:
+        if model is None:
+            raise ColdpressError("no model was named", hint="pass a folder, a file or a hub id")
+        if script_dir is not None:
+            raise ColdpressError("script_dir has no effect without model_script", hint="leave it out")
+        return str(model), (Step("onnx_conversion", taken),) if taken else ()
+    inner = Path(script_dir or "") / model_script
+    found = inner if script_dir is not None and not Path(model_script).is_file() else Path(model_script)
+    is_own = script_dir is not None and Path(script_dir).resolve() == found.resolve().parent  # it imports from there
+    given = {"model_path": model, "script_dir": None if is_own else script_dir}
+    named = {name: str(one) for name, one in given.items() if one is not None}
+    return str(found), (Step("onnx_conversion", {**named, **taken}),)
+
+
 def press_recipe(options: dict[str, Any], target: Target) -> tuple[Step, ...]:
     """``auto-opt`` and ``optimize``: a press of whatever the source is; options left out keep the pass's defaults.
 
@@ -40,6 +69,8 @@ def press_recipe(options: dict[str, Any], target: Target) -> tuple[Step, ...]:
     nobody says how to round them, if that is possible, on so much text as it takes.
     """
     given = {name: value for name, value in options.items() if value is not None}
+    if given.pop("tune_session_params", False):
+        return (*press_recipe(given, target), Step("session_params_tuning"))
     rotation, data = given.pop("rotation", None), {name: given.pop(name) for name in DATA if name in given}
     attached = _attached(given.pop("adapter_path", ()), rotation or given.get("algorithm"))
     algorithm, is_float = given.get("algorithm"), given.get("precision", "int4") not in ("int4", "int8")
@@ -70,6 +101,24 @@ def press_recipe(options: dict[str, Any], target: Target) -> tuple[Step, ...]:
             hint=f"use --algorithm {' or '.join(QUANTIZED_FIRST[:2])}",
         )
     return (*_rotation(rotation, first), *attached, Step("press", given))
+
+
+def capture_recipe(options: dict[str, Any]) -> tuple[Step, ...]:
+    """``capture-onnx-graph``: the graph as it is, in float32 unless said otherwise, with sizes fixed and for an opset
+    where that is asked for."""
+    given = {_CALLED.get(name, name): value for name, value in options.items() if value is not None}
+    fixed, opset = given.pop("fixed", {}), given.pop("target_opset", None)
+    attached = _attached(given.pop("adapter_path", ()), None)
+    sizes = {"dim_param": [*fixed], "dim_value": [*fixed.values()]}
+    return (
+        *attached,
+        Step("press", {"precision": "fp32", **given}),
+        *([Step("dynamic_to_fixed_shape", sizes)] if fixed else []),
+        *([Step("onnx_opset_conversion", {"target_opset": opset})] if opset is not None else []),
+    )
+
+
+_CALLED = {"int4_block_size": "block_size", "int4_accuracy_level": "accuracy_level"}
 
 
 def _of_head(given: dict[str, Any], algorithm: str) -> dict[str, Any]:
@@ -166,37 +215,59 @@ _ON_ONNX = (
 )
 
 
-def _for_onnx(steps: Sequence[Step]) -> tuple[Step, ...]:
-    """The steps for a source that is a graph already: pressing it and quantizing it are then one pass, which knows the
-    options that make sense there."""
-    found = [replace(step, any_of=tuple(_for_onnx([one])[0] for one in step.any_of)) for step in steps]
+def _for_onnx(steps: Sequence[Step], model: Model | Planned) -> tuple[Step, ...]:
+    """The steps for a source that is a graph already, or becomes one: pressing it and quantizing it are then one pass,
+    which knows the options that make sense there."""
+    found = [replace(step, any_of=tuple(one for inner in step.any_of for one in _for_onnx([inner], model)))
+             for step in steps]  # fmt: skip
     places = [index for index, step in enumerate(found) if step.type in ("quantize", "press")]
     if not places:
         return tuple(found)
     given = {name: value for index in reversed(places) for name, value in found[index].parameters.items()}
-    one = replace(_on_onnx(given), optional=any(found[index].optional for index in places))
-    return tuple(one if index == places[0] else step for index, step in enumerate(found) if index not in places[1:])
+    optional = any(found[index].optional for index in places)
+    own = [replace(one, optional=optional) for one in _on_onnx(given, model, is_verb=found[places[-1]].type == "press")]
+    return (*found[: places[0]], *own, *(found[i] for i in range(places[0], len(found)) if i not in places))
 
 
-def _on_onnx(options: dict[str, Any]) -> Step:
-    """What makes an ONNX model of the precision that is asked for out of another."""
+def _on_onnx(options: dict[str, Any], model: Model | Planned, is_verb: bool) -> tuple[Step, ...]:
+    """What makes an ONNX model of the precision that is asked for out of another.
+
+    Of what does not generate, the fastest way to it is looked for on this machine, unless more is said than what it
+    shall be. ``is_verb``: whether it is asked for a model for a device, not for weights with fewer bits.
+    """
     given = {name: value for name, value in options.items() if name not in ("use_ort_genai", "trust_remote_code")}
     if given.get("head_bits") == 0:  # as the calibration of a Hugging Face model decides
         del given["head_bits"]
     if "group_size" in given:
         given["block_size"] = given.pop("group_size")
+    is_free = not _generates(model) and not given.keys() - {"precision", "data"}
+    if is_verb and is_free and "precision" not in given:
+        given["precision"] = "int8"
     precision = given.get("precision", "int4")
-    if precision == "fp16":
-        del given["precision"]
-    elif precision in ("fp32", "bf16"):
+    if precision == "fp32" and model.format in MODULES:
+        if further := given.keys() - {"precision"}:
+            raise ColdpressError(f"{min(further)} has no effect on a module in float32", hint="leave it out")
+        return ()
+    if precision == "bf16" or (precision == "fp32" and not is_free):
         hint = "use --precision int4, int8 or fp16; or press the Hugging Face model it was made from"
         raise ColdpressError(f"an ONNX model is not made {precision} here", hint=hint)
+    if (is_free and precision in ("int8", "fp32")) or (is_free and is_verb and precision == "int4"):
+        return (Step("onnx_fastest", given),)
+    if precision == "fp16":
+        del given["precision"]
     for name in given:
         if precision == "fp16" or name not in _ON_ONNX:
             where = "an ONNX model" if name not in _ON_ONNX else f"precision {precision}"
             hint = "leave it out, or press the Hugging Face model it was made from"
             raise ColdpressError(f"{name} has no effect on {where}", hint=hint)
-    return Step("onnx_float_to_float16" if precision == "fp16" else "quantize_onnx", given)
+    return (Step("onnx_float_to_float16" if precision == "fp16" else "quantize_onnx", given),)
+
+
+def _generates(model: Model | Planned) -> bool:
+    """Whether an ONNX model is one that generates, with caches or settings for that."""
+    from coldpress.models.onnx_folder import has_caches
+
+    return isinstance(model, Model) and model.format == "onnx" and has_caches(model.path)
 
 
 def _check_device(device: str) -> None:
@@ -223,7 +294,10 @@ def complete(workflow: Workflow, model: Model | Planned) -> tuple[Step, ...]:
     if model.format not in ("hf", "gguf"):
         steps = tuple(step for step in steps if not step.parameters.get("if_possible"))
     if model.format == "onnx":
-        return _for_onnx(steps)
+        return _for_onnx(steps, model)
+    if model.format in MODULES:
+        is_named = bool(steps) and steps[0].type == "onnx_conversion"
+        return (steps[0] if is_named else Step("onnx_conversion"), *_for_onnx(steps[is_named:], model))
     if steps and steps[-1].type in ("quantize", "lora"):
         _check_device(workflow.target.device)
     accepted = list(_accepted(steps[0])) if steps else []
@@ -249,7 +323,7 @@ def _attached_first(step: Step) -> tuple[Step, ...]:
 
 def expected_format(workflow: Workflow) -> str:
     """The format of a workflow's model, as far as its name and its passes tell."""
-    name = {".onnx": "onnx", ".gguf": "gguf"}.get(PurePath(workflow.model).suffix)
+    name = {".onnx": "onnx", ".gguf": "gguf", ".py": "script", ".pt2": "pt2"}.get(PurePath(workflow.model).suffix)
     formats = next(_accepted(workflow.passes[0])) if workflow.passes else ("hf",)
     return name or ("hf" if "hf" in formats else formats[0])
 
@@ -262,7 +336,7 @@ def _accepted(step: Step) -> Iterator[tuple[str, ...]]:
         yield parts.find("passes", step.type).accepts
 
 
-def metrics_for(workflow: Workflow, model: Model) -> tuple[Measure, ...]:
+def metrics_for(workflow: Workflow, model: Model, source: Model) -> tuple[Measure, ...]:
     """What is measured of a finished model: what the workflow names, else its size, and how it generates.
 
     A model that is not verified is not run at all.
@@ -271,6 +345,6 @@ def metrics_for(workflow: Workflow, model: Model) -> tuple[Measure, ...]:
         return workflow.metrics
     if model.format == "adapter":
         return ()
-    task = task_of_class(model.provenance.source.architecture or "")
+    task = task_of_facts(source.format, model.provenance.source.architecture or "")
     runs = model.format == "onnx" and workflow.verify.enabled and workflow.target.is_here and task is not None
     return tuple(Measure(name) for name in ("size", *(task.measured(model) if runs and task else ())))

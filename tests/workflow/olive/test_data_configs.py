@@ -167,13 +167,11 @@ def test_files_may_lie_in_azure():
     [
         (hub(max_seq_len="long"), "data_configs[0].pre_process_data_config.max_seq_len", ""),
         ([{**hub()[0], "post_process_data_config": {"type": "mine"}}], "data_configs[0]", "post_process"),
-        ([{**hub()[0], "dataloader_config": {"type": "mine"}, "user_script": "s.py"}], "data_configs[0]", "kind script"),
         ([{"name": "d", "type": "HugingfaceContainer"}], "data_configs[0]", "HuggingfaceContainer"),
         (hub(text_colls=["a"]), "data_configs[0].pre_process_data_config.text_colls", "text_cols"),
         (hub(text_formatting_func="f"), "data_configs[0].pre_process_data_config.text_formatting_func", "text_template"),
         (hub(dataset_type="pair"), "data_configs[0].pre_process_data_config.dataset_type", "text_template"),
         (hub("text-classification", input_cols=["a", "b", "c"]), "data_configs[0].pre_process_data_config.input_cols", "one or two"),
-        ([{"name": "d", "user_script": "s.py", "load_dataset_config": {"type": "mine"}}], "data_configs[0]", "kind script"),
         (hub("vision-vqa"), "data_configs[0]", "user_script"),
         ([*hub(), *hub()], "data_configs[1]", "name of its own"),
         ({"d": {**HUB, "params_config": {"data_dir": "x"}}}, "data_configs.d.params_config.data_dir", "data_files"),
@@ -193,3 +191,19 @@ def test_a_pass_that_calibrates_takes_the_data_as_it_is(name):
     assert not found.problems
     assert found.workflow["passes"][0]["parameters"]["data"] == "d"
     assert found.workflow["data"]["d"]["parameters"]["subset"] == "s"
+
+
+def test_components_of_a_script_make_the_batches():
+    rows, change = {"type": "mine", "params": {"count": 3}}, {"type": "change", "by": 2}
+    found = translated(
+        [{"name": "d", "user_script": "s.py", "load_dataset_config": rows, "pre_process_data_config": change}]
+    )
+    assert not found.problems, [str(problem) for problem in found.problems]
+    assert found.workflow["data"]["d"] == {
+        "type": "user_script",
+        "parameters": {
+            "script": "s.py",
+            "load_dataset": {"type": "mine", "count": 3},
+            "pre_process_data": {"type": "change", "by": 2},
+        },
+    }

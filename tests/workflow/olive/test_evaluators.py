@@ -156,6 +156,25 @@ def test_older_keys_of_accuracy(config, parameters):
     assert found.workflow["metrics"][0]["parameters"] == {"numbers": ["f1"], "data": "d", **parameters}
 
 
+def test_functions_of_a_script_make_data_and_read_answers():
+    given = {"dataloader_func": "load", "batch_size": 4, "data_dir": "d", "func_kwargs": {"dataloader_func": {"n": 1}}}
+    timed = metric("latency", {"name": "avg"}, user_config={"user_script": "s.py", **given})
+    found = translated(timed)
+    assert not found.problems, [str(problem) for problem in found.problems]
+    own = {"script": "s.py", "dataloader_func": "load", "data_dir": "d", "batch_size": 4, "func_kwargs": {"n": 1}}
+    assert found.workflow["data"]["load"] == {"type": "user_script", "parameters": own}
+    assert found.workflow["metrics"][0]["parameters"]["data"] == "load"
+    more = {"user_script": "s.py", "dataloader_func": "load", "post_processing_func": "read"}
+    right = translated(metric("accuracy", {"name": "accuracy_score"}, user_config=more))
+    assert {"script": "s.py", "function": "read"}.items() <= right.workflow["metrics"][0]["parameters"].items()
+    called = {"user_script": "s.py", "evaluate_func": "judge", "evaluate_func_kwargs": {"k": 1}}
+    own = translated(metric("custom", {"name": "x", "higher_is_better": True}, user_config=called))
+    assert own.workflow["metrics"][0] == {
+        "type": "custom",
+        "parameters": {"script": "s.py", "evaluate_func": "judge", "arguments": {"k": 1}, "numbers": {"x": "higher"}},
+    }
+
+
 @pytest.mark.parametrize(
     ("one", "place", "hint"),
     [
@@ -165,7 +184,7 @@ def test_older_keys_of_accuracy(config, parameters):
         (metric("size_on_disk", SIZE, data_confg="d"), "data_confg", "data_config"),
         (metric("size_on_disk", SIZE, data_config="dd"), "data_config", "d"),
         (metric("size_on_disk", SIZE, user_config={"dataloader_func": "f"}), "user_config.dataloader_func", "data_config"),
-        (metric("custom", {"name": "x"}, user_config={"evaluate_func": "f"}), "type", "custom"),
+        (metric("custom", {"name": "x"}, user_config={"evaluate_func": "f"}), "user_config.evaluate_func", "user_script"),
         (metric("latencyy"), "type", "latency"),
     ],
     ids=str,

@@ -103,15 +103,26 @@ def test_loading_arguments(key, where, inside):
     assert sum("as they are stored" in note for note in notes) == 3
 
 
+def test_a_module_that_a_script_makes_is_exported_first():
+    model = {"type": "PyTorchModel", "config": {"model_path": "m.pt", "model_loader": "load", "model_script": "s.py"}}
+    axes = {"dynamic_axes": {"x": {"0": "batch"}}}
+    model["config"] |= {"io_config": axes, "dummy_inputs_func": "dummies", "script_dir": "src"}
+    passes = {"convert": {"type": "OnnxConversion", "config": {"target_opset": 13}}, "quantize": QUANTIZATION}
+    found, _ = workflow({"input_model": model, "passes": passes})
+    first, second = found["passes"]
+    loading = {"model_path": "m.pt", "loader": "load", "io_config": axes, "dummy_inputs": "dummies"}
+    assert first == {"type": "onnx_conversion", "parameters": loading} and found["model"] == "src/s.py"
+    assert second["type"] == "onnx_dynamic_quantization"
+
+
+QUANTIZATION = {"type": "OnnxDynamicQuantization"}
+
+
 @pytest.mark.parametrize(
     ("model", "place", "hint"),
     [
         ({**HF, "load_kwargs": {"quantization_method": "bitsandbytes"}}, "load_kwargs.quantization_method", "Gptq"),
-        (
-            {"type": "PyTorchModel", "model_path": "m.pt", "model_loader": "load", "model_script": "s.py"},
-            "",
-            "Hugging Face",
-        ),
+        ({"type": "PyTorchModel", "model_path": "m.pt", "model_loader": "load"}, "input_model", "model_script"),
         (
             {"type": "PyTorchModel", "hf_config": {"model_name": "m", "components": [{"name": "e"}]}},
             "components",

@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coldpress.errors import ColdpressError
 from coldpress.graphs.trust import is_swept, require_right
 from coldpress.parts.task import task_of_settings
 
@@ -30,9 +31,23 @@ def exporter_of(folder: Path) -> str:
     return TORCH_EXPORT if settings.get("is_encoder_decoder") or not is_swept(settings) else MOBIUS
 
 
-def require_captured(folder: Path, *, trust_remote_code: bool = False) -> None:
+def chosen(folder: Path, asked: str | None) -> str:
+    """The exporter for a model, or the one that is asked for; ColdpressError where that cannot do it."""
+    own = exporter_of(folder)
+    if asked != TORCH_EXPORT or own == TORCH_EXPORT:
+        return asked or own
+    task = task_of_settings(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    if task is None or not task.is_traced:
+        raise ColdpressError(
+            "torch.export writes no caches, so a model that generates is captured by mobius",
+            hint="leave the exporter out",
+        )
+    return asked
+
+
+def require_captured(folder: Path, exporter: str, *, trust_remote_code: bool = False) -> None:
     """Refuse, before any work, a model whose graph would not compute what transformers computes."""
-    if exporter_of(folder) == MOBIUS:
+    if exporter == MOBIUS:
         require_right(folder, trust_remote_code=trust_remote_code)
 
 

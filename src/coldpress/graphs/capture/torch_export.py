@@ -82,7 +82,7 @@ def _traced(component: Component, request: Request) -> ir.Model:
         exported: Any = torch.onnx.export(program, dynamo=True, optimize=False, opset_version=_OPSET, verbose=False)
     except Exception as error:  # whatever the code of a network raises when it is traced
         raise ColdpressError(
-            f"torch.export cannot trace {component.title}: {_first_line(error)}",
+            f"torch.export cannot trace {component.title}: {first_line(error)}",
             hint="its forward may depend on the values of its inputs; the line is in the message above",
             exit_code=WORK_FAILED,
         ) from error
@@ -92,7 +92,7 @@ def _traced(component: Component, request: Request) -> ir.Model:
     for name, value in list(model.graph.initializers.items()):
         value.name = name.removeprefix("network.")
     _name_outputs(model.graph, program)
-    _name_axes(model.graph, names)
+    name_axes(model.graph, names)
     return model
 
 
@@ -133,7 +133,7 @@ def _name_outputs(graph: ir.Graph, program: Any) -> None:
             leaf.name = name if len(leaves) == 1 else f"{name}.{number}"
 
 
-def _name_axes(graph: ir.Graph, names: Mapping[str, Mapping[int, str]]) -> None:
+def name_axes(graph: ir.Graph, names: Mapping[str, Mapping[int, str]]) -> None:
     """Call the open axes of inputs, and of outputs that have the same, by their names."""
     known: dict[str, str] = {}
     for value in graph.inputs:
@@ -188,8 +188,7 @@ def _simplify(model: ir.Model) -> None:
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it warns of each initializer without a value
     optimizer.optimize(model)
     graph = model.graph
-    for node in [node for node in graph if node.op_type == "Gemm"]:
-        _as_product(graph, node)
+    as_products(graph)
     transposed: dict[str, ir.Value] = {}
     for node in [node for node in graph if node.op_type == "Transpose"]:
         name = str(node.inputs[0].name) if node.inputs[0] is not None else ""
@@ -198,8 +197,20 @@ def _simplify(model: ir.Model) -> None:
             if first is not node.outputs[0]:
                 ir.convenience.replace_all_uses_with(node.outputs[0], first)
                 graph.remove(node, safe=True)
+    forget_places(model)
+
+
+def forget_places(model: ir.Model) -> None:
+    """Forget which file and line of whose machine a graph was traced from."""
+    graph = model.graph
     for part in (model, graph, *graph, *graph.inputs, *graph.outputs, *graph.initializers.values()):
-        part.metadata_props.clear()  # which file and line of whose machine it was traced from
+        part.metadata_props.clear()
+
+
+def as_products(graph: ir.Graph) -> None:
+    """Write linear layers as products, as quantizers look for these."""
+    for node in [node for node in graph if node.op_type == "Gemm"]:
+        _as_product(graph, node)
 
 
 def _as_product(graph: ir.Graph, gemm: ir.Node) -> None:
@@ -224,6 +235,6 @@ def _as_product(graph: ir.Graph, gemm: ir.Node) -> None:
     last.name = name
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:300]

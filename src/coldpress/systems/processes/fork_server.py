@@ -303,7 +303,7 @@ def _work(request: dict[str, Any]) -> None:
 
 
 def _say(message: dict[str, Any]) -> None:
-    print(json.dumps({"coldpress": message}), flush=True)
+    print(f"\n{json.dumps({'coldpress': message})}", flush=True)  # a script may have printed half a line
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain, count
 from typing import Any
 
 from coldpress import parts
@@ -29,10 +30,12 @@ _HUB = "HuggingfaceContainer"
 class DataConfigs:
     """``sources``: what the workflow says of its data, by name.
 
-    ``refused``: names of data that is there, but cannot be read.
+    ``refused``: names of data that is there, but cannot be read. ``readers``: functions of scripts that read answers
+    off the outputs for some data, as parameters of the metric ``accuracy``.
     """
 
     sources: dict[str, Any] = field(default_factory=dict)
+    readers: dict[str, dict[str, Any]] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
 
     def spelled_out(self, parameters: Mapping[str, Any], fields: tuple[str, ...] = ("data",)) -> dict[str, Any]:
@@ -57,6 +60,33 @@ class DataConfigs:
         else:
             log.note(place, f"'{name}' cannot be read, so this has no effect")
         return None
+
+    def of_function(self, section: Section) -> str | None:
+        """The name of the data that a function of a script makes, where a metric or a pass names one."""
+        if "dataloader_func" not in section or "user_script" not in section:
+            return None
+        function = section.take_out("dataloader_func", "", of=str)
+        place = section.place_of("data_dir")
+        given = {
+            "script": section.take_out("user_script", of=str),
+            "script_dir": section.take_out("script_dir", of=str),
+            "dataloader_func": function,
+            "data_dir": resource(section.take_out("data_dir"), place, section.log, {}),
+            "batch_size": section.take_out("batch_size", 1, of=int),
+            "func_kwargs": arguments_of(section, "dataloader_func"),
+        }
+        source = {"type": "user_script", "parameters": {key: value for key, value in given.items() if value}}
+        names = chain([function], (f"{function}_{number}" for number in count(2)))
+        name = next(one for one in names if self.sources.get(one, source) == source)
+        self.sources[name] = source
+        return name
+
+
+def arguments_of(section: Section, name: str) -> dict[str, Any]:
+    """What a function of a script is called with, in the places that Olive has had for it."""
+    older = section.take("func_kwargs", {}, of=dict)
+    given = older.get(name) if isinstance(older, Mapping) else None
+    return {**(given or {}), **(section.take_out(f"{name}_kwargs", {}, of=dict) or {})}
 
 
 Bag = dict[str, tuple[Any, str]]
@@ -99,7 +129,15 @@ def _add(
         section.log.refuse(section.place, f"there are two data configs '{name}'", "give each a name of its own")
         section.leave("not read, as another has its name")
         return
+    script = _Script.of(section, container)
+    if script is not None and script.makes_batches:
+        found.sources[name] = {"type": "user_script", "parameters": script.parameters(section)}
+        found.readers.update({name: script.reader} if script.reader else {})
+        return
     bag, components = _bag(section)
+    if script is not None and script.reader:
+        found.readers[name] = script.reader
+        components.pop("post_process_data_config", None)
     kind = _kind(section, container or section.take("type", "DataContainer", of=str), bag, components, source)
     if kind is None:
         found.refused.add(name)
@@ -118,6 +156,80 @@ def _add(
         schema.build(parts.find("data", kind), parameters, section.place)
     except ColdpressError as error:
         section.log.problems.append(in_its_words(error, section.place, origins))
+
+
+#: slot of a component -> the table of Olive's own
+_OWN = {
+    "load_dataset_config": "loaders",
+    "pre_process_data_config": "components",
+    "post_process_data_config": "post_processors",
+    "dataloader_config": "dataloaders",
+}
+
+
+@dataclass(frozen=True)
+class _Script:
+    """A script of the user's with components of a data config; ``components``: their types and parameters, by slot."""
+
+    script: str
+    folder: str | None
+    container: str
+    components: Mapping[str, Mapping[str, Any]]
+
+    @classmethod
+    def of(cls, section: Section, container: str) -> _Script | None:
+        """The script that a section names; None where it names none, or none of its components is its own."""
+        raw: Any = section.raw if isinstance(section.raw, Mapping) else {}
+        script, folder = raw.get("user_script"), raw.get("script_dir")
+        if not isinstance(script, str):
+            return None
+        old = raw.get("components") if isinstance(raw.get("components"), Mapping) else {}
+        found = {slot: {**_flat(old.get(before)), **_flat(raw.get(slot))} for slot, before in _COMPONENTS.items()}
+        made = cls(script, folder, str(container or raw.get("type") or ""), found)
+        return made if any(map(made._is_own, found)) else None
+
+    def _is_own(self, slot: str) -> bool:
+        name = str(self.components[slot].get("type") or "").lower()
+        return bool(name) and name not in {one.lower() for one in data_table("kinds")[_OWN[slot]]}
+
+    @property
+    def makes_batches(self) -> bool:
+        return any(self._is_own(slot) for slot in _COMPONENTS if slot != "post_process_data_config")
+
+    @property
+    def reader(self) -> dict[str, Any]:
+        """How answers are read off outputs, where a function of the script does it."""
+        if not self._is_own("post_process_data_config"):
+            return {}
+        given = dict(self.components["post_process_data_config"])
+        called = {"script": self.script, "function": given.pop("type")}
+        return {**called, **({"arguments": given} if given else {})}
+
+    def parameters(self, section: Section) -> dict[str, Any]:
+        """The parameters of data of the kind ``user_script``; the section is read with that."""
+        for key in ("user_script", "script_dir", "type", "components", "params_config", *_COMPONENTS):
+            section.take(key)
+        section.close("data")
+        loading = dict(self.components["load_dataset_config"])
+        if not loading.get("type") and self.container.lower() == _HUB.lower():
+            loading["type"] = "huggingface_dataset"
+        found = {
+            "script": self.script,
+            "script_dir": self.folder,
+            "load_dataset": loading,
+            "pre_process_data": dict(self.components["pre_process_data_config"]),
+            "dataloader": dict(self.components["dataloader_config"]),
+        }
+        return {key: value for key, value in found.items() if value}
+
+
+def _flat(component: Any) -> dict[str, Any]:
+    """The type of a component and its parameters, at whatever level they stand."""
+    if not isinstance(component, Mapping):
+        return {}
+    params = component.get("params")
+    inner = params if isinstance(params, Mapping) else {}
+    return {key: value for key, value in {**component, **inner}.items() if key not in ("params", "name")}
 
 
 def _shapes(bag: Bag, section: Section) -> None:

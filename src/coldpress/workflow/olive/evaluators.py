@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.workflow import Measure
-from coldpress.workflow.olive.data import MODEL_DATA, DataConfigs
+from coldpress.workflow.olive.data import MODEL_DATA, DataConfigs, arguments_of
+from coldpress.workflow.olive.models import resource
 from coldpress.workflow.olive.reading import ANYWAY, Origin, Section, Taken, in_its_words, value_of
 from coldpress.workflow.olive.tables import Parameter, metric_parameters, metric_table
 
@@ -94,6 +96,9 @@ def _metric(section: Section, data: DataConfigs) -> list[dict[str, Any]]:
     if section.take("name") is not None:
         section.log.note(section.place_of("name"), "no effect here: numbers have the names of coldpress's metrics")
     kind = section.take("type", "", of=str)
+    if kind == "custom" and "evaluate_func" in section:
+        return _custom(section, data)
+    scripted = _scripted(section, data)
     entry = metric_table("types").get(kind)
     if entry is None or "instead" in entry:
         hint = entry["instead"] if entry else did_you_mean(kind, metric_table("types"))
@@ -108,14 +113,66 @@ def _metric(section: Section, data: DataConfigs) -> list[dict[str, Any]]:
     measures = _sub_types(section, kind, entry, taken)
     if set(measures) == {entry["metric"]} and not entry.get("named") and not any(measures[entry["metric"]].values()):
         section.anyway("sub_types")
-    batches = _data(section, kind, data)
+    batches = scripted.batches or _data(section, kind, data)
+    reader = {**data.readers.get(batches.get("data", ""), {}), **scripted.reader} if kind == "accuracy" else {}
     section.close("metric")
     made_of: list[dict[str, Any]] = []
     for name, numbers in (measures or {entry["metric"]: {}}).items():
-        own = {**taken.parameters, **_chosen(entry, numbers, batches, data)} if name == entry["metric"] else {}
+        chosen = {**_chosen(entry, numbers, batches, data), **reader}
+        own = {**taken.parameters, **chosen} if name == entry["metric"] else {}
         measure = {"type": name, "parameters": {**own, **batches}, "goals": numbers}
         made_of += _checked(section, measure, taken.origins if own else {}, data)
     return made_of
+
+
+@dataclass(frozen=True)
+class _Scripted:
+    """What functions of a script do for a metric: make ``batches``, and read answers off outputs (``reader``)."""
+
+    batches: dict[str, str] = field(default_factory=dict)
+    reader: dict[str, Any] = field(default_factory=dict)
+
+
+def _scripted(section: Section, data: DataConfigs) -> _Scripted:
+    """What a metric's own functions do; its data is added to the others under the name of its function."""
+    if "user_script" not in section:
+        return _Scripted()
+    script, reader = section.take("user_script", of=str), {}
+    name = data.of_function(section)
+    if function := section.take("post_processing_func", of=str):
+        given = arguments_of(section, "post_processing_func")
+        reader = {"script": script, "function": function, **({"arguments": given} if given else {})}
+    if name is None and not reader:
+        section.log.note(section.place_of("user_script"), "no effect: the metric names no function of it")
+    return _Scripted({"data": name} if name else {}, reader)
+
+
+def _custom(section: Section, data: DataConfigs) -> list[dict[str, Any]]:
+    """A function of a script that evaluates a model, as a metric of the type custom."""
+    if "user_script" not in section:
+        place = section.place_of("evaluate_func")
+        section.log.refuse(place, "nothing says which file the function is in", "name it in user_script")
+        section.leave("not read")
+        return []
+    better, goals = {}, {}
+    for place, item in section.items("sub_types"):
+        sub = Section({"name": item} if isinstance(item, str) else item, place, section.log)
+        name = sub.take("name", "value", of=str)
+        better[name] = "higher" if sub.take("higher_is_better", False, of=bool) else "lower"
+        goals[name] = _goal(sub)
+        sub.close("sub_type")
+    found = {
+        "script": section.take("user_script", of=str),
+        "script_dir": section.take("script_dir", of=str),
+        "evaluate_func": section.take("evaluate_func", of=str),
+        "data_dir": resource(section.take("data_dir"), section.place_of("data_dir"), section.log, {}) or None,
+        "batch_size": section.take("batch_size", of=int),
+        "arguments": arguments_of(section, "evaluate_func"),
+        "numbers": better,
+    }
+    section.close("metric")
+    parameters = {key: value for key, value in found.items() if value not in (None, {})}
+    return _checked(section, {"type": "custom", "parameters": parameters, "goals": goals}, {}, data)
 
 
 def _sub_types(

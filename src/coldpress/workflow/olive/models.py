@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -11,6 +11,7 @@ from coldpress.errors import did_you_mean
 from coldpress.models import azure
 from coldpress.workflow.olive.reading import ANYWAY, Log, Section
 from coldpress.workflow.olive.tables import names
+from coldpress.workflow.recipes import source_of
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Source:
 
     ``dataset``: data that old configurations put beside it, and its place.
 
-    ``adapter``: a PEFT folder that is put onto it.
+    ``adapter``: a PEFT folder that is put onto it. ``loading``: of a module that a script makes, ``name``,
+    the parameters of the pass ``onnx_conversion``.
     """
 
     name: str = ""
@@ -28,6 +30,7 @@ class Source:
     task: str = ""
     dataset: tuple[Mapping[str, Any], str] | None = None
     adapter: str = ""
+    loading: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_model(root: Section, client: Mapping[str, Any]) -> Source:
@@ -42,6 +45,8 @@ def read_model(root: Section, client: Mapping[str, Any]) -> Source:
         model.leave("not read")
         return Source()
     hf = model.inner("hf_config")
+    if kind == "hf" and "model_loader" in model:
+        return _module(model, hf, client)
     path = model.take("model_path")
     name = path if path is not None else _name(hf)
     if path is not None and (named := _name(hf)):
@@ -61,6 +66,28 @@ def read_model(root: Section, client: Mapping[str, Any]) -> Source:
     hf.close("hf_config")
     model.close("model")
     return source
+
+
+#: what a script says of its module -> the parameter of the pass that exports it
+_OF_SCRIPTS = {"model_loader": "loader", "dummy_inputs_func": "dummy_inputs", "io_config": "io_config"}
+
+
+def _module(model: Section, hf: Section, client: Mapping[str, Any]) -> Source:
+    """A module that a script makes."""
+    path = resource(model.take("model_path"), model.place_of("model_path"), model.log, client) or _name(hf)
+    script, folder = model.take("model_script", of=str), model.take("script_dir", of=str)
+    loading = {ours: model.take(name) for name, ours in _OF_SCRIPTS.items()}
+    is_trusted, task = _is_trusted(model, hf), _task(model, hf)
+    if hf.take("dataset") is not None:
+        model.log.refuse(hf.place_of("dataset"), "data beside a script is not read", "describe it in data_configs")
+    hf.close("hf_config")
+    model.close("model")
+    if script is None:
+        model.log.refuse(model.place, "nothing says which file the loader is in", "name it in model_script")
+        return Source(kind="script")
+    name, (step,) = source_of(path or None, script, folder)
+    parameters = {**step.parameters, **{ours: one for ours, one in loading.items() if one is not None}}
+    return Source(name=name, trust_remote_code=is_trusted, kind="script", task=task, loading=parameters)
 
 
 def _name(hf: Section) -> str:

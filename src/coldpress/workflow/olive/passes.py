@@ -111,6 +111,8 @@ class Passes:
             self.log.refuse(place, f"there is nothing like {wanted} here", entry.instead)
             section.leave("not read, as nothing here takes it")
             return []
+        if (name := self.data.of_function(section)) is not None:
+            section.put("data_config", name)
         self._elsewhere(section)
         is_fixed = section.take("disable_search", False, of=bool)
         opens = self.searches and self.opens and not is_fixed

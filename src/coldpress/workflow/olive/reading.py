@@ -118,6 +118,16 @@ class Section:
             else:
                 self.log.refuse(where, f"'{key}' stands at two levels, with different values", "leave one out")
 
+    def take_out(self, name: str, default: Any = None, of: type[Any] | None = None) -> Any:
+        """As `take`, of a key that nobody else shall read."""
+        value = self.take(name, default, of)
+        self._data.pop(name, None)
+        return value
+
+    def put(self, name: str, value: Any) -> None:
+        """Let a key stand here that other keys stand for."""
+        self._data[name] = value
+
     def open(self, name: str) -> None:
         """Take the keys of the mapping under a key as this section's own."""
         value = self.take(name)

@@ -67,6 +67,8 @@ def translate(config: Mapping[str, Any]) -> Translation:
         given = root.take("search_strategy")
         root.log.note(root.place_of("search_strategy"), "nothing is left open, so there is nothing to search", given)
         workflow.pop("search")
+    if source.kind == "script":
+        steps = _exported(steps, source.loading, root)
     if source.adapter:
         steps = _with_adapter(steps, source.adapter, root)
     workflow["passes"] = [_concise(step) for step in steps]
@@ -94,6 +96,21 @@ def _note_client(root: Section, workflow: Mapping[str, Any]) -> None:
     for key in names("client_parameters") if not is_job else ():
         if key in client and key not in needed:
             root.log.note(client.place_of(key), "no effect: no job runs there", client.take(key))
+
+
+def _exported(steps: list[Step], loading: Mapping[str, Any], root: Section) -> list[Step]:
+    """The steps, with the export of a module in place of a press, and in front of all where there is none."""
+    found, precision = list[Step](), {}
+    for step in steps:
+        if step.type != "press":
+            found.append(step)
+            continue
+        asked = step.parameters.get("precision", "int4")
+        if asked not in ("fp32", "fp16"):
+            hint = "use OnnxConversion, and a pass that quantizes behind it"
+            root.log.refuse("passes", f"a module of a script is not built in {asked}", hint)
+        precision = {"precision": asked} if asked == "fp16" else {}
+    return [Step("onnx_conversion", {**loading, **precision}), *found]
 
 
 def _with_adapter(steps: list[Step], adapter: str, root: Section) -> list[Step]:
