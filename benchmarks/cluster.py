@@ -76,7 +76,7 @@ def job_overhead(address: str, options: Options) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=options.scratch) as name:
         source = Path(name) / "source"
         source.mkdir()
-        (source / "model.onnx").write_text("nothing")
+        _write_identity(source / "model.onnx")
         executor, taken = Executor(Ray(address), Store(Path(name) / "cache")), []
         for index in range(_JOBS + 1):
             job = Job("metric", "size", {}, Model(source, "onnx", f"key{index}"))
@@ -84,6 +84,16 @@ def job_overhead(address: str, options: Options) -> dict[str, Any]:
             executor.result(job)
             taken.append(1e3 * (time.perf_counter() - started))
         return spread(taken[1:])
+
+
+def _write_identity(file: Path) -> None:
+    """The smallest graph that there is to measure."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", ends[:1], ends[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), file)
 
 
 def searched(source: Path, address: str, options: Options) -> dict[str, Any]:
