@@ -40,7 +40,10 @@ class QdqToMatMulNBits(GraphPass):
     def check_graphs(self, graphs: Mapping[str, ir.Model], target: Target) -> None:
         found = [one for graph in graphs.values() for one in _blocked(graph)]
         if not found:
-            raise ColdpressError("no product has a weight with a scale for each block, behind DequantizeLinear")
+            raise ColdpressError(
+                "no product has a weight with a scale for each block, behind DequantizeLinear",
+                hint="this pass is for graphs such as mat_mul_n_bits_to_qdq writes; quantize_onnx quantizes floats",
+            )
         for one in found:
             _, _, bits, block = one.facts
             encoding = Encoding(bits, block, symmetric=len(one.dequantize.inputs) < 3)
