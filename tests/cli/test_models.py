@@ -52,6 +52,7 @@ def test_several_models_of_any_kind_stand_in_one_table(run, tiny_model, gguf):
     assert rows[2]["size"]["weights"] == sum(tensor.size for tensor in floats.values())
 
 
+@pytest.mark.full
 def test_a_gguf_file_is_what_a_model_is_compared_with(run, gguf):
     assert run("auto-opt", gguf, "-o", "out", "--precision", "fp32", "--no_verify").returncode == 0
     done = run("evaluate", "out", gguf, "--source", gguf, "--json")

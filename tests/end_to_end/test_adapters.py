@@ -161,6 +161,7 @@ def test_the_chat_command_takes_adapters_and_says_what_is_wrong_with_them(
     assert "/adapter NAME" in coldpress_("chat", "--help").stdout
 
 
+@pytest.mark.full
 def test_codes_of_a_quantized_base_stay_and_its_adapter_is_compared_on_them(tiny_model: Path, tuned, tmp_path: Path):
     from coldpress.quant.grid import Grid
 
@@ -194,6 +195,7 @@ def test_a_wrong_scaling_is_found(tuned: dict[str, Any], tiny_model: Path, tmp_p
     assert planned["output_bytes"] == coldpress.plan(tiny_model, precision="fp32")["output_bytes"]
 
 
+@pytest.mark.full
 def test_verify_finds_the_adapters_that_the_report_names(both: Path):
     done = coldpress_("verify", both, "--json")
     assert done.returncode == 0, done.stderr
@@ -206,6 +208,7 @@ def test_algorithms_that_change_what_layers_read_are_refused_with_adapters(tiny_
             coldpress.optimize(tiny_model, None, adapter_path=(tuned["travel"].folder,), **options)
 
 
+@pytest.mark.full
 def test_olives_configuration_with_an_adapter(tiny_model: Path, tuned: dict[str, Any], tmp_path: Path):
     config = {
         "input_model": {"type": "HfModel", "model_path": str(tiny_model), "adapter_path": str(tuned["mood"].folder)},

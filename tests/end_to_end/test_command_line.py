@@ -394,6 +394,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_behind(environment, tiny_model, 
     assert not list(cache.glob("scratch/*")) and not list(cache.glob("results/*/*"))
 
 
+@pytest.mark.full
 def test_two_runs_at_once_share_one_cache(environment, tiny_model, tmp_path):
     cache = str(tmp_path / "cache")
     command = [sys.executable, "-m", "coldpress", "auto-opt", "-m", str(tiny_model), "--no_verify", "-o"]

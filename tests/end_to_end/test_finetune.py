@@ -66,6 +66,7 @@ def test_the_documents_command_writes_model_and_adapter(folder):
     assert again.returncode == 0 and "is up to date" in again.stderr
 
 
+@pytest.mark.full
 def test_two_processes_train_together(folder):
     """As on two GPUs, here with gloo on the CPU: each has half of a step's rows, and one writes."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -98,6 +99,7 @@ def test_mistakes_are_told_before_any_work(folder, more, words):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.full
 def test_a_killed_run_goes_on(folder):
     flags = ("--max_steps", 40, "--save_steps", 1, "--learning_rate", "1e-3", "--lora_r", 4, "--threads", 1)
     child = subprocess.Popen(command(*flags), cwd=folder, env=environment(folder), stderr=subprocess.DEVNULL)

@@ -19,7 +19,9 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("COLDPRESS_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind == "compressed-tensors" else pytest.mark.full) for kind in FORMATS]
+)
 def test_a_quantized_folder_is_verified_against_itself(tiny_model: Path, tmp_path: Path, kind: str):
     packed = pack_folder(tiny_model, tmp_path, kind, lambda _: Grid(4, 32, False))
     exact = {"head_bits": 16, "embedding_bits": 16, "accuracy_level": 0}

@@ -93,6 +93,7 @@ def home(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Home:
     return Home(tmp_path_factory.mktemp("homes") / "hildegard", sources, FEW, seed=1)
 
 
+@pytest.mark.full
 def test_two_users_get_the_same_files(home: Home, sources: Path, tmp_path: Path):
     are_alike(home, Home(tmp_path / "another" / "bo", sources, FEW, seed=2))
 

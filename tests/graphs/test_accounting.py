@@ -53,7 +53,7 @@ def test_scales_that_nothing_reads_stop_the_press_by_name(make_model, press):
         press(make_model(tensors=tensors))
 
 
-@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize("shift", [pytest.param(0, marks=pytest.mark.full), 1])
 def test_a_bias_of_logits_is_left_out_where_it_is_zero(press, tmp_path: Path, shift: int):
     sizes = {
         "d_model": 32,
@@ -79,9 +79,9 @@ def test_a_bias_of_logits_is_left_out_where_it_is_zero(press, tmp_path: Path, sh
 @pytest.mark.parametrize(
     "names",
     [
-        ["model.layers.1.mlp.up_proj.bias"],
+        pytest.param(["model.layers.1.mlp.up_proj.bias"], marks=pytest.mark.full),
         [f"model.layers.{layer}.mlp.{part}_proj.bias" for layer in (0, 1) for part in ("gate", "up", "down")],
-        ["model.layers.0.self_attn.q_proj.bias"],
+        pytest.param(["model.layers.0.self_attn.q_proj.bias"], marks=pytest.mark.full),
         [name.replace("layers.1", "layers.2") for name in weights() if "layers.1" in name],
         ["score.weight"],
     ],
@@ -166,7 +166,9 @@ def test_names_without_the_prefix_of_the_base_model_are_read_as_transformers_rea
     np.testing.assert_allclose(Decoder(press(folder).path).logits(window), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["opt", "gpt2", "distilbert"])
+@pytest.mark.parametrize(
+    "name", ["opt", *(pytest.param(name, marks=pytest.mark.full) for name in ("gpt2", "distilbert"))]
+)
 def test_names_of_another_time_are_read_as_transformers_reads_them(press, tmp_path: Path, name: str):
     """Saved from the base model alone, or with the names of the first BERT."""
     made = checkpoint(name, tmp_path / name)

@@ -64,8 +64,21 @@ VARIANTS = [
     "llama_heads_of_40",
     "llama_heads_of_4",
 ]
-#: architectures whose weights lie as another's do, so that pressing them to fewer bits says little more
-ALIKE = ("smollm3", "mistral", "mixtral", "olmoe", "olmo2", "gpt_neo", "cohere", "glm4", "distilbert", *VARIANTS[2:])
+#: one of each kind, which the short tests press; the long ones press all
+TYPICAL = (
+    "llama",
+    "qwen2",
+    "qwen3",
+    "gemma3",
+    "phi3",
+    "mixtral",
+    "gpt2",
+    "bert",
+    "vit",
+    "t5",
+    "qwen2_windows",
+    "llama_heads_of_40",
+)
 #: parts of the names of weights with two axes that are no linear layer and no token embedding, or a router
 FLOAT = ("position", "wpe", "token_type", "relative_attention_bias", "gate.weight", "router")
 TOKENS = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings", "shared", "proj_out")
@@ -184,7 +197,13 @@ def on_grid(weight: np.ndarray, grid: Grid, rounds: Quantizer) -> np.ndarray:
     return dequantize(rounds(np.ascontiguousarray(weight), fitted), columns)
 
 
-@pytest.mark.parametrize("name", [*DECODERS, *ENCODERS, *PAIRS, *VARIANTS])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in TYPICAL else pytest.mark.full)
+        for name in [*DECODERS, *ENCODERS, *PAIRS, *VARIANTS]
+    ],
+)
 def test_float_weights(name: str, tiny: Load, pressed: Pressed) -> None:
     assert difference(pressed(name, precision="fp32").path, name, tiny(name).model) < CLOSE
 
@@ -192,11 +211,8 @@ def test_float_weights(name: str, tiny: Load, pressed: Pressed) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *(
-            pytest.param(name, marks=pytest.mark.full if name in ALIKE else ())
-            for name in [*DECODERS, *ENCODERS, *VARIANTS]
-        ),
-        *PAIRS,
+        pytest.param(name, marks=() if name in TYPICAL else pytest.mark.full)
+        for name in [*DECODERS, *ENCODERS, *PAIRS, *VARIANTS]
     ],
 )
 def test_eight_bit_weights(name: str, tiny: Load, pressed: Pressed) -> None:

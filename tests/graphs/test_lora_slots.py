@@ -46,12 +46,12 @@ def peft_logits(model) -> np.ndarray:
     [
         ("llama", [*ALL, "lm_head"]),
         ("smollm2", ["q_proj", "v_proj", "down_proj", "lm_head"]),
-        ("qwen2", ALL),
-        ("qwen3", ALL),
+        pytest.param("qwen2", ALL, marks=pytest.mark.full),
+        pytest.param("qwen3", ALL, marks=pytest.mark.full),
         ("phi3", ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]),
-        ("gemma3", ALL),
-        ("gpt2", ["c_attn", "c_proj"]),
-        ("gpt_neox", ["dense"]),
+        pytest.param("gemma3", ALL, marks=pytest.mark.full),
+        pytest.param("gpt2", ["c_attn", "c_proj"], marks=pytest.mark.full),
+        pytest.param("gpt_neox", ["dense"], marks=pytest.mark.full),
         ("llama_padded", ["k_proj", "up_proj"]),
     ],
 )

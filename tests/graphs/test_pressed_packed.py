@@ -146,7 +146,13 @@ def test_fused_projections_are_cut_as_codes(
     assert_computes_the_codes(pressed, packed)
 
 
-@pytest.mark.parametrize("name", ["qwen3_moe", "qwen2_moe", "mixtral", "olmoe", "gemma3"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mixtral",
+        *(pytest.param(name, marks=pytest.mark.full) for name in ("qwen3_moe", "qwen2_moe", "olmoe", "gemma3")),
+    ],
+)
 def test_other_architectures_keep_their_codes(tiny: Callable[..., Any], tmp_path: Path, name: str):
     linears = ("_proj", ".w1", ".w2", ".w3")
     packed = pack_folder(tiny(name).folder, tmp_path, "compressed-tensors", lambda _: Grid(4, 16, False), linears)
@@ -186,7 +192,9 @@ def mixed(module: str) -> Grid | None:
     return Grid(4, 32, not module.endswith(("v_proj", "gate_proj")))
 
 
-@pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    "model_type", ["llama", *(pytest.param(name, marks=pytest.mark.full) for name in ("qwen2", "qwen3"))]
+)
 def test_siblings_on_different_grids_stay_apart(make_model: Callable[..., Path], tmp_path: Path, model_type: str):
     tensors = weights()
     if model_type == "qwen3":  # has norms between the projections and the attention

@@ -16,8 +16,8 @@ from coldpress.networks.reference import Reference
 from tests.packed_folders import logits_of
 
 
-@pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("precision", ["int2", "int3", "int4", "int8"])
+@pytest.mark.parametrize("symmetric", [True, pytest.param(False, marks=pytest.mark.full)])
+@pytest.mark.parametrize("precision", ["int2", pytest.param("int3", marks=pytest.mark.full), "int4", "int8"])
 def test_plain_transformers_loads_the_folder(precision, symmetric, tiny_model, quantize, tmp_path):
     report = quantize(tiny_model, algorithm="gptq", precision=precision, symmetric=symmetric)
     ids = np.arange(5, 30)
@@ -27,7 +27,9 @@ def test_plain_transformers_loads_the_folder(precision, symmetric, tiny_model, q
     assert len(read_packed(tmp_path / "quantized")) == 14
 
 
-@pytest.mark.parametrize("form", ["compressed-tensors", "gptq", "awq"])
+@pytest.mark.parametrize(
+    "form", ["compressed-tensors", *(pytest.param(form, marks=pytest.mark.full) for form in ("gptq", "awq"))]
+)
 def test_the_codes_are_pressed_as_they_are(form, tiny_model, quantize, tmp_path):
     quantize(tiny_model, algorithm="kquant", format=form)
     pressed = coldpress.optimize(tmp_path / "quantized", tmp_path / "onnx", cache_dir=tmp_path / "cache", head_bits=16)
@@ -37,6 +39,7 @@ def test_the_codes_are_pressed_as_they_are(form, tiny_model, quantize, tmp_path)
     assert pressed.data["verdict"] == "verified"
 
 
+@pytest.mark.full
 def test_better_algorithms_lose_less(tiny_model, quantize):
     error = {}
     for algorithm in ("rtn", "kquant", "hqq", "awq", "gptq", "autoround", "best"):
@@ -61,6 +64,7 @@ def test_a_second_algorithm_does_not_run_the_model_again(tiny_model, quantize, t
     quantize(tiny_model, "second", algorithm="awq")
 
 
+@pytest.mark.full
 def test_tokens_count_alike_where_nobody_can_weigh_them(tiny_model, quantize, monkeypatch):
     assert quantize(tiny_model, "weighed", algorithm="best").data["calibration"]["weighed"]
 
@@ -73,6 +77,7 @@ def test_tokens_count_alike_where_nobody_can_weigh_them(tiny_model, quantize, mo
     assert any("count alike: it has no gradient" in note for note in found["source"]["notes"])
 
 
+@pytest.mark.full
 def test_other_data_is_other_work(tiny_model, quantize, tmp_path, text):
     first = quantize(tiny_model, "first", algorithm="gptq").data["calibration"]["digest"]
     changed = tmp_path / "own.jsonl"
@@ -117,6 +122,7 @@ def test_the_package_onnx_loads_what_is_pressed(tiny_model, tmp_path):
     assert onnx.load(tmp_path / "out" / "model.onnx").graph.initializer
 
 
+@pytest.mark.full
 def test_the_card_of_a_folder_says_how_to_load_it(tiny_model, quantize, tmp_path):
     quantize(tiny_model, algorithm="kquant")
     card = (tmp_path / "quantized" / "README.md").read_text()

@@ -49,6 +49,7 @@ def test_a_budget_spreads_the_bits(tiny_model, quantize, tmp_path):
     np.testing.assert_allclose(logits_of(tmp_path / "quantized", ids), expected, atol=1e-4)
 
 
+@pytest.mark.full
 def test_a_budget_in_bytes_holds_for_the_pressed_model(tiny_model, quantize, tmp_path):
     quantize(tiny_model, algorithm="gptq", max_size="1200KB")
     pressed = coldpress.optimize(tmp_path / "quantized", tmp_path / "onnx", cache_dir=tmp_path / "cache")

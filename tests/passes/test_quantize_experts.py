@@ -58,7 +58,9 @@ def of_experts(report) -> dict[str, dict]:
     return {layer["name"]: layer for layer in layers if ".experts." in layer["name"]}
 
 
-@pytest.mark.parametrize("name", MIXTURES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "mixtral" else pytest.mark.full) for name in MIXTURES]
+)
 def test_experts_are_quantized_for_their_tokens_and_pressed_as_they_are(name, mixture, quantize, press, tmp_path):
     report = quantize(mixture(name), algorithm="gptq", symmetric=True, no_verify=True)
     experts = of_experts(report)
@@ -118,6 +120,7 @@ def test_a_budget_gives_the_experts_of_a_layer_the_same_bits(mixture, quantize, 
     np.testing.assert_allclose(transformers_logits(tmp_path / "quantized", IDS), expected, atol=1e-4)
 
 
+@pytest.mark.full
 def test_a_budget_in_bytes_holds_for_the_pressed_mixture(mixture, quantize, press, tmp_path):
     quantize(mixture("mixtral"), algorithm="kquant", group_size=32, max_size="390KB", no_verify=True)
     _, pressed = press(tmp_path / "quantized")
@@ -153,6 +156,7 @@ def test_fused_experts_are_refused_with_a_way_that_works(mixture, quantize, pres
     press(folder, algorithm="kquant")
 
 
+@pytest.mark.full
 def test_another_format_holds_experts_too(mixture, quantize, press, tmp_path):
     quantize(mixture("mixtral"), algorithm="kquant", format="gptq", no_verify=True)
     stored, _ = press(tmp_path / "quantized")

@@ -45,6 +45,7 @@ def options(tmp_path):
     return {"cache_dir": tmp_path / "cache", "group_size": 16, "num_samples": 4, "max_seq_len": 64}
 
 
+@pytest.mark.full
 def test_a_learned_rotation_stands_before_any_algorithm(tmp_path, tiny_model):
     report = coldpress.quantize(
         tiny_model, tmp_path / "out", rotation="spinquant", algorithm="rtn", symmetric=True, **options(tmp_path)
@@ -78,6 +79,7 @@ def test_a_network_turned_as_learned_computes_what_it_did(tmp_path):
     assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
 
 
+@pytest.mark.full
 def test_a_pressed_model_can_be_rotated_too(tmp_path, tiny_model):
     found = coldpress.optimize(
         tiny_model,

@@ -97,6 +97,8 @@ def test_what_comes_next_is_told_with_places_times_and_what_would_be_better(make
     assert lines[3].startswith("coldpress chat 'models/my out'")
     assert lines[4] == "30.2 s in all: quantize 19.8 s, verify 3.94 s"
     assert lines[5] == "--algorithm best would leave less"
+    quick = printed(onward(report, "out", 2.5))
+    assert "2.50 s in all; from the cache, at least in part: quantize 19.8 s" in quick
     again = printed(onward({**report, "format": "hf"}, "q", 0.1, is_new=False))
     assert "coldpress auto-opt q" in again and "nothing was done" in again
 

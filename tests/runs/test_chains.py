@@ -130,6 +130,7 @@ def test_who_needs_a_file_or_means_to_change_results_is_alone():
     assert chains_of(steps) == [(OPSET, SIMPLER), (static,), (FIXED,), (meant,), (TYPES, SIMPLER)]
 
 
+@pytest.mark.full
 def test_what_points_of_a_search_share_is_done_once(tmp_path, monkeypatch):
     monkeypatch.setenv("LAB_LOG", str(tmp_path / "lab.log"))
     open_tilt = {"type": "tilt", "parameters": {"share": {"choice": [0.01, 0.02, 0.03]}}}

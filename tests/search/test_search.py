@@ -237,6 +237,7 @@ print(json.dumps(run(load_workflow(json.loads(sys.argv[1])), store=Store(sys.arg
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+@pytest.mark.full
 def test_a_killed_search_ends_as_if_nothing_had_happened(source, tmp_path, lab, sampler):
     parameters = {"startup": 3} if sampler == "tpe" else {"population": 4}
     data = {

@@ -151,12 +151,14 @@ def _next_command(report: Report, output: str) -> tuple[str, str]:
 
 
 def _took(report: Report, elapsed: float) -> str:
-    steps = [
-        f"{plain(one.get('step', ''))} {seconds(number(one, 'seconds'))}"
-        for one in entries(report, "timings")
-        if (number(one, "seconds") or 0) >= 0.05
-    ]
-    return f"{seconds(elapsed)} in all" + (f": {', '.join(steps)}" if steps else "")
+    """How long a run took, and its parts; those found in the cache tell what they took when they were made."""
+    parts = [(one.get("step", ""), number(one, "seconds") or 0.0) for one in entries(report, "timings")]
+    told = ", ".join(f"{plain(step)} {seconds(taken)}" for step, taken in parts if taken >= 0.05)
+    if not told:
+        return f"{seconds(elapsed)} in all"
+    if sum(taken for _, taken in parts) > elapsed:
+        return f"{seconds(elapsed)} in all; from the cache, at least in part: {told} when that was made"
+    return f"{seconds(elapsed)} in all: {told}"
 
 
 def as_text(renderable: Group | Table) -> str:

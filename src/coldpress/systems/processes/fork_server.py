@@ -1,7 +1,8 @@
 """A fresh process for each job that loads a model, as an app would load it; here, or in another environment.
 
-On Linux a process is kept that has imported what every measurement needs, and each job is done by a fork of it: nothing
-of an earlier job is in there, and a third of a second is saved. Elsewhere every job starts an interpreter.
+On Linux processes are kept that have imported what measurements need, and each job is done by a fork of one: nothing of
+an earlier job is in there, and a third of a second is saved, or some seconds where torch is needed. Elsewhere every job
+starts an interpreter.
 
 Jobs, and what came of them, pass as lines of JSON. So any process does them that runs this module and finds the files
 under the same paths: that of another Python, or one in a container.
@@ -10,6 +11,7 @@ under the same paths: that of another Python, or one in a container.
 from __future__ import annotations
 
 import atexit
+import importlib
 import json
 import os
 import signal
@@ -20,7 +22,7 @@ import threading
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,6 +36,12 @@ from coldpress.jobs.node import Node, check_installed, this_node
 from coldpress.jobs.store import Store
 from coldpress.parts import schema
 
+#: what is imported before the first job; torch only for jobs that run a network of transformers, as the memory of any
+#: other model would contain it
+_RUNTIME = ("onnx", "onnxruntime", "coldpress.graphs.session")
+_NETWORK = (*_RUNTIME, "torch", "transformers.modeling_utils")
+#: so begin the names of variables that no library reads when it is imported: a fork gets their values of now
+_LATE = ("COLDPRESS_", "PYTEST_")
 _FORKS = sys.platform == "linux"
 _CLOSING_S = 2.0
 _LINES_OF_ERRORS = 12
@@ -45,7 +53,7 @@ class Start:
 
     ``command``: runs Python; what it shall run is put behind. ``variables``: its environment. ``folder``: where it
     works; by default where this process works. ``timeout_s``: so long may one job take. ``end``: a command that ends
-    what was started, where killing its processes does not.
+    what was started, where killing its processes does not. ``libraries``: modules that it imports before its first job.
     """
 
     command: tuple[str, ...]
@@ -53,6 +61,17 @@ class Start:
     folder: str | None = None
     timeout_s: float | None = field(default=None, compare=False)
     end: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = _RUNTIME
+
+    @property
+    def late(self) -> dict[str, str]:
+        """The variables that a job may get after the process was started."""
+        return {name: value for name, value in self.variables.items() if name.startswith(_LATE)}
+
+    @property
+    def early(self) -> Start:
+        """The same without them: where it is equal, a process started for the one serves the other."""
+        return replace(self, variables={name: self.variables[name] for name in self.variables.keys() - self.late})
 
 
 def here() -> Start:
@@ -64,7 +83,8 @@ def execute_fresh(job: Job, store: Store, progress: Progress, start: Start | Non
     """As `job.execute`, in a process of its own. ColdpressError, with the end of its errors, for one that dies."""
     if (known := lookup(job, store)) is not None:
         return known
-    last, ending = _do({"job": job.to_json(), "store": [str(store.root), store.since]}, progress, start or here())
+    start = replace(start or here(), libraries=_NETWORK if "transformers" in job.part_class.needs else _RUNTIME)
+    last, ending = _do({"job": job.to_json(), "store": [str(store.root), store.since]}, progress, start)
     if "error" in last:
         raise ColdpressError(last["error"], hint=last["hint"], exit_code=last["exit_code"])
     result = lookup(job, store) or (Result.from_json(last["result"]) if "result" in last else None)
@@ -83,9 +103,9 @@ def described(start: Start) -> Node:
     return schema.build(Node, last["node"], "node")
 
 
-# This side: the processes that are kept, one for each command
+# This side: the processes that are kept, one for each command and what is imported
 
-_kept: dict[tuple[str, ...], _Server] = {}
+_kept: dict[tuple[tuple[str, ...], tuple[str, ...]], _Server] = {}
 _lock = threading.Lock()
 
 
@@ -100,10 +120,11 @@ def start_early() -> None:
 
 def _serving(start: Start) -> _Server:
     """The process that is kept, begun anew where it does not serve; under the lock."""
-    kept = _kept.get(start.command)
+    place = (start.command, start.libraries)
+    kept = _kept.get(place)
     if kept is None or not kept.serves(start):
-        end(start)
-        kept = _kept[start.command] = _Server(start)
+        _end(place)
+        kept = _kept[place] = _Server(start)
     return kept
 
 
@@ -114,22 +135,28 @@ def _do(request: dict[str, Any], progress: Progress, start: Start) -> tuple[dict
         with ExitStack() as unless_it_ends:
             unless_it_ends.callback(server.kill)
             limit_s = None if "describe" in request else start.timeout_s
-            done = server.do({**request, "folder": start.folder or str(Path.cwd())}, progress, limit_s)
+            now = {"folder": start.folder or str(Path.cwd()), "variables": start.late}
+            done = server.do({**request, **now}, progress, limit_s)
             unless_it_ends.pop_all()
             return done
 
 
 def end(start: Start) -> None:
-    """End the process that is kept for this command, if there is one."""
-    kept = _kept.pop(start.command, None)
-    if kept is not None and kept.is_ours:
-        kept.close()
+    """End the processes that are kept for this command, if there are any."""
+    for place in [place for place in _kept if place[0] == start.command]:
+        _end(place)
 
 
 def close() -> None:
     """End all processes that are kept."""
-    for kept in list(_kept.values()):
-        end(kept.start)
+    for place in list(_kept):
+        _end(place)
+
+
+def _end(place: tuple[tuple[str, ...], tuple[str, ...]]) -> None:
+    kept = _kept.pop(place, None)
+    if kept is not None and kept.is_ours:
+        kept.close()
 
 
 atexit.register(close)
@@ -144,7 +171,7 @@ class _Server:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the child, whose errors it takes
         self._read = 0
         self._process = subprocess.Popen(
-            [*start.command, "-m", "coldpress.systems.processes.fork_server"],
+            [*start.command, "-m", "coldpress.systems.processes.fork_server", *start.libraries],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
@@ -159,7 +186,7 @@ class _Server:
         return self._owner == os.getpid()
 
     def serves(self, start: Start) -> bool:
-        return self.is_ours and self._is_open and self._process.poll() is None and start == self.start
+        return self.is_ours and self._is_open and self._process.poll() is None and start.early == self.start.early
 
     def do(self, request: dict[str, Any], progress: Progress, limit_s: float | None) -> tuple[dict[str, Any], str]:
         assert self._process.stdin
@@ -251,11 +278,9 @@ def _serve() -> None:
         if line := sys.stdin.readline():
             _work(json.loads(line))
         return
-    with suppress(ImportError):
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-
-        import coldpress.graphs.session  # noqa: F401
+    for library in sys.argv[1:]:
+        with suppress(ImportError):  # said where it is needed
+            importlib.import_module(library)
     server = os.getpid()
     for line in sys.stdin:
         child = os.fork()
@@ -285,6 +310,9 @@ def _work_and_exit(request: dict[str, Any], on_interrupt: signal.Handlers, serve
 
 def _work(request: dict[str, Any]) -> None:
     os.chdir(request["folder"])
+    for name in [name for name in os.environ if name.startswith(_LATE)]:
+        del os.environ[name]
+    os.environ.update(request["variables"])
     if "describe" in request:
         _say({"node": schema.plain(this_node())})
         return
