@@ -19,10 +19,10 @@ from coldpress.errors import WORK_FAILED, ColdpressError
 from coldpress.graphs.adapter_file import read_adapter
 from coldpress.graphs.edits import forget_shapes, give_as_float
 from coldpress.graphs.queries import maker, readers
-from coldpress.graphs.session import options_for_work, runtime_errors
+from coldpress.graphs.session import runtime_errors, session_of
 from coldpress.graphs.signature import empty_cache
 from coldpress.models.onnx_folder import graph_file, read_genai_config
-from coldpress.models.onnx_graphs import in_memory, load_graph
+from coldpress.models.onnx_graphs import load_graph
 from coldpress.target import physical_cores
 
 #: Operators with a weight -> the input that holds it.
@@ -77,13 +77,8 @@ class Decoder:
         return {module: values[tensor].reshape(-1, values[tensor].shape[-1]) for module, tensor in wanted.items()}
 
     def _open(self, graph: ir.Model) -> Any:
-        import onnxruntime
-
-        options = options_for_work(self._threads)
-        content, folder = in_memory(graph)
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         try:
-            return onnxruntime.InferenceSession(content, options, providers=[self._provider])
+            return session_of(graph, self._threads, self._provider)
         except runtime_errors() as error:
             raise ColdpressError(
                 f"{self._provider} cannot run {self.folder}: {error}", exit_code=WORK_FAILED

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from coldpress.graphs.signature import Input, empty_cache, signature
 from coldpress.models.onnx_folder import graph_file, read_genai_config
 from coldpress.networks.inputs import matched
 from coldpress.target import Target
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 #: beside the graph: how it is to be opened, as a pass found it best
 OPTIONS_FILE = "session_options.json"
@@ -216,6 +219,19 @@ def options_for_work(threads: int) -> Any:
     for name, value in RESTING.items():
         options.add_session_config_entry(name, value)
     return options
+
+
+def session_of(graph: ir.Model, threads: int, provider: str) -> Any:
+    """A session of a graph in memory, whose large tensors stay in their files; for work that nobody times."""
+    import onnx_ir as ir
+    import onnxruntime
+
+    from coldpress.models.external_data import below_one_folder
+
+    options, proto = options_for_work(threads), ir.to_proto(graph)
+    if folder := below_one_folder(proto.graph):
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=[provider])
 
 
 def runtime_errors() -> tuple[type[Exception], ...]:

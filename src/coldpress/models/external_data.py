@@ -4,6 +4,7 @@ that is read."""
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -51,7 +52,8 @@ def files_beside(file: Path) -> list[Path]:
 def resolve_external(graph: onnx.GraphProto, file: Path) -> None:
     """Let tensors name the files that they really lie in, by whole paths without links.
 
-    Readers of the hub's cache need that; such a graph is of use in memory only. `check_external` comes first.
+    Readers of the hub's cache need that; such a graph is of use in memory only. `check_external` comes first,
+    `below_one_folder` before a runtime gets the graph.
     """
     for tensor in _external(graph):
         for entry in tensor.external_data:
@@ -59,12 +61,16 @@ def resolve_external(graph: onnx.GraphProto, file: Path) -> None:
                 entry.value = str((file.parent / entry.value).resolve())
 
 
-def relocate_external(graph: onnx.GraphProto, folder: Path) -> None:
-    """Let tensors that name whole paths name them as they lie below ``folder``."""
-    for tensor in _external(graph):
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                entry.value = Path(entry.value).relative_to(folder).as_posix()
+def below_one_folder(graph: onnx.GraphProto) -> Path | None:
+    """Let tensors name the files that they lie in as places below one folder, which is returned; None without such
+    tensors."""
+    places = [entry for tensor in _external(graph) for entry in tensor.external_data if entry.key == "location"]
+    if not places:
+        return None
+    folder = Path(os.path.commonpath([Path(entry.value).parent for entry in places]))
+    for entry in places:
+        entry.value = Path(entry.value).relative_to(folder).as_posix()
+    return folder
 
 
 def check_external(graph: onnx.GraphProto, file: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from coldpress.errors import ColdpressError, raised_as
-from coldpress.models.external_data import aligned, check_external, files_beside, relocate_external, resolve_external
+from coldpress.models.external_data import aligned, check_external, files_beside, resolve_external
 from coldpress.models.model import files_of, find_graphs, link_or_copy
 
 if TYPE_CHECKING:
@@ -186,19 +185,6 @@ def external_files(model: ir.Model) -> set[Path]:
     """The files that tensors of a model lie in."""
     tensors = (value.const_value for graph in model.graphs() for value in graph.initializers.values())
     return {Path(tensor.path).resolve() for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
-
-
-def in_memory(model: ir.Model) -> tuple[bytes, Path]:
-    """A graph for a session that opens it from memory: its bytes, and the folder that its tensors lie below.
-
-    ONNX Runtime takes that as ``session.model_external_initializers_file_folder_path``, and no whole paths.
-    """
-    proto = ir.to_proto(model)
-    folders = {str(file.parent) for file in external_files(model)}
-    folder = Path(os.path.commonpath(folders)) if folders else Path()
-    relocate_external(proto.graph, folder)
-    content: bytes = proto.SerializeToString()
-    return content, folder
 
 
 def copy_model(path: Path, output: Path, without: Iterable[str] = ()) -> None:

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from coldpress.errors import WORK_FAILED, ColdpressError, raised_as
 from coldpress.graphs.edits import give_as_float
 from coldpress.graphs.imported.inputs import Feed
-from coldpress.graphs.session import options_for_work
-from coldpress.models.onnx_graphs import in_memory, load_graph
+from coldpress.graphs.session import session_of
+from coldpress.models.onnx_graphs import load_graph
 from coldpress.quant.grid import Floats
 
 _SEEN = "coldpress/seen/"
@@ -65,13 +66,9 @@ class Engine:
         return found
 
     def _open(self, file: Path, tensors: list[str]) -> Any:
-        import onnxruntime
-
-        options = options_for_work(self.threads)
-        graph, folder = _watching(file, tensors)
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        graph = _watching(file, tensors)
         with raised_as(partial(_cannot_run, file)):
-            return onnxruntime.InferenceSession(graph, options, providers=[self.provider])
+            return session_of(graph, self.threads, self.provider)
 
 
 def _run(session: Any, feed: Feed, file: Path) -> list[np.ndarray]:
@@ -93,13 +90,12 @@ def _cannot_run(file: Path, error: BaseException) -> ColdpressError:
     )
 
 
-def _watching(file: Path, tensors: list[str]) -> tuple[bytes, Path]:
-    """The graph, its large tensors left in their files, with ``tensors`` as float32 for its only outputs; and the
-    folder of these files."""
+def _watching(file: Path, tensors: list[str]) -> ir.Model:
+    """The graph, its large tensors left in their files, with ``tensors`` as float32 for its only outputs."""
     model = load_graph(file)
     values = {value.name: value for node in model.graph for value in (*node.inputs, *node.outputs) if value is not None}
     model.graph.outputs.clear()
     for tensor in tensors:
         give_as_float(model.graph, values[tensor], f"{_SEEN}{tensor}")
     RemoveUnusedNodesPass()(model)
-    return in_memory(model)
+    return model
