@@ -146,5 +146,5 @@ def test_a_configuration_of_olive_with_a_script_runs_and_its_prints_stay_out(fol
     file = tmp_path / "config.json"
     file.write_text(json.dumps(config))
     report = coldpress.run(file).data
-    assert report["metrics"]["custom"] == {"mean": 1.0, "extra": 2.0}, report["metrics"]
+    assert report["custom"] == {"mean": 1.0, "extra": 2.0}
     assert "loading" not in capfd.readouterr().out
