@@ -170,6 +170,7 @@ REFUSED_SYSTEMS: Mapping[str, Parameters] = {
     "isolated_ort": {"pythonpath": "p"},
     "local": {"hosts": 2},
     "python_environment": {"pythonpath": "p"},
+    "ray": {"addres": "auto"},
 }
 
 

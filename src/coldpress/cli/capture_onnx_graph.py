@@ -42,10 +42,16 @@ def _refused(command: Callable[..., Any]) -> Callable[..., Any]:
             hint = _REFUSED[str(parameter.name)]
             raise ColdpressError(f"--{parameter.name} has no counterpart here", hint=hint)
 
-    for name in _REFUSED:
+    for name, instead in _REFUSED.items():
         is_flag = name != "extra_mb_options"
         option = click.option(
-            f"--{name}", is_flag=is_flag, default=None, hidden=True, expose_value=False, callback=answer
+            f"--{name}",
+            is_flag=is_flag,
+            default=None,
+            hidden=True,
+            expose_value=False,
+            callback=answer,
+            help=f"Olive's; refused: {instead}.",
         )
         command = option(command)
     return command

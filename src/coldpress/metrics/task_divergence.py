@@ -40,6 +40,9 @@ class TaskDivergence(Metric):
         "cosine": Value("higher"),
         "least_cosine": Value("higher"),
         "ranking": Value("higher"),
+        "box_overlap": Value("higher"),
+        "object_agreement": Value("higher"),
+        "overlap": Value("higher"),
     }
     accepts: ClassVar[tuple[str, ...]] = ("onnx", "hf")
     reads: ClassVar[tuple[str, ...]] = ("files",)
