@@ -95,6 +95,8 @@ VALUES = {
     "data_name": "json",
     "text_template": "{a}",
     "rotation": "quarot",
+    "search": {"temperature": 0.5},
+    "filename": "text.onnx",
 }
 
 

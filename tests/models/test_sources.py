@@ -17,6 +17,7 @@ import pytest
 from coldpress.errors import ColdpressError
 from coldpress.models.provenance import Provenance, Source
 from coldpress.models.sources import find_model, hub_config
+from tests.onnx_models import dense
 
 CARRIED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -71,7 +72,7 @@ def test_folder_with_a_graph_is_an_onnx_model(name: str, tmp_path: Path) -> None
 
 
 def test_onnx_file(tmp_path: Path) -> None:
-    (tmp_path / "a.onnx").write_bytes(b"graph")
+    (tmp_path / "a.onnx").write_bytes(dense().SerializeToString())
     model = find_model(str(tmp_path / "a.onnx"))
     assert (model.format, model.path, model.provenance.source.origin) == ("onnx", tmp_path / "a.onnx", "file")
 

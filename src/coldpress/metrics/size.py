@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from coldpress.models.checkpoint import Checkpoint
 from coldpress.models.gguf.file import read_gguf
-from coldpress.models.model import Model, files_of
+from coldpress.models.model import Model, files_of, find_graphs
 from coldpress.models.onnx_folder import graph_file
 from coldpress.parts import Context, Metric, Value
 
@@ -67,7 +67,7 @@ class Size(Metric):
         elif model.format == "gguf":
             files, weights, weight_bytes = _count_gguf(model.path)
         else:
-            files, weights, weight_bytes = _count_graph(graph_file(model.path))
+            files, weights, weight_bytes = _count_graphs(model.path)
         return {
             "model_bytes": sum(file.stat().st_size for file in files),
             "total_bytes": total,
@@ -79,6 +79,18 @@ class Size(Metric):
 def _count_gguf(file: Path) -> tuple[list[Path], int, int]:
     tensors = read_gguf(file).tensors.values()
     return [file], sum(math.prod(one.shape) for one in tensors), sum(one.size_bytes for one in tensors)
+
+
+def _count_graphs(path: Path) -> tuple[list[Path], int, int]:
+    """Those of the graph of a model; of all its graphs where they are parts, as an encoder and its decoder are."""
+    graphs = find_graphs(path)
+    is_parts = {"encoder.onnx", "decoder.onnx"} <= graphs.keys()
+    counted = [_count_graph(file) for file in (graphs.values() if is_parts else [graph_file(path)])]
+    return (
+        [file for files, _, _ in counted for file in files],
+        sum(weights for _, weights, _ in counted),
+        sum(stored for _, _, stored in counted),
+    )
 
 
 def _count_graph(file: Path) -> tuple[list[Path], int, int]:

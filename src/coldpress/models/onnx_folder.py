@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coldpress.errors import ColdpressError
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def read_genai_config(folder: Path) -> dict[str, Any]:
@@ -50,14 +53,25 @@ def graph_file(path: Path) -> Path:
 def has_caches(path: Path) -> bool:
     """Whether a model generates: it has settings of onnxruntime-genai, or a graph that takes keys and values of tokens
     before."""
-    import onnx
-
     path = Path(path)
     if path.is_dir() and (path / "genai_config.json").is_file():
         return True
     graphs = [path] if path.is_file() else sorted(path.rglob("*.onnx"))
-    inputs = [value.name for file in graphs for value in onnx.load(str(file), load_external_data=False).graph.input]
+    inputs = [value.name for file in graphs for value in _read(file).graph.input]
     return any(name.startswith("past") for name in inputs)
+
+
+def _read(file: Path) -> onnx.ModelProto:
+    """The graph in a file, without the tensors in others. ColdpressError for a file that is none."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        return onnx.load(str(file), load_external_data=False)
+    except DecodeError as error:
+        raise ColdpressError(
+            f"{file} cannot be read as an ONNX model: {error}", hint="export or download it again"
+        ) from error
 
 
 def stop_tokens(settings: Mapping[str, Any]) -> set[int]:

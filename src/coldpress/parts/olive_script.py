@@ -7,7 +7,6 @@ scripts import of it for that; whatever else they import is missing, and said to
 from __future__ import annotations
 
 import enum
-import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from coldpress.errors import ColdpressError, did_you_mean
+from coldpress.parts.needs import installed_version
 from coldpress.parts.user_script import UserFunction, names_in
 
 #: kind of a component and its name, in lower case -> what a script registered
@@ -30,7 +30,7 @@ def olive_function(script: str | None, name: str | None, kind: str = "", folder:
         raise ColdpressError("a script of Olive's needs 'script', a Python file, and the names of its functions")
     if folder is not None and folder not in sys.path:
         sys.path.append(str(Path(folder).resolve()))
-    if "olive" not in sys.modules and importlib.util.find_spec("olive") is None:
+    if installed_version("olive-ai") is None:  # not by the name: a folder of the user's may be called so
         _stand_in()
     known = names_in(script)
     found = _registered.get((kind, name.lower()))

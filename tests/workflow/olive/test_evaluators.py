@@ -205,7 +205,7 @@ def test_the_harness_is_a_metric():
 
 @pytest.mark.parametrize(
     ("arguments", "place"),
-    [({"tasks": [{"task": "mine"}]}, "tasks"), ({"tasks": ["a"], "limit": 1.5}, "limit"), ({"tasks": ["a"], "max_gen_toks": 5}, "max_gen_toks")],
+    [({"tasks": [{"task": "mine"}]}, "tasks"), ({"tasks": ["a"], "limit": 1.5}, "limit")],
     ids=str,
 )  # fmt: skip
 def test_what_the_harness_is_not_told(arguments, place):

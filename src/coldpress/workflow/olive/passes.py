@@ -29,7 +29,8 @@ class Passes:
     host: Any = None
     workflow: dict[str, Any] = field(default_factory=dict)
     _done: list[str] = field(default_factory=list)
-    _joining: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: the pass that takes what one before it has said, and where that stands, key by key
+    _joining: dict[str, tuple[dict[str, Any], list[str]]] = field(default_factory=dict)
 
     def read(self, root: Section) -> list[Step]:
         """The steps, in the order of the passes or of the flow that names them."""
@@ -49,7 +50,11 @@ class Passes:
         for name, config in configs.items():
             if not any(name in slot for slot in slots) and any(name in flow for flow in flows):
                 self.log.left_out(defined.place_of(name), "in a flow that is not done", config)
-        return [step for slot in slots for step in self._slot(slot, configs, defined)]
+        steps = [step for slot in slots for step in self._slot(slot, configs, defined)]
+        for kind, (_, places) in self._joining.items():
+            for place in places:
+                self.log.note(place, f"no effect: it is for a pass behind it, and none becomes {kind}")
+        return steps
 
     def _slots(self, flows: list[list[str]], place: str) -> list[list[str | None]]:
         """The passes that may stand in each place; None where a flow has none there.
@@ -134,13 +139,14 @@ class Passes:
         if why or entry.left_out:
             return parameters.idle(idle)
         if entry.joins:
-            self._joining[entry.joins] = parameters.joined()
+            places = [section.place_of(key) for key in entry.parameters if key in section]
+            self._joining[entry.joins] = (parameters.joined(), places)
             return []
         return [self._joined(step) for step in parameters.steps()]
 
     def _joined(self, step: Step) -> Step:
         """A step with what a pass before has said for it."""
-        said = self._joining.pop(step.type, {})
+        said, _ = self._joining.pop(step.type, ({}, []))
         return replace(step, parameters={**said, **step.parameters}) if said else step
 
     def _kinds(self, entry: tables.Pass, section: Section, opens: bool) -> list[tables.Pass]:
