@@ -94,7 +94,7 @@ class _Rewriter:
         entry = self._quantize(linear.module, role, linear.weights, encoding)
         product = linear.matmul
         adding, bias = self._bias_after(linear)
-        name = "lm_head" if role == "head" else self._name(linear.module)
+        name = self._name("lm_head" if role == "head" else linear.module)
         take_place(adding or product, self.writer.product(product.inputs[0], entry, self._dtype, name, bias))
         drop_unread(self.graph, [adding or product])
 
@@ -121,7 +121,7 @@ class _Rewriter:
             return
         shared = [entry for entry in self.layout.quantized if entry.sources == [span]]
         entry = shared[0] if shared else self._quantize(embedding.module, "embedding", [weight], encoding)
-        take_place(gather, self.writer.lookup(gather, entry, self._dtype, embedding.module))
+        take_place(gather, self.writer.lookup(gather, entry, self._dtype, self._name(embedding.module)))
         drop_unread(self.graph, [gather])
 
     @property

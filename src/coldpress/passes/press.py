@@ -95,7 +95,7 @@ class Press(Pass):
     accepts = ("hf", "adapter")
     produces = "onnx"
     needs = ("mobius-onnx", "onnxruntime", "onnxruntime-genai")
-    version = 13
+    version = 14
 
     precision: str = option("what weights are stored as", "int4", PRECISIONS)
     algorithm: str = option(

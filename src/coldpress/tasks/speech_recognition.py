@@ -23,7 +23,7 @@ class SpeechRecognition(Spoken):
         "Speech2TextForConditionalGeneration",
         "MoonshineForConditionalGeneration",
     )
-    seen_on = "Whisper tiny.en; a tiny Whisper and Wav2Vec2"
+    seen_on = "Whisper tiny.en, by word errors; a tiny Whisper and Wav2Vec2"
     labelled = "audio"
 
     def completed(

@@ -16,7 +16,7 @@ class Text2textGeneration(Spoken):
     names = ("translation", "summarization")
     loader = "AutoModelForSeq2SeqLM"
     classes = ("ForConditionalGeneration", "MTModel")
-    seen_on = "a tiny T5, BART and Marian"
+    seen_on = "a tiny T5 and BART"
 
     def fits(self, settings: Mapping[str, Any]) -> bool:
         """Not for decoders alone, whose classes may be named alike."""
