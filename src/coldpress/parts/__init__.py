@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
@@ -292,6 +292,14 @@ class Finding:
     fix: str
     place: str = ""
     severity: Literal["error", "warning"] = "error"
+
+
+def place_of(found: Sequence[ir.Node | str]) -> str:
+    """The place of a finding that stands for several: the first, by its name or else by what it gives, and how many
+    more."""
+    first = found[0]
+    name = first if isinstance(first, str) else first.name or first.outputs[0].name
+    return f"{name} and {len(found) - 1} more" if len(found) > 1 else str(name)
 
 
 class Rule:

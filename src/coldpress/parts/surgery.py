@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -45,6 +45,34 @@ class Operation:
         """The surgery itself; raises ColdpressError for an unknown one, or a parameter that it has not."""
         made: Surgery = schema.build(find("surgeries", self.type), self.parameters, f"{where}.parameters")
         return made
+
+
+@dataclass(frozen=True)
+class Renaming(Surgery):
+    """Gives ends of a graph, which ``ends`` finds and people call ``what``, other names."""
+
+    what: ClassVar[str] = ""
+
+    old_names: tuple[str, ...] = option("names of today", ())
+    new_names: tuple[str, ...] = option("the new names, in the same order", ())
+
+    def ends(self, model: ir.Model) -> Sequence[ir.Value]:
+        raise NotImplementedError
+
+    @property
+    def renamed(self) -> Mapping[str, str]:
+        return dict(zip(self.old_names, self.new_names, strict=False))
+
+    def check(self, model: ir.Model) -> None:
+        check_pairs(self, "old_names", "new_names")
+        for name in self.old_names:
+            end_named(name, ends_by_name(self.ends(model)), self.what)
+
+    def operate(self, model: ir.Model) -> int:
+        ends = ends_by_name(self.ends(model))
+        for old, new in self.renamed.items():
+            ends[old].name = new
+        return len(self.renamed)
 
 
 def check_pairs(surgery: Surgery, one: str, other: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from coldpress.parts import Finding, Rule
+from coldpress.parts import Finding, Rule, place_of
 from coldpress.target import Target
 
 if TYPE_CHECKING:
@@ -30,14 +30,13 @@ class CastChains(Rule):
                 yield Finding(
                     f"undoes the Cast '{before.name}'",
                     "read what that one reads, if the rounding in between is not meant",
-                    str(node.name),
+                    place_of([node]),
                     severity="warning",
                 )
         if idle:
-            more = f" and {len(idle) - 1} more" if len(idle) > 1 else ""
             kind = idle[0].inputs[0].dtype.name.lower()
             problem = f"a Cast to {kind}, which its input has"
-            yield Finding(problem, "remove it", f"{idle[0].name}{more}", severity="warning")
+            yield Finding(problem, "remove it", place_of(idle), severity="warning")
 
     def mend(self, graph: ir.Model, target: Target) -> int:
         """Bypass casts that change nothing, and pairs that go through a type that holds every number."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from coldpress.parts import Finding, Rule
+from coldpress.parts import Finding, Rule, place_of
 from coldpress.target import Target
 
 if TYPE_CHECKING:
@@ -33,11 +33,10 @@ class HalfPrecision(Rule):
     """Products of float16 or bfloat16 on a processor."""
 
     def look(self, graph: ir.Model, target: Target, options: Mapping[str, Any]) -> Iterator[Finding]:
-        found: dict[str, list[str]] = {}
+        found: dict[str, list[ir.Node]] = {}
         for node in graph.graph.all_nodes():
             dtype = node.inputs[0].dtype if node.op_type in _PRODUCTS and node.inputs and node.inputs[0] else None
             if dtype is not None and dtype.name in _HALVES:
-                found.setdefault(_HALVES[dtype.name], []).append(str(node.name))
+                found.setdefault(_HALVES[dtype.name], []).append(node)
         for dtype, nodes in found.items():
-            more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
-            yield from half_on_cpu(dtype, target, "convert the graph to float32, or quantize it", f"{nodes[0]}{more}")
+            yield from half_on_cpu(dtype, target, "convert the graph to float32, or quantize it", place_of(nodes))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from coldpress.parts import Finding, Rule
+from coldpress.parts import Finding, Rule, place_of
 from coldpress.target import Target
 
 if TYPE_CHECKING:
@@ -56,14 +56,13 @@ class Int8Products(Rule):
         nodes = list(graph.graph.all_nodes())
         if any(node.op_type == "DequantizeLinear" for node in nodes):
             yield from products_not_made(options)
-        found: dict[tuple[str, str], list[str]] = {}
+        found: dict[tuple[str, str], list[ir.Node]] = {}
         for node in nodes:
             kinds = [_quantized_as(value) for value in node.inputs[:2]] if node.op_type in _PRODUCTS else []
             if len(kinds) == 2 and all(kinds):
-                found.setdefault((kinds[0], kinds[1]), []).append(str(node.name))
+                found.setdefault((kinds[0], kinds[1]), []).append(node)
         for (activations, weights), places in found.items():
-            more = f" and {len(places) - 1} more" if len(places) > 1 else ""
-            yield from slow_signs(activations, weights, target, f"{places[0]}{more}")
+            yield from slow_signs(activations, weights, target, place_of(places))
 
 
 def _quantized_as(value: ir.Value | None) -> str:

@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from coldpress.graphs.queries import CONTRIB, all_nodes
-from coldpress.parts import Finding, Rule
+from coldpress.parts import Finding, Rule, place_of
 from coldpress.target import Target
 
 if TYPE_CHECKING:
@@ -53,11 +53,10 @@ class ProviderLimits(Rule):
             places = _PLACES[limit](graph)
             if places:
                 is_whole = limit == _OPEN and target.short_name in _COMPILES
-                more = f" and {len(places) - 1} more" if len(places) > 1 else ""
                 yield Finding(
                     f"{limit}: {target.provider} leaves {'all' if is_whole else 'it'} to the processor",
                     _FIXES[limit],
-                    f"{places[0]}{more}",
+                    place_of(places),
                     severity="error" if is_whole else "warning",
                 )
 
@@ -66,19 +65,18 @@ def _without_kernel(model: ir.Model, target: Target) -> Iterator[Finding]:
     """Operators that neither have a kernel nor are written in others."""
     known = _kernels()[target.provider] | {("", "Constant")}  # which is no work at run time
     functions = {(one.domain, one.name) for one in model.functions.values()}
-    missing: dict[tuple[str, str], list[str]] = {}
+    missing: dict[tuple[str, str], list[ir.Node]] = {}
     for node in all_nodes(model):
         kind = ("" if node.domain == "ai.onnx" else node.domain, node.op_type)
         if kind not in known and kind not in functions and not _is_written_in_others(*kind):
-            missing.setdefault(kind, []).append(str(node.name or node.outputs[0].name))
+            missing.setdefault(kind, []).append(node)
     is_processor = target.short_name == "cpu"
     for (domain, op_type), places in missing.items():
-        more = f" and {len(places) - 1} more" if len(places) > 1 else ""
         yield Finding(
             f"{target.provider} has no {f'{domain}.' if domain else ''}{op_type}"
             + ("" if is_processor else ", so the processor does it"),
             "export the model in operators that it has, or register the library of custom operators",
-            f"{places[0]}{more}",
+            place_of(places),
             severity="error" if is_processor else "warning",
         )
 

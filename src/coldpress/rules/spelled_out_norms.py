@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from coldpress.graphs.norms import spelled_out_layer_norms, spelled_out_rms_norms, write_layer_norm
-from coldpress.parts import Finding, Rule
+from coldpress.parts import Finding, Rule, place_of
 from coldpress.target import Target
 
 if TYPE_CHECKING:
@@ -34,11 +34,10 @@ class SpelledOutNorms(Rule):
         }
         for kind, nodes in kinds.items():
             if nodes:
-                more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
                 yield Finding(
                     f"a {kind} in single operators",
                     "fuse it: the pass ort_transformers_optimization, or the exporter with opset 17 or newer",
-                    f"{nodes[0].name or nodes[0].outputs[0].name}{more}",
+                    place_of(nodes),
                     severity="warning",
                 )
 

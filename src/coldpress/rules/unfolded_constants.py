@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from coldpress.graphs.queries import is_onnx, known_before
-from coldpress.parts import Finding, Rule
+from coldpress.parts import Finding, Rule, place_of
 from coldpress.target import Target
 
 if TYPE_CHECKING:
@@ -26,11 +26,10 @@ class UnfoldedConstants(Rule):
     def look(self, graph: ir.Model, target: Target, options: Mapping[str, Any]) -> Iterator[Finding]:
         found = _found(graph)
         if found:
-            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
             yield Finding(
                 f"{found[0].op_type} of constants, computed at every run",
                 "fold it: the pass onnx_peephole_optimizer",
-                f"{found[0].name or found[0].outputs[0].name}{more}",
+                place_of(found),
                 severity="warning",
             )
 

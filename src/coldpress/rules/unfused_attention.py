@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from coldpress.graphs.queries import constant, maker, nodes_of, readers
-from coldpress.parts import Finding, Rule
+from coldpress.parts import Finding, Rule, place_of
 from coldpress.target import Target
 
 if TYPE_CHECKING:
@@ -28,11 +28,10 @@ class UnfusedAttention(Rule):
     def look(self, graph: ir.Model, target: Target, options: Mapping[str, Any]) -> Iterator[Finding]:
         found = [node for node in nodes_of(graph, "Softmax") if _comes_of_a_product(node) and _feeds_a_product(node)]
         if found:
-            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
             yield Finding(
                 "attention in single operators",
                 "fuse it: the pass ort_transformers_optimization",
-                f"{found[0].name or found[0].outputs[0].name}{more}",
+                place_of(found),
                 severity="warning",
             )
 
