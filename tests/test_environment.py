@@ -47,3 +47,18 @@ def test_what_is_timed_runs_as_in_an_app():
     timed = "from coldpress import environment; environment.as_for_an_app()"
     assert {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}.isdisjoint(environment_of({}, timed))
     assert environment_of({"OMP_WAIT_POLICY": "PASSIVE"}, timed)["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hf_token=hidden123 was refused", "client_secret: hidden123", "?X-Amz-Signature=hidden123&x=1",
+        "https://user:hidden123@host/place", "Authorization: Bearer hidden123", '{"token": "hidden123"}', "sig=hidden123",
+    ],
+)  # fmt: skip
+def test_no_secret_is_told(text):
+    from coldpress.environment import without_secrets
+
+    assert "hidden123" not in without_secrets(text) and "***" in without_secrets(text)
+    for harmless in ("4,096 tokens: 12 in each of 3 rows", "a special token: <s>"):
+        assert without_secrets(harmless) == harmless

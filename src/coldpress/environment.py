@@ -50,7 +50,18 @@ def of_child() -> dict[str, str]:
 
 #: how variables are called that hold secrets, and what holds them in addresses and connection strings
 _SECRET_NAMES = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "CONNECTION_STRING", "_KEY")
-_SECRET_VALUES = r"(?i)\b(sig|accountkey|sharedaccesskey|token|secret|password)=[^&;\s]+"
+_SECRET_VALUES = (
+    r"(?i)([\w-]*(?:\bsig|signature|accountkey|sharedaccesskey|token|secret|password)(?:[\"']?\s*=\s*|[\"']\s*:\s*)[\"']?)"
+    r"[^&;\s\"']+",
+    r"(?i)(\b[\w-]*(?:secret|password):\s*)\S+",
+    r"(?i)(\bbearer )\S+",
+    r"(://[^/\s:@]*:)[^/\s@]+(?=@)",
+)
+
+
+def is_secret(name: str) -> bool:
+    """Whether a variable is called as those that hold secrets are."""
+    return any(part in name.upper() for part in _SECRET_NAMES)
 
 
 def without_secrets(text: str) -> str:
@@ -58,9 +69,11 @@ def without_secrets(text: str) -> str:
     import re
 
     for name, value in os.environ.items():
-        if len(value) >= 8 and any(part in name.upper() for part in _SECRET_NAMES):
+        if len(value) >= 8 and is_secret(name):
             text = text.replace(value, "***")
-    return re.sub(_SECRET_VALUES, r"\1=***", text)
+    for pattern in _SECRET_VALUES:
+        text = re.sub(pattern, r"\1***", text)
+    return text
 
 
 def package_alone() -> Path:

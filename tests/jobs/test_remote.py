@@ -15,8 +15,12 @@ import pytest
 from coldpress.cli import main
 from coldpress.errors import ColdpressError
 from coldpress.jobs import remote as module
+from coldpress.jobs.job import Job
 from coldpress.jobs.remote import Remote
 from coldpress.jobs.store import Store
+from coldpress.jobs.system import Executor
+from coldpress.models.sources import find_model
+from coldpress.systems.local import Local
 
 
 @pytest.fixture(autouse=True)
@@ -189,3 +193,25 @@ def at_once(url: str, folder: Path, count: int = 4) -> None:
 @pytest.mark.full
 def test_four_processes_write_at_once(place, tmp_path):
     at_once(place.url, tmp_path)
+
+
+def test_what_was_made_before_there_was_a_remote_is_brought_later(place, tmp_path, tiny_model):
+    job = Job("metric", "size", {}, find_model(str(tiny_model)))
+    Executor(Local(), Store(tmp_path / "one")).result(job)
+    Executor(Local(), Store(tmp_path / "one", remote=place)).result(job)
+    assert [key for key, _ in place.entries()] == [job.key]
+
+
+def test_a_place_that_is_not_there_is_said_before_work(tmp_path, monkeypatch):
+    with pytest.raises(ColdpressError, match="there is no shared cache at file:"):
+        Remote(f"file://{tmp_path}/typo", read_only=True).check()
+    there = Remote(f"file://{tmp_path}/there")
+    there.check()
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()], "the probe is gone"
+
+    def no_bucket(*_):
+        raise FileNotFoundError("The specified bucket does not exist")
+
+    monkeypatch.setattr(module, "_replace", no_bucket)
+    with pytest.raises(ColdpressError, match=r"cannot write to the shared cache .*bucket does not exist"):
+        there.check()

@@ -169,6 +169,9 @@ def test_vectors_are_those_of_the_model_as_numbers_and_as_bytes(client, address,
     assert status == 200
     with pytest.raises(openai.BadRequestError, match="18 tokens, 'words' takes 16"):
         client.embeddings.create(model="words", input="sea " * 16)
+    for token in (999, 2**40):
+        with pytest.raises(openai.BadRequestError, match=f"'words' has no token {token}"):
+            client.embeddings.create(model="words", input=[4, token])
     with pytest.raises(openai.BadRequestError, match="generates no text"):
         ask(client, "words")
     with pytest.raises(openai.BadRequestError, match="gives no vectors"):

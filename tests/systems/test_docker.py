@@ -43,6 +43,7 @@ def test_a_job_is_done_in_a_container_that_sees_its_files_and_no_secret_is_on_th
     account, job, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("PASSWORD", "secret")
     (tmp_path / "Dockerfile").write_text("FROM python\n")
     (tmp_path / "r.txt").write_text("numpy\n")
     system = Docker(
@@ -52,7 +53,7 @@ def test_a_job_is_done_in_a_container_that_sees_its_files_and_no_secret_is_on_th
         build_arguments={"PIP": "x"},
         run_arguments={"gpus": "all", "read_only": True},
         volumes={str(tmp_path): "/data:ro"},
-        variables={"PASSWORD": "secret"},
+        variables={"PASSWORD": ""},
         work_dir=str(tmp_path),
         requirements_file=str(tmp_path / "r.txt"),
         hf_token=True,
@@ -70,6 +71,20 @@ def test_a_job_is_done_in_a_container_that_sees_its_files_and_no_secret_is_on_th
     source = job.model.path
     assert {f"--volume={store.root}:{store.root}", f"--volume={source}:{source}:ro"} <= set(run)
     assert packages[1].removeprefix("--tag=") in run and "secret" not in str(account())
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"variables": {"HF_TOKEN": "hf_secret"}}, "variables: HF_TOKEN is a secret"),
+        ({"build_arguments": {"API_KEY": "x"}}, "build_arguments: API_KEY is a secret"),
+        ({"run_arguments": {"volume": ["/a:/a"]}}, "run_arguments: volume would replace what jobs need"),
+        ({"run_arguments": {"env": ["A=1"]}}, "run_arguments: env would replace what jobs need"),
+    ],
+)
+def test_no_secret_is_kept_and_nothing_that_jobs_need_replaced(account, parameters, message):
+    with pytest.raises(ColdpressError, match=message):
+        Docker("own:4", **parameters).check()
 
 
 def test_what_docker_says_is_passed_on(account, job, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import json
 import re
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -73,8 +74,19 @@ class Remote:
             )
 
     def check(self) -> None:
-        """Raise ColdpressError where nobody answers, or not to us."""
-        self._tried("look into", lambda: self._files.exists(self._place("results")))
+        """Raise ColdpressError where nobody answers, or not to us; where there is nothing to read, or no writing."""
+        is_there = self._tried("look into", lambda: self._files.exists(self._place("results")))
+        if not self.read_only:
+            probe = self._place(f"probe-{uuid.uuid4().hex}")
+            self._write({probe: b"whether this can be written to"})
+            self._remove([probe])
+        elif not is_there:
+            raise ColdpressError(f"there is no shared cache at {self.url}", hint="is it spelled so?")
+
+    def has(self, key: str) -> bool:
+        """Whether the result of a key was brought."""
+        found: bool = self._tried("look into", lambda: self._files.exists(self._record_place(key)))
+        return found
 
     def get(self, key: str, into: Path, since: float = 0.0) -> Mapping[str, Any] | None:
         """The value of a result whose files are then below ``into``, which may hold some of them already.
@@ -240,11 +252,14 @@ class Remote:
 
     def _write(self, contents: Mapping[str, bytes]) -> None:
         """Write files, each whole or not at all."""
-        if self._files.protocol in ("file", ("file", "local")):
-            for place, data in contents.items():
-                self._tried("write to", partial(_replace, Path(place), data))
-        elif contents:
-            self._tried("write to", lambda: self._files.pipe(dict(contents)))
+        try:
+            if self._files.protocol in ("file", ("file", "local")):
+                for place, data in contents.items():
+                    self._tried("write to", partial(_replace, Path(place), data))
+            elif contents:
+                self._tried("write to", lambda: self._files.pipe(dict(contents)))
+        except FileNotFoundError as error:  # of a bucket that there is not
+            raise _failure("write to", self.url, error) from error
 
     def _remove(self, places: Sequence[str]) -> None:
         for place in places:

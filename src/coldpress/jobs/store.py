@@ -80,8 +80,10 @@ class Store:
             return self.put(key, folder, dict(value))
 
     def share(self, key: str) -> None:
-        """Bring the result of a key to the remote, if there is one."""
-        if self.remote is not None and (entry := self.get(key)) is not None:
+        """Bring the result of a key to the remote, if there is one that may be written to and lacks it."""
+        if self.remote is None or self.remote.read_only or self.remote.has(key):
+            return
+        if (entry := self.get(key)) is not None:
             record = json.loads((self._folder(key) / _RECORD).read_text(encoding="utf-8"))
             self.remote.put(key, entry.folder, entry.record, record["created"])
 

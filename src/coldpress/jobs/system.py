@@ -86,6 +86,8 @@ class Executor:
         jobs = [self.placed(job) for job in jobs]
         found = {job.key: known for job in jobs if (known := lookup(job, self.store, afar=True)) is not None}
         unknown = {job.key: job for job in jobs if job.key not in found}
+        for key in found:  # made before there was a remote, or when it did not answer
+            self.store.share(key)
         if unknown:
             done = self.system.map(unknown.values(), self.store, self.progress)
             for job, result in done:

@@ -120,8 +120,8 @@ def _chat_folder(folder: Path) -> Path | None:
 
 
 def _requirements(package: Package, folder: Path, needed: tuple[str, ...]) -> str:
-    """What is needed, in the versions that are installed here."""
-    lines = [f"{name}=={found}" for name in needed if (found := _version(name))]
+    """What is needed, in the versions that are installed here, if they are."""
+    lines = [f"{name}=={found}" if (found := _version(name)) else name for name in needed]
     if package.requirements_file:
         lines += Path(package.requirements_file).read_text(encoding="utf-8").splitlines()
     return "\n".join(lines) + "\n"

@@ -24,7 +24,7 @@ NEEDS = (
     "fastapi", "prometheus-client", "uvicorn",
 )  # fmt: skip
 _ARRAYS = Path(__file__).with_name("serve.py")
-_HEALTHY = "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/health')"
+_HEALTHY = "import os, urllib.request as u; u.urlopen('http://127.0.0.1:' + os.environ.get('PORT', '8000') + '/health')"
 
 
 def server_files(chats: bool) -> dict[str, Path]:

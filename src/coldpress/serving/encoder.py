@@ -20,7 +20,8 @@ _USUAL_LENGTH = 512
 
 
 class Encoder:
-    """A folder whose graph has the output ``sentence_embedding``. ``length``: tokens of a text, at most.
+    """A folder whose graph has the output ``sentence_embedding``. ``length``: tokens of a text, at most;
+    ``vocabulary``: how many there are.
 
     Raises ColdpressError for a folder without that output or without a tokenizer.
     """
@@ -41,7 +42,7 @@ class Encoder:
         self._tokenizer = Tokenizer.from_file(str(file))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        self.length = _longest(folder)
+        self.length, self.vocabulary = _longest(folder), self._tokenizer.get_vocab_size()
         self._turn = Lock()
 
     def ids(self, text: str) -> list[int]:

@@ -51,6 +51,7 @@ class Docker(Elsewhere):
 
     def start(self, mounts: Iterable[str] = ()) -> Start:
         """How a container is started, with further ``mounts`` as docker takes them."""
+        self._check_arguments()
         own = variables_of_another(self.variables, hf_token=self.hf_token)
         own |= {"COLDPRESS_CACHE": str(environment.cache_folder())}
         given = [*(name for name in _PASSED_ON if name in own), *self.variables]
@@ -68,7 +69,19 @@ class Docker(Elsewhere):
         run = [docker, "run", "--rm", "--interactive", "--init", "--name", name, "--env", "HOME=/tmp", *_flags(options)]
         return Start((*run, image, "python"), own, self.work_dir, self.timeout_s, (docker, "kill", name))
 
+    def _check_arguments(self) -> None:
+        """What containers need is not replaced, and no secret becomes part of a command or of an image."""
+        for name, instead in (("env", "variables"), ("volume", "volumes")):
+            if name in self.run_arguments:
+                raise ColdpressError(f"run_arguments: {name} would replace what jobs need", hint=f"use {instead}")
+        for name in filter(environment.is_secret, self.build_arguments):
+            raise ColdpressError(
+                f"build_arguments: {name} is a secret, which the image and its history would keep",
+                hint="build the image yourself, with docker build --secret, and name it as image",
+            )
+
     def check(self) -> None:
+        self._check_arguments()
         _said_by(
             "version", "--format", "{{.Server.Version}}", failing="no Docker answers", hint="is its daemon running?"
         )

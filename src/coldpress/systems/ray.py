@@ -140,7 +140,7 @@ class Ray(System):
 
     def _kind(self, device: str) -> Mapping[str, str | int]:
         """The machine that most of these nodes are; as long as this program runs, whatever nodes come and go."""
-        asked = self.address, self.num_cpus, device
+        asked = self.address, self.num_cpus, self.num_gpus, tuple(sorted(self.resources.items())), device
         if asked not in _kinds:
             _kinds[asked] = _commonest(member.node for member in self._able(device).values())
         return _kinds[asked]
@@ -202,7 +202,9 @@ _lock = threading.Lock()
 #: by the id of a node: the jobs that this program sent to that very node and that are not done
 _busy: Counter[str] = Counter()
 #: what times are taken on
-_kinds: dict[tuple[str, float, str], Mapping[str, str | int]] = {}
+_kinds: dict[tuple[Any, ...], Mapping[str, str | int]] = {}
+#: the address of the cluster that this program has joined
+_joined: list[str] = []
 #: by the id of a node: what it told
 _known: dict[str, Node] = {}
 
@@ -226,6 +228,11 @@ def _connect(address: str) -> None:
 
     with _lock:
         if ray.is_initialized():
+            if _joined and _joined != [address]:
+                raise ColdpressError(
+                    f"this program has joined the cluster at '{_joined[0]}' and cannot join '{address}', too",
+                    hint="use one cluster in a workflow",
+                )
             return
         try:
             ray.init(address, logging_level=logging.ERROR, log_to_driver=False, configure_logging=False)
@@ -234,6 +241,7 @@ def _connect(address: str) -> None:
                 f"no cluster of Ray answers at '{address}': {str(error).splitlines()[0]}",
                 hint="start it with 'ray start --head', and this program on one of its nodes",
             ) from None
+        _joined[:] = [address]
 
 
 def _members() -> dict[str, _Member]:

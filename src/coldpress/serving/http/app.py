@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
+from coldpress.errors import ColdpressError
 from coldpress.serving.catalog import Catalog, Served
 from coldpress.serving.encoder import Encoder
 from coldpress.serving.http.answers import Exchange, Piece
@@ -53,6 +54,10 @@ def _tell_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
         return response_to(error)
+
+    @app.exception_handler(ColdpressError)
+    async def failed(request: Request, error: ColdpressError) -> Response:
+        return response_to(ApiError(500, error.message))
 
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> Response:

@@ -66,6 +66,8 @@ def rows_to_embed(catalog: Catalog, request: EmbeddingRequest) -> tuple[Encoder,
         raise ApiError(400, f"'{served.name}' gives no vectors", param="model", code="wrong_kind_of_model")
     encoder = served.model
     rows = [encoder.ids(one) if isinstance(one, str) else one for one in request.inputs]
+    for token in (token for row in rows for token in row if not 0 <= token < encoder.vocabulary):
+        raise ApiError(400, f"'{served.name}' has no token {token}, but {encoder.vocabulary} from 0 on", param="input")
     longest = max(map(len, rows))
     if longest > encoder.length:
         raise _too_long(f"a text has {longest} tokens, '{served.name}' takes {encoder.length}", "input")

@@ -64,7 +64,17 @@ class Elsewhere(System):
 def variables_of_another(own: Mapping[str, str], *, hf_token: bool) -> dict[str, str]:
     """The environment of a process of another Python: that of this one without what belongs to this Python alone,
     with this coldpress, ``own`` variables, and the hub's token only where it is asked for.
+
+    A variable that is called as a secret has no value of its own, since a result shows the request that it is of; it
+    gets that of this process.
     """
+    for name, value in own.items():
+        if environment.is_secret(name) and value:
+            raise ColdpressError(
+                f"variables: {name} is a secret, and results hold the file that it stands in",
+                hint=f"write {name}: '' and set it in the environment of coldpress, or use hf_token for the hub's",
+            )
+    own = {name: value for name, value in own.items() if value or not environment.is_secret(name)}
     of_this_python = ("VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH", *_TOKENS)
     found = {name: value for name, value in os.environ.items() if name not in of_this_python}
     paths = [str(environment.package_alone()), own.get("PYTHONPATH", os.environ.get("PYTHONPATH", ""))]
