@@ -202,3 +202,14 @@ def test_scripts_are_read_before_they_are_run(tmp_path, script):
     file = script("def forward(self, x): return x", "raise RuntimeError('run')")
     with pytest.raises(ColdpressError, match="has no function '_loader'"):
         coldpress.run_pass("onnx_conversion", file, tmp_path / "out", loader="_loader", cache_dir=tmp_path / "cache")
+
+
+def test_axes_are_counted_from_the_end_too(script):
+    said = {"input_names": ["x"], "input_shapes": [[2, 3]], "dynamic_axes": {"x": {-1: "w"}}}
+    file = script("def forward(self, x): return x.sum(-1)", f"_io_config = {said!r}")
+    assert opened(file).axes == {"x": {1: "w"}}
+    for axis, shape in ((2, [2, 3]), (0, [])):
+        said |= {"input_shapes": [shape], "dynamic_axes": {"x": {axis: "w"}}}
+        file = script("def forward(self, x): return x * 2", f"_io_config = {said!r}")
+        with pytest.raises(ColdpressError, match=f"'x' has {len(shape)} axes, and none with the number {axis}"):
+            opened(file)

@@ -119,3 +119,12 @@ def test_numbers_say_which_way_is_better():
     with pytest.raises(ColdpressError, match=r"numbers.loss is 'small'") as caught:
         schema.build(Custom, {"numbers": {"loss": "small"}}, "custom")
     assert "lower or higher" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"evaluate_func": "f", "function": "g"}, {"function": "g", "data_dir": "d"}, {"function": "g", "batch_size": 2}],
+)
+def test_what_a_function_is_not_called_with_is_refused(options):
+    with pytest.raises(ColdpressError, match=r"has no effect (beside|without) evaluate_func"):
+        Custom(script="s.py", **options)

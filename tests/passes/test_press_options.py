@@ -78,3 +78,16 @@ def test_more_bits_go_where_llama_cpp_gives_them():
     down = {f"model.layers.{layer}.mlp.down_proj" for layer in chosen}
     assert promoted("down", modules) == {"lm_head", *down}
     assert promoted("mixed", modules) == {"lm_head", *down, *(f"model.layers.{n}.self_attn.v_proj" for n in chosen)}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"filename": "text.onnx"}, "filename has no effect"), ({"search": {"num_beams": 3}}, "search has no effect"),
+     ({"hidden_states": True}, "hidden_states has no effect")],
+)  # fmt: skip
+def test_what_a_pair_of_graphs_has_not_is_refused(tmp_path, options, message):
+    settings = {"model_type": "bart", "architectures": ["BartForConditionalGeneration"], "is_encoder_decoder": True}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ColdpressError, match=message):
+        Press(precision="fp32", **options).check(Model(tmp_path, "hf", ""), Target())

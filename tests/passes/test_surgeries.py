@@ -411,3 +411,26 @@ def test_several_are_done_in_a_row_and_outputs_are_compared_by_their_new_names(t
     assert made.data["verdict"] == "verified"
     [found] = made.data["quality"]["graphs"]
     assert found["relative"] == 0 and found["output"] in ("y", "v")
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [
+        ("rename_inputs", {"old_names": ("x",), "new_names": ("y",)}, "'y' would stand for two values"),
+        ("remove_inputs", {"names": ("x", "x")}, "names: x, x"),
+        ("expose_outputs", {"names": ()}, "names: none"),
+    ],
+)
+def test_names_that_cannot_be_are_refused(name, parameters, message, tmp_path):
+    with pytest.raises(ColdpressError, match=message):
+        operated(saved(dense(), tmp_path / "source"), name, **parameters)
+
+
+@pytest.mark.parametrize(("threshold", "left"), [(-20_000, -10_000), (-3e30, -60_000)])
+def test_masks_of_halves_stay_numbers_that_halves_hold(threshold, left):
+    from onnx_ir import Tensor
+
+    replacement = -10_000 if left == -10_000 else -1e9
+    surgery = parts.find("surgeries", "replace_attention_mask_value")(threshold=threshold, replacement=replacement)
+    made = surgery._replaced(Tensor(np.array([-65504, 1], np.float16)))
+    np.testing.assert_allclose(made.numpy(), [left, 1], rtol=1e-3)

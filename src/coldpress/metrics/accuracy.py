@@ -88,6 +88,8 @@ class Accuracy(Metric):
     quick: ClassVar[Mapping[str, Any]] = {"max_batches": 4}
 
     def __post_init__(self) -> None:
+        if self.arguments and self.script is None:
+            raise ColdpressError("accuracy: arguments have no effect without a script", hint="leave them out")
         possible = _NUMBERS.get(self.task, ())
         for name in self.numbers:
             if name == "perplexity":

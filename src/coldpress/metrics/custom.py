@@ -53,6 +53,12 @@ class Custom(Metric):
         for name, better in self.numbers.items():
             if better not in _BETTER:
                 raise ColdpressError(f"custom: numbers.{name} is '{better}'", hint=f"say {' or '.join(_BETTER)}")
+        of_olive = ("script_dir", "data_dir", "batch_size") if self.evaluate_func is None else ()
+        of_ours = ("function", "data") if self.evaluate_func is not None else ()
+        for name in (*of_olive, *of_ours):
+            if getattr(self, name) is not None:
+                beside = "without" if of_olive else "beside"
+                raise ColdpressError(f"custom: {name} has no effect {beside} evaluate_func", hint="leave one out")
         named = {name: Value(better, self.unit) for name, better in (self.numbers or {"value": "higher"}).items()}
         object.__setattr__(self, "values", named)
 

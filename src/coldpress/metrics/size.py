@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from coldpress.measuring.encoder_decoder import is_encoder_decoder
 from coldpress.models.checkpoint import Checkpoint
 from coldpress.models.gguf.file import read_gguf
 from coldpress.models.model import Model, files_of, find_graphs
@@ -83,9 +84,8 @@ def _count_gguf(file: Path) -> tuple[list[Path], int, int]:
 
 def _count_graphs(path: Path) -> tuple[list[Path], int, int]:
     """Those of the graph of a model; of all its graphs where they are parts, as an encoder and its decoder are."""
-    graphs = find_graphs(path)
-    is_parts = {"encoder.onnx", "decoder.onnx"} <= graphs.keys()
-    counted = [_count_graph(file) for file in (graphs.values() if is_parts else [graph_file(path)])]
+    files = find_graphs(path).values() if is_encoder_decoder(path) else [graph_file(path)]
+    counted = [_count_graph(file) for file in files]
     return (
         [file for files, _, _ in counted for file in files],
         sum(weights for _, weights, _ in counted),

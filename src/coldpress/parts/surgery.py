@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -67,12 +67,28 @@ class Renaming(Surgery):
         check_pairs(self, "old_names", "new_names")
         for name in self.old_names:
             end_named(name, ends_by_name(self.ends(model)), self.what)
+        others = {str(value.name) for value in _values(model)} - {*self.old_names}
+        for name in self.new_names:
+            if name in others or self.new_names.count(name) > 1:
+                raise ColdpressError(f"new_names: '{name}' would stand for two values", hint="use another name")
 
     def operate(self, model: ir.Model) -> int:
         ends = ends_by_name(self.ends(model))
         for old, new in self.renamed.items():
             ends[old].name = new
         return len(self.renamed)
+
+
+def _values(model: ir.Model) -> Iterator[ir.Value]:
+    yield from (*model.graph.inputs, *model.graph.initializers.values())
+    for node in model.graph:
+        yield from node.outputs
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuse a list of names that is empty, or has one twice."""
+    if not names or len(set(names)) < len(names):
+        raise ColdpressError(f"names: {', '.join(names) or 'none'}", hint="give each name once, and one at least")
 
 
 def check_pairs(surgery: Surgery, one: str, other: str) -> None:

@@ -8,6 +8,7 @@ that of tokens. The graph is compared with the module on its example and on othe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -45,6 +46,15 @@ class OnnxConversion(ModuleOptions, Pass):
             self.require_in(path)
             return
         usual = OnnxConversion()
+        if isinstance(self.io_config, str) and self.io_config != usual.io_config:
+            raise ColdpressError(
+                f"io_config: {path.name} is no script that has '{self.io_config}'", hint="write it out"
+            )
+        if kind == "pt2" and isinstance(self.io_config, Mapping) and self.io_config.keys() - {"output_names"}:
+            raise ColdpressError(
+                f"io_config: {path.name} says itself what it takes; only output_names has an effect",
+                hint="leave the rest out",
+            )
         for one in fields(ModuleOptions):
             if one.name != "io_config" and getattr(self, one.name) != getattr(usual, one.name):
                 raise ColdpressError(

@@ -87,7 +87,9 @@ class OnnxFastest(Pass):
         used = {one for file in find_graphs(model.path).values() for one in external_files(load_graph(file))}
         save_graphs(graphs, model.path, used, ctx.scratch)
         _remove(ctx.scratch)
-        known = replace(model.provenance, precision=self.precision, layers=())
+        known = model.provenance
+        if any(one.rounds for one in chosen.values()):
+            known = replace(known, precision=self.precision, layers=())
         return Model(ctx.scratch, "onnx", "", known.remarked(*remarks))
 
 
@@ -129,11 +131,14 @@ def _ways(precision: str) -> tuple[Way, ...]:
 
 @dataclass
 class _Result:
-    """A graph that may be kept; ``way``: None for the one that there was. ``turns``: milliseconds of a run in each."""
+    """A graph that may be kept; ``way``: None for the one that there was. ``rounds``: whether that changed numbers.
+    ``turns``: milliseconds of a run in each.
+    """
 
     way: str | None
     graph: Path
     bytes: int
+    rounds: bool = False
     turns: list[float] = field(default_factory=list)
 
     @property
@@ -178,7 +183,8 @@ class _Trial:
             if made is not None:
                 start = made if way.part == _FUSION else start
                 says = f"fused, {way.says}" if start is not self._model and way.part != _FUSION else way.says
-                yield _Result(says, made.path / "model.onnx", _bytes(made.path / "model.onnx"))
+                file = made.path / "model.onnx"
+                yield _Result(says, file, _bytes(file), way.part != _FUSION)
 
     def _attempt(self, way: Way, start: Model) -> Model | None:
         """The model that a way makes; None, and a remark, where it cannot, or loses too much."""

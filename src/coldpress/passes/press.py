@@ -89,6 +89,9 @@ _SETTINGS = (
     "target.spm",
 )
 
+#: where a configuration has its number of layers
+_LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+
 
 @dataclass(frozen=True)
 class Press(Pass):
@@ -158,7 +161,7 @@ class Press(Pass):
             if self.task is not None:
                 require_task(self.task, json.loads((folder / "config.json").read_text(encoding="utf-8")))
             exporter = chosen(folder, self.exporter)
-            self._require_effect(exporter)
+            self._require_effect(exporter, folder)
             require_captured(folder, exporter, trust_remote_code=self.trust_remote_code)
             _remarks_on_tokenizer(folder)
         packed = _packed_layers(weights_of(model))
@@ -182,9 +185,17 @@ class Press(Pass):
             if name not in SEARCH_KEYS:
                 raise ColdpressError(f"search: there is no '{name}'", hint=did_you_mean(name, SEARCH_KEYS))
 
-    def _require_effect(self, exporter: str) -> None:
-        if exporter == TORCH_EXPORT and self.hidden_states:
-            raise ColdpressError("hidden_states has no effect on this model, which does not generate")
+    def _require_effect(self, exporter: str, folder: Path) -> None:
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if settings.get("is_encoder_decoder") and self.filename != Press.filename:
+            raise ColdpressError(
+                "filename has no effect on this model, whose graphs are encoder.onnx and decoder.onnx",
+                hint="leave it out",
+            )
+        for name in ("hidden_states", "search"):
+            if exporter == TORCH_EXPORT and getattr(self, name):
+                what = "whose answers onnxruntime-genai does not generate"
+                raise ColdpressError(f"{name} has no effect on this model, {what}", hint="leave it out")
         if exporter == TORCH_EXPORT and self.logits is not None:
             raise ColdpressError(
                 f"logits: {self.logits} has no effect on this model, which does not generate", hint="leave it out"
@@ -333,7 +344,13 @@ class Press(Pass):
         from coldpress.calibration.module_grids import promoting_globs
 
         settings = json.loads((base / "config.json").read_text(encoding="utf-8"))
-        count = next((settings[name] for name in ("num_hidden_layers", "n_layer", "num_layers") if name in settings), 0)
+        settings = {**settings, **(settings.get("text_config") or {})}
+        count = next((settings[name] for name in _LAYERS if name in settings), 0)
+        if not count:
+            raise ColdpressError(
+                "promote has no effect here: config.json tells no number of layers",
+                hint="leave promote out",
+            )
         encoding = self._encoding(8)
         assert encoding is not None
         return [(glob, asdict(encoding)) for glob in promoting_globs(self.promote, int(count))]

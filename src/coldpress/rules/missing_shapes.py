@@ -1,4 +1,4 @@
-"""Values of which nobody knows how many axes they have: providers that compile graphs leave them to the processor, and
+"""Inputs of which nobody knows how many axes they have: providers that compile graphs leave them to the processor, and
 nothing that asks for shapes can be fused."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MissingShapes(Rule):
-    """Inputs without a shape, and outputs whose shape does not follow from the inputs."""
+    """Inputs without a shape."""
 
     def look(self, graph: ir.Model, target: Target, options: Mapping[str, Any]) -> Iterator[Finding]:
         for value in graph.graph.inputs:

@@ -325,12 +325,11 @@ class _Said:
                     f"dynamic_axes names '{name}', which is no input", hint=did_you_mean(str(name), call.names)
                 )
             listed = axes.items() if isinstance(axes, Mapping) else enumerate_axes(axes)
-            found[name] = {
-                int(axis): _axis_name(called, name, int(axis)) for axis, called in listed if called is not None
-            }
-            rank = call.tensors[name].dim()
-            if wrong := next((axis for axis in found[name] if not -rank <= axis < rank), None):
-                raise ColdpressError(f"dynamic_axes: '{name}' has {rank} axes, and none with the number {wrong}")
+            rank, found[name] = call.tensors[name].dim(), {}
+            for axis, called in ((int(axis), called) for axis, called in listed if called is not None):
+                if not -rank <= axis < rank:
+                    raise ColdpressError(f"dynamic_axes: '{name}' has {rank} axes, and none with the number {axis}")
+                found[name][axis % rank] = _axis_name(called, name, axis % rank)
         return found
 
 

@@ -67,7 +67,8 @@ def _answer(model: Model, work: Path, code: int, seconds: float) -> dict[str, An
         where = f" in line {line[2]}, in {line[3]}()" if line else ""
         raise ColdpressError(
             f"your script {model.path} did not end within {seconds:g} s: it is still{where or ' at work'}",
-            hint="what waits for a network, an input or a lock waits forever here; --script_seconds allows more time",
+            hint="what waits for a network, an input or a lock waits forever here; the pass"
+            " onnx_conversion has script_seconds, which allow more time",
             exit_code=WORK_FAILED,
         )
     tail = "\n  ".join(said.splitlines()[-_LINES:])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from coldpress.errors import ColdpressError, did_you_mean
 from coldpress.graphs.shapes import infer_shapes
 from coldpress.parts import option
-from coldpress.parts.surgery import Surgery
+from coldpress.parts.surgery import Surgery, check_names
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -23,6 +23,7 @@ class ExposeOutputs(Surgery):
     names: tuple[str, ...] = option("names of nodes", ())
 
     def check(self, model: ir.Model) -> None:
+        check_names(self.names)
         known = [str(node.name) for node in model.graph]
         for name in self.names:
             if name not in known:

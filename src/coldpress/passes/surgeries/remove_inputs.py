@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from coldpress.parts import option
-from coldpress.parts.surgery import Surgery, end_named, ends_by_name
+from coldpress.parts.surgery import Surgery, check_names, end_named, ends_by_name
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -21,6 +21,7 @@ class RemoveInputs(Surgery):
     names: tuple[str, ...] = option("names of inputs", ())
 
     def check(self, model: ir.Model) -> None:
+        check_names(self.names)
         for name in self.names:
             end_named(name, ends_by_name(model.graph.inputs), "input")
 

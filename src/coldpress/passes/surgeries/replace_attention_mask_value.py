@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 #: larger constants are weights: the mask of 4096 positions among themselves
 _MOST = 4096 * 4096
+_FLOATS = ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16")
+#: what float16 holds, nearly: no mask is larger there
+_HALF = 6e4
 
 
 @dataclass(frozen=True)
@@ -55,14 +58,15 @@ class ReplaceAttentionMaskValue(Surgery):
         """A tensor of floats with its numbers below the threshold replaced, minus infinity too; None without any."""
         import onnx_ir as ir
 
-        limit = {"FLOAT": self.threshold, "DOUBLE": self.threshold, "FLOAT16": -6e4, "BFLOAT16": self.threshold}
-        if tensor is None or tensor.dtype.name not in limit or tensor.size > _MOST:
+        if tensor is None or tensor.dtype.name not in _FLOATS or tensor.size > _MOST:
             return None
+        is_half = tensor.dtype.name == "FLOAT16"
         values = array_of(tensor)
-        hidden = values.astype(np.float64) < limit[tensor.dtype.name]
+        hidden = values.astype(np.float64) < (max(self.threshold, -_HALF) if is_half else self.threshold)
         if not hidden.any():
             return None
-        return ir.Tensor(np.where(hidden, self.replacement, values).astype(values.dtype), name=tensor.name)
+        replacement = max(self.replacement, -_HALF) if is_half else self.replacement
+        return ir.Tensor(np.where(hidden, replacement, values).astype(values.dtype), name=tensor.name)
 
 
 def _attribute(tensor: ir.Tensor) -> ir.Attr:
