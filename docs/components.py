@@ -1,8 +1,8 @@
 """Writes docs/components.md: every component, and how far it is tested, by where tests and benchmarks name it.
 
-A component is named by a text that is its name, by an import of its file, or by its class. Nothing is typed by hand:
-a component that no test compares with something shows up as such, and `tests/contracts/test_documentation.py` refuses
-it.
+A component is named by a text that is its name or class, or by an import of its file. Whether a comparison in such a
+file is about that component cannot be seen from outside: a level says where to look. Nothing is typed by hand; a
+component that no test compares with something shows up as such, and `tests/contracts/test_documentation.py` refuses it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def evidence() -> tuple[Evidence, ...]:
 def _of_file(file: Path) -> Evidence:
     tree = ast.parse(file.read_text(encoding="utf-8"))
     place = file.relative_to(_ROOT).as_posix()
-    return Evidence(place, _level(file, tree), frozenset(_names(tree)))
+    return Evidence(place, _level(file, tree), frozenset(_names(tree, file.is_relative_to(_ROOT / "benchmarks"))))
 
 
 def _level(file: Path, tree: ast.Module) -> str:
@@ -65,28 +65,36 @@ def _asserted(tree: ast.Module) -> Iterator[ast.expr]:
     return (node.test for node in ast.walk(tree) if isinstance(node, ast.Assert))
 
 
-def _names(tree: ast.Module) -> Iterator[str]:
+def _names(tree: ast.Module, in_benchmark: bool) -> Iterator[str]:
+    """Texts, and modules of coldpress that are imported; in tests also keywords, as tables of cases have them.
+
+    In benchmarks neither keys of mappings nor what is looked up in them: these are settings of models mostly.
+    """
+    settings: set[int] = set()
+    if in_benchmark:
+        settings |= {id(key) for node in ast.walk(tree) if isinstance(node, ast.Dict) for key in node.keys}
+        settings |= {id(node.slice) for node in ast.walk(tree) if isinstance(node, ast.Subscript)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in settings:
             yield node.value
             yield from node.value.split("::")
-        elif isinstance(node, ast.ImportFrom):
-            yield (node.module or "").rpartition(".")[2]
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.keyword | ast.arg) and node.arg:
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+        elif isinstance(node, ast.keyword) and node.arg and not in_benchmark:
             yield node.arg
-        elif isinstance(node, ast.Name):
-            yield node.id
 
 
 def level_of(kind: str, name: str) -> tuple[str, str]:
     """How far a component is tested, and the file that shows it; a metric also by the tasks that compare with it,
-    a task also by its classes of transformers."""
+    a task also by its classes of transformers, but for ``Model``, which every model's name ends with."""
     part = parts.find(kind, name)
     tasks = [parts.find("tasks", task) for task in parts.names("tasks")] if kind == "metrics" else []
     by_tasks = {file_name(one.__name__) for one in tasks if name in (one.metric, one.adapter_metric)}
-    asked = {part.pipeline, *part.classes} if kind == "tasks" else set()
-    found = [one for one in evidence() if {name, part.__name__, *by_tasks, *asked} & one.names]
+    endings = tuple(one for one in part.classes if one != "Model") if kind == "tasks" else ()
+    wanted = {name, part.__name__, parts.names(kind)[name], *by_tasks, *([part.pipeline] if endings else [])}
+    found = [
+        one for one in evidence() if wanted & one.names or (endings and any(text.endswith(endings) for text in one.names))
+    ]
     best = max(found, key=lambda one: LEVELS.index(one.level), default=None)
     return (best.level, best.file) if best else ("builds", "tests/contracts/test_parts.py")
 
@@ -103,7 +111,7 @@ def page() -> str:
             rows.append(f"| {kind} | `{name}` | {what.replace('|', '/')} | {level} | `{file}` |")
     head = [
         "# Components", "", "Made by `python docs/generate.py`; do not edit.", "",
-        "How far each component is tested, by the test or benchmark that names it: `runs`, it is put to work;",
+        "How far each component is tested, by the tests and benchmarks that name it, and so where to look: `runs`, put to work;",
         "`parity`, what it makes is compared with something that is known otherwise; `real model`, in a benchmark;",
         "`measured`, in one whose numbers are kept.", "",
         f"{len(rows)} components: {', '.join(f'{count} {level}' for level, count in counts.items() if count)}.", "",
